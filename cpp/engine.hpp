@@ -1,0 +1,51 @@
+// One optimizer's memory: its step count, its state, and the plan of its last update.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "plan.hpp"
+
+namespace schuss {
+
+class Engine {
+ public:
+  // slots: the names of the rule's state arrays, in the order in which the rule takes them.
+  Engine(const std::string& rule, const py::tuple& slots);
+
+  // One step. `optimizer` is asked for the scalars of step t, `_scalars(t)`, and for the state of a parameter
+  // that it has not met, `_new_state(p)`. All checks and all allocation come before the first write.
+  void update(const py::object& optimizer, const py::object& params, const py::object& grads);
+
+  int64_t t() const { return t_; }
+  py::dict state() const { return state_; }  // name -> {slot -> array}
+
+ private:
+  // One update at a time. Waiting for another thread's update is done without the GIL, which that one needs.
+  class Turn {
+   public:
+    explicit Turn(Engine& engine);
+    ~Turn();
+
+   private:
+    Engine& engine_;
+  };
+
+  std::vector<py::object> state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const;
+
+  const Kernel& kernel_;
+  const py::tuple slots_;
+  int64_t t_ = 0;
+  py::dict state_;
+  Plan plan_;
+  std::mutex mutex_;
+  std::atomic<std::thread::id> owner_{};
+};
+
+// The kernels of the ISA that was chosen at import.
+const Kernel& find_kernel(const std::string& rule);
+
+}  // namespace schuss

@@ -1,0 +1,15 @@
+// Reading the caller's mappings or lists: names paired with parameters and gradients.
+#pragma once
+#include <vector>
+
+#include "plan.hpp"
+
+namespace schuss {
+
+// Pairs each parameter with its gradient, both looked at; leaves out those whose gradient is None.
+std::vector<Entry> collect(const py::object& params, const py::object& grads);
+
+// Puts the new value of a float where the old one was.
+void rebind(const py::object& params, const py::object& key, const py::object& value);
+
+}  // namespace schuss

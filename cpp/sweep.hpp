@@ -1,0 +1,42 @@
+// The loop: load, rule, store, over one contiguous block, for any rule and any number of state slots.
+//
+// Only kernels.cpp includes this; why nothing here has external linkage is said in rules.hpp.
+#pragma once
+#include <stddef.h>
+#include <string.h>
+
+namespace {
+
+// plan.cpp has proven that no two of the arrays overlap: __restrict and `omp simd` only pass that on.
+template <class Rule, class T, class... Slot>
+void loop(const Rule rule, size_t n, T* __restrict p, const T* __restrict g, Slot* __restrict... s) {
+#pragma omp simd
+  for (size_t i = 0; i < n; ++i) rule(p[i], g[i], s[i]...);
+}
+
+// Turns the array of slots into arguments, one by one, until the rule has all of its own.
+template <class Rule, class T, class... Slot>
+void unpack(const Rule rule, size_t n, T* p, const T* g, void* const* slots, Slot*... s) {
+  constexpr int have = sizeof...(Slot);
+  if constexpr (have < Rule::slots)
+    unpack(rule, n, p, g, slots, s..., static_cast<T*>(slots[have]));
+  else
+    loop(rule, n, p, g, s...);
+}
+
+// The scalars of a step, rounded once from double to the parameter's type.
+template <class Rule, class T>
+Rule round_scalars(const double* scalars) {
+  T rounded[sizeof(Rule) / sizeof(T)];
+  for (size_t i = 0; i < sizeof(Rule) / sizeof(T); ++i) rounded[i] = static_cast<T>(scalars[i]);
+  Rule rule;
+  memcpy(&rule, rounded, sizeof rule);
+  return rule;
+}
+
+template <class Rule, class T>
+void sweep(const double* scalars, size_t n, void* p, const void* g, void* const* slots) {
+  unpack(round_scalars<Rule, T>(scalars), n, static_cast<T*>(p), static_cast<const T*>(g), slots);
+}
+
+}  // namespace

@@ -1,0 +1,31 @@
+"""Optimizer steps on NumPy arrays: in place, fused, multithreaded, bit for bit what NumPy computes.
+
+>>> import numpy as np, schuss
+>>> params = {"W": np.zeros((784, 100), np.float32), "b": np.zeros(100, np.float32)}
+>>> grads = {name: np.ones_like(p) for name, p in params.items()}
+>>> opt = schuss.Adam(lr=1e-3)
+>>> opt.update(params, grads)
+>>> params["b"][0]
+np.float32(-0.001)
+"""
+
+from . import reference
+from ._core import __version__
+from .info import info
+from .optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, Optimizer, RMSprop
+from .threads import get_num_threads, set_num_threads
+
+__all__ = [
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "Momentum",
+    "Nesterov",
+    "Optimizer",
+    "RMSprop",
+    "__version__",
+    "get_num_threads",
+    "info",
+    "reference",
+    "set_num_threads",
+]

@@ -1,0 +1,129 @@
+"""How many threads an update may use, and where that number came from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from . import _core
+
+__all__ = ["get_num_threads", "set_num_threads"]
+
+_source = ""
+
+
+def set_num_threads(n: int, *, grain: int | None = None) -> None:
+    """Let every update use at most ``n`` threads.
+
+    This goes before ``SCHUSS_NUM_THREADS``, ``OMP_NUM_THREADS``, the affinity mask and the cgroup
+    quota, which decide otherwise, in that order.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. Results do not depend on it, bit for bit.
+    grain : int, optional
+        The memory traffic, in bytes, from which a thread of its own is worth its start: an update of
+        ``b`` bytes runs on ``min(n, b // grain)`` threads. Unchanged where it is not given.
+
+    Raises
+    ------
+    ValueError
+        Where ``n`` or ``grain`` is less than 1.
+
+    Examples
+    --------
+    >>> import schuss
+    >>> before = schuss.get_num_threads()
+    >>> schuss.set_num_threads(1)
+    >>> schuss.get_num_threads()
+    1
+    >>> schuss.set_num_threads(before)
+    """
+    global _source
+    for name, value in (("n", n), ("grain", grain)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if grain is not None:
+        _core.set_grain(grain)
+    _core.set_threads(n)
+    _source = "set_num_threads()"
+
+
+def get_num_threads() -> int:
+    """Return the most threads that an update may use."""
+    return _core.threads()
+
+
+def source() -> str:
+    """Return what the number of threads was taken from."""
+    return _source
+
+
+def _cgroup_quota(root: Path = Path("/")) -> float | None:
+    """CPUs that this process's cgroup, or any above it, grants; None where there is no limit."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        here = top / path.lstrip("/")
+        # Inside a container the path is the host's, and only the top is there to be seen.
+        for folder in (here, *here.parents):
+            quotas.append(_folder_quota(folder, v1=bool(controllers)))
+            if folder == top:
+                break
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _folder_quota(folder: Path, *, v1: bool) -> float | None:
+    try:
+        if v1:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        else:
+            quota, period = (folder / "cpu.max").read_text().split()
+        limited = quota not in ("max", "-1")
+        return int(quota) / int(period) if limited else None
+    except (OSError, ValueError):
+        return None
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _decide() -> tuple[int, str]:
+    ours = os.environ.get("SCHUSS_NUM_THREADS", "").strip()
+    if ours:
+        if not ours.isdecimal() or int(ours) < 1:
+            raise ImportError(f"SCHUSS_NUM_THREADS must be a whole number from 1 on, got {ours!r}")
+        return int(ours), "SCHUSS_NUM_THREADS"
+    # OpenMP allows a list, one number per level of nesting; what it cannot read it ignores.
+    omp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if omp.isdecimal() and int(omp) >= 1:
+        return int(omp), "OMP_NUM_THREADS"
+    cpus, quota = _usable_cpus(), _cgroup_quota()
+    if quota is not None and quota < cpus:
+        return max(1, int(quota)), "cgroup CPU quota"
+    return cpus, "CPU affinity"
+
+
+def _start() -> None:
+    global _source
+    n, _source = _decide()
+    _core.set_threads(n)
+
+
+_start()

@@ -1,0 +1,64 @@
+"""What several test files share: data, thread settings, and the one way to compare arrays."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import schuss
+from schuss import _core
+
+DTYPES = (np.float32, np.float64)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The directory of real data sets: SCHUSS_TEST_DATA, or shared/data beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SCHUSS_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(
+            "no directory of real data: set SCHUSS_TEST_DATA to one with mnist/ and airfoil_self_noise.dat"
+        )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _settings_restored():
+    threads, grain = schuss.get_num_threads(), _core.grain()
+    yield
+    schuss.set_num_threads(threads, grain=grain)
+
+
+@pytest.fixture(params=list(schuss.optimizers.OPTIMIZERS))
+def rule(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=DTYPES, ids=lambda dtype: dtype.__name__)
+def dtype(request) -> type:
+    return request.param
+
+
+def assert_same_bits(actual, expected, where: str = "") -> None:
+    """Equal bytes, element by element; NaN exactly where NaN is expected, whatever its payload."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.dtype == expected.dtype, where
+    assert actual.shape == expected.shape, where
+    nan = np.isnan(expected)
+    np.testing.assert_array_equal(np.isnan(actual), nan, err_msg=f"NaN elsewhere: {where}")
+    bits = np.dtype(f"u{actual.itemsize}")
+    actual, expected = (np.where(nan, 0, a).astype(a.dtype).view(bits) for a in (actual, expected))
+    np.testing.assert_array_equal(actual, expected, err_msg=where)
+
+
+def assert_same_optimizers(actual, expected) -> None:
+    """Same step count, same state, bit for bit."""
+    assert actual.t == expected.t
+    assert set(actual.state) == set(expected.state)
+    for name, slots in expected.state.items():
+        assert set(actual.state[name]) == set(slots)
+        for slot, array in slots.items():
+            assert_same_bits(actual.state[name][slot], array, f"state[{name!r}][{slot!r}]")

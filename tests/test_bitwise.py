@@ -1,0 +1,214 @@
+"""The numerics promise: schuss.X equals schuss.reference.X on every byte."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import schuss
+from conftest import assert_same_bits, assert_same_optimizers
+from schuss import reference
+
+STEPS = 10
+BLOCK = 1024  # elements of a staged block; the cut between threads is a multiple of it
+LANES = 16  # float32 in an AVX-512 register
+
+# Arguments other than the defaults; a rule that is not here is tested with its defaults alone.
+ARGUMENTS = {
+    "SGD": [{"lr": lambda t: 0.3 / t}],
+    "Momentum": [{"lr": 0.3, "momentum": 0.5, "dampening": 0.25}, {"lr": lambda t: 0.3 / t}],
+    "Nesterov": [{"lr": 0.3, "momentum": 0.99}],
+    "AdaGrad": [{"lr": 0.3, "eps": 0.0}],
+    "RMSprop": [{"lr": 0.3, "decay_rate": 0.9, "eps": 1e-3}],
+    "Adam": [{"lr": 0.3, "eps": 1e-8}, {"beta1": 0.0, "beta2": 0.5, "eps_hat": 0.0}],
+}
+CASES = [
+    pytest.param(rule, arguments, id=f"{rule}-{i}")
+    for rule in schuss.optimizers.OPTIMIZERS
+    for i, arguments in enumerate([{}, *ARGUMENTS.get(rule, [])])
+]
+
+# Every length up to four vectors and one more, and the neighbours of the block size.
+SIZES = [*range(4 * LANES + 2), BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5, 10_003]
+
+
+def contiguous(make):
+    return {f"n{n}": make(n) for n in SIZES}
+
+
+def at_odd_offsets(make):
+    return {f"n{n}+{k}": make(n + k)[k:] for n in (5, 17, 64, BLOCK + 1) for k in range(1, LANES)}
+
+
+def strided(make):
+    return {
+        "step": make(3 * BLOCK)[::3],
+        "reversed": make(BLOCK + 7)[::-1],
+        "reversed step": make(4000)[3990:2:-7],
+        "transposed": make((65, 33)).T,
+        "Fortran": np.asfortranarray(make((33, 65))),
+        "columns": make((70, 50))[:, 3:20],
+        "every third row backwards": make((70, 50))[::-3, 1:],
+        "both backwards": make((40, 41))[::-1, ::-1],
+        "axes moved": make((7, 11, 13)).transpose(2, 0, 1),
+        "axes moved, cut": make((9, 11, 40)).transpose(1, 2, 0)[::2, ::-3, 1:],
+        "one column": make((3000, 3))[:, 1],
+        "one element": make((5, 5))[2:3, 4:5],
+        "no element": make((4, 6))[:, 3:3],
+        "no axis": make(()),
+        "five axes": make((2, 3, 4, 5, 6))[:, ::-1, 1:, :, ::2],
+        "diagonal": np.einsum("ii->i", make((50, 50))),
+    }
+
+
+def other_layouts(make):
+    """Gradients that lie otherwise than their parameters do."""
+    return {
+        "step": make(BLOCK),
+        "reversed": make(2 * BLOCK + 14)[::2],
+        "reversed step": make(570)[::-1],
+        "transposed": make((33, 65)),
+        "Fortran": make((33, 65)),
+        "columns": np.broadcast_to(make(17), (70, 17)),
+        "every third row backwards": make((49, 24)).T,
+        "both backwards": make((40, 41)),
+        "axes moved": make((13, 7, 11)),
+        "axes moved, cut": np.broadcast_to(make(()), (6, 14, 8)),
+        "one column": make(3000)[::-1],
+        "one element": make((1, 1)),
+        "no element": make((4, 0)),
+        "no axis": make(()),
+        "five axes": make((3, 5, 3, 3, 2)).T,
+        "diagonal": make(100)[1::2],
+    }
+
+
+def ordinary(rng, dtype):
+    return lambda shape: np.asarray(rng.normal(size=shape), dtype)
+
+
+def special(rng, dtype):
+    """Values at the edges of the format among ordinary ones."""
+    tiny, huge = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
+    edges = [np.nan, np.inf, -np.inf, 0.0, -0.0, tiny, -37 * tiny, huge, -huge / 2, 1e-20, 3.0]
+
+    def make(shape):
+        values = np.where(rng.random(shape) < 0.4, rng.choice(edges, shape), rng.normal(size=shape))
+        return np.asarray(values, dtype)
+
+    return make
+
+
+def run_both(rule, arguments, params, gradients, make, steps=STEPS):
+    """Step ours and the reference side by side, comparing all of both after each step.
+
+    After two real steps the state of both is overwritten by arbitrary numbers, positive as some are squares.
+    """
+    twins = {name: p.copy() for name, p in params.items()}
+    opt = schuss.optimizers.OPTIMIZERS[rule](**arguments)
+    ref = reference.OPTIMIZERS[rule](**arguments)
+    with np.errstate(all="ignore"):
+        for step in range(2 + steps):
+            if step == 2:
+                for name, slots in ref.state.items():
+                    for slot, array in slots.items():
+                        array[...] = np.abs(make(array.shape))
+                        opt.state[name][slot][...] = array
+            grads = gradients()
+            kept = {name: g.copy() for name, g in grads.items()}
+            opt.update(params, grads)
+            ref.update(twins, kept)
+            for name, twin in twins.items():
+                assert_same_bits(params[name], twin, f"params[{name!r}] after step {step}")
+                assert_same_bits(grads[name], kept[name], f"grads[{name!r}] after step {step}")
+            assert_same_optimizers(opt, ref)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("layout", [contiguous, at_odd_offsets])
+@pytest.mark.parametrize(("rule", "arguments"), CASES)
+def test_every_size_and_offset(rule, arguments, dtype, threads, layout):
+    schuss.set_num_threads(threads, grain=1)
+    make = ordinary(np.random.default_rng(1), dtype)
+    run_both(rule, arguments, layout(make), lambda: layout(make), make)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("gradient_layout", [strided, other_layouts], ids=["alike", "other"])
+@pytest.mark.parametrize(("rule", "arguments"), CASES)
+def test_every_stride(rule, arguments, dtype, threads, gradient_layout):
+    schuss.set_num_threads(threads, grain=1)
+    make = ordinary(np.random.default_rng(2), dtype)
+    run_both(rule, arguments, strided(make), lambda: gradient_layout(make), make)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("layout", [contiguous, strided])
+@pytest.mark.parametrize(("rule", "arguments"), CASES)
+def test_nan_infinity_and_subnormal_numbers(rule, arguments, dtype, threads, layout):
+    schuss.set_num_threads(threads, grain=1)
+    make = special(np.random.default_rng(3), dtype)
+    run_both(rule, arguments, layout(make), lambda: layout(make), make)
+
+
+@pytest.mark.parametrize(("rule", "arguments"), CASES)
+def test_state_that_becomes_subnormal(rule, arguments, dtype):
+    """Zero gradients for long let state sink below the normal range: there is no flush to zero."""
+    rng = np.random.default_rng(4)
+    make = ordinary(rng, dtype)
+    tiny = np.finfo(dtype).tiny
+
+    def sunken(shape):
+        return (make(shape) * 4 * tiny).astype(dtype)
+
+    run_both(rule, arguments, {"W": sunken(200)}, lambda: {"W": np.zeros(200, dtype)}, sunken, steps=40)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_both_dtypes_in_one_update(rule, threads):
+    schuss.set_num_threads(threads, grain=1)
+    rng = np.random.default_rng(6)
+    single, double = ordinary(rng, np.float32), ordinary(rng, np.float64)
+
+    def mixed():
+        return {f"{i}": (single if i % 2 else double)(700 * i) for i in range(9)}
+
+    run_both(rule, {}, mixed(), mixed, single)
+
+
+def test_a_guard_around_each_view_is_untouched(rule, dtype):
+    """Nothing outside of a view is written: neither past its end nor between its elements."""
+    rng = np.random.default_rng(7)
+    for n in SIZES:
+        whole = rng.normal(size=2 * n + 64).astype(dtype)
+        before = whole.copy()
+        view = whole[32 : 32 + 2 * n : 2]
+        opt = schuss.optimizers.OPTIMIZERS[rule]()
+        opt.update({"W": view}, {"W": np.ones(n, dtype)})
+        mine = np.zeros(whole.shape, bool)
+        mine[32 : 32 + 2 * n : 2] = True
+        assert_same_bits(whole[~mine], before[~mine])
+        assert not np.any(whole[mine] == before[mine])
+
+
+@pytest.mark.parametrize(
+    "isa", [isa for isa in schuss.info()["isas_available"] if isa != schuss.info()["isa"]]
+)
+def test_every_other_isa(isa):
+    """All of this file again, on the kernels that this CPU can run but did not choose."""
+    if os.environ.get("SCHUSS_ISA"):
+        pytest.skip("SCHUSS_ISA is set: this is the run on one ISA")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env={**os.environ, "SCHUSS_ISA": isa}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    check = "import schuss; print(schuss.info()['isa'])"
+    shown = subprocess.run(
+        [sys.executable, "-c", check],
+        env={**os.environ, "SCHUSS_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout.strip() == isa
