@@ -93,9 +93,9 @@ std::vector<Entry> collect(const py::object& params, const py::object& grads) {
     }
     entry.p_view = look(entry.p, Role::parameter, key);
     entry.g_view = look(entry.g, Role::gradient, key);
-    if (entry.p_view.kind != Kind::array && py::isinstance<py::tuple>(params))
-      throw py::type_error(name_of(Role::parameter, key) +
-                           " is a float in a tuple: it can neither change in place nor be replaced; use a list");
+    if (entry.p_view.kind != Kind::array && !py::hasattr(params, "__setitem__"))
+      throw py::type_error(name_of(Role::parameter, key) + " is a float in a " + type_name(params) +
+                           ": it can neither change in place nor be replaced; use a list or a dict");
     // A mapping that makes a new array at each access would lose the update.
     if (!PyDict_CheckExact(params.ptr()) && entry.p_view.kind == Kind::array && !parameters.find(key).is(entry.p))
       throw py::type_error(name_of(Role::parameter, key) + ": " + type_name(params) +

@@ -363,8 +363,8 @@ class AdaGrad(Optimizer):
 
     Notes
     -----
-    State: ``h``, the sum of squares, from zero. PyTorch: ``eps=1e-10``. Keras and Optax start the sum at 0.1,
-    and Optax puts epsilon inside of the root, as "Dive into Deep Learning" does.
+    State: ``h``, the sum of squares, from zero. PyTorch: ``eps=1e-10``. Keras and Optax start the sum at 0.1
+    and put epsilon inside of the root; "Dive into Deep Learning" puts it there, too.
 
     References
     ----------

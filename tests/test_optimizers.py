@@ -1,0 +1,182 @@
+"""The Python layer: arguments, attributes, messages; and the textbook's code as it stands."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import schuss
+
+SIGNATURES = {
+    "SGD": "(lr=0.01)",
+    "Momentum": "(lr=0.01, momentum=0.9, dampening=0.0)",
+    "Nesterov": "(lr=0.01, momentum=0.9)",
+    "AdaGrad": "(lr=0.01, *, eps=1e-07)",
+    "RMSprop": "(lr=0.01, decay_rate=0.99, *, eps=1e-07)",
+    "Adam": "(lr=0.001, beta1=0.9, beta2=0.999, *, eps_hat=None, eps=None)",
+}
+
+
+def bare(cls):
+    signature = inspect.signature(cls)
+    return str(
+        signature.replace(
+            parameters=[p.replace(annotation=p.empty) for p in signature.parameters.values()],
+            return_annotation=signature.empty,
+        )
+    )
+
+
+def test_positions_and_defaults(rule):
+    assert bare(schuss.optimizers.OPTIMIZERS[rule]) == SIGNATURES[rule]
+
+
+def test_twins_have_the_same_arguments(rule):
+    ours, theirs = (
+        inspect.signature(module.OPTIMIZERS[rule].__init__).parameters
+        for module in (schuss.optimizers, schuss.reference)
+    )
+    assert list(ours) == list(theirs)
+    for name in ours:
+        if name != "eps_hat":  # None stands for 1e-7 in ours, so that giving it beside eps can be told
+            assert ours[name].default == theirs[name].default
+            assert ours[name].kind == theirs[name].kind
+
+
+def test_attributes():
+    opt = schuss.Adam(lr=0.5)
+    assert (opt.lr, opt.beta1, opt.beta2, opt.eps_hat, opt.eps, opt.t) == (0.5, 0.9, 0.999, 1e-7, None, 0)
+    assert repr(opt) == "Adam(lr=0.5, beta1=0.9, beta2=0.999, eps_hat=1e-07)"
+    assert repr(schuss.Adam(eps=1e-8)) == "Adam(lr=0.001, beta1=0.9, beta2=0.999, eps=1e-08)"
+    params = {"W1": np.ones((2, 3), np.float32)}
+    assert opt.update(params, {"W1": np.ones((2, 3), np.float32)}) is None
+    assert opt.t == 1
+    m = opt.state["W1"]["m"]
+    assert m.shape == (2, 3)
+    assert m.dtype == np.float32
+    opt.update(params, {"W1": np.ones((2, 3), np.float32)})
+    assert opt.state["W1"]["m"] is m
+    np.testing.assert_allclose(m, 0.19, rtol=1e-6)
+    m[:] = 0
+    opt.beta1 = 0.5
+    opt.update(params, {"W1": np.ones((2, 3), np.float32)})
+    np.testing.assert_array_equal(opt.state["W1"]["m"], 0.5)
+
+
+def test_the_state_is_read_not_replaced():
+    opt = schuss.Momentum()
+    opt.update({"a": np.ones(2)}, {"a": np.ones(2)})
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        opt.state["a"] = {}
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        opt.state["a"]["v"] = np.ones(2)
+    for name in ("t", "state"):
+        with pytest.raises(AttributeError):
+            setattr(opt, name, 3)
+
+
+BAD = [
+    ("SGD", {"lr": -0.1}, r"lr must be finite and at least 0, got -0.1"),
+    ("SGD", {"lr": float("nan")}, r"lr must be .*got nan"),
+    ("SGD", {"lr": float("inf")}, r"lr must be .*got inf"),
+    ("Momentum", {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+    ("Momentum", {"momentum": -0.5}, r"momentum .*got -0.5"),
+    ("Momentum", {"dampening": 1.5}, r"dampening must be in \[0, 1\], got 1.5"),
+    ("Nesterov", {"momentum": float("nan")}, r"momentum .*got nan"),
+    ("AdaGrad", {"eps": -1e-9}, r"eps must be finite and at least 0, got -1e-09"),
+    ("RMSprop", {"decay_rate": 1.1}, r"decay_rate must be in \[0, 1\), got 1.1"),
+    ("RMSprop", {"eps": float("inf")}, r"eps .*got inf"),
+    ("Adam", {"beta1": 1}, r"beta1 must be in \[0, 1\), got 1"),
+    ("Adam", {"beta2": -1}, r"beta2 must be in \[0, 1\), got -1"),
+    ("Adam", {"eps_hat": float("nan")}, r"eps_hat .*got nan"),
+    (
+        "Adam",
+        {"eps": 1e-8, "eps_hat": 1e-7},
+        r"give eps or eps_hat, not both: got eps_hat=1e-07 beside eps=1e-08",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "match"), BAD)
+def test_bad_values_are_refused(name, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        getattr(schuss, name)(**arguments)
+    opt = getattr(schuss, name)()
+    before = repr(opt)
+    for argument, value in arguments.items():
+        if len(arguments) == 1:
+            with pytest.raises(ValueError, match=match):
+                setattr(opt, argument, value)
+    assert repr(opt) == before
+
+
+@pytest.mark.parametrize("value", ["0.1", None, True, [0.1], 1j])
+def test_what_is_no_number_is_refused(value):
+    with pytest.raises(TypeError, match=r"lr must be a number, got"):
+        schuss.SGD(lr=value)
+
+
+@pytest.mark.parametrize("value", [1, np.float32(1), np.array(1.0)])
+def test_any_number_will_do(value):
+    assert schuss.SGD(lr=value).lr == 1.0
+    assert type(schuss.SGD(lr=value).lr) is float
+
+
+UNKNOWN = [
+    ("SGD", "learning_rate", "here it is called 'lr'"),
+    ("Adam", "learning_rate", "here it is called 'lr'"),
+    ("Adam", "betas", "give beta1 and beta2"),
+    ("Adam", "epsilon", "here it is called 'eps_hat'"),
+    ("AdaGrad", "epsilon", "here it is called 'eps'"),
+    ("RMSprop", "alpha", "here it is called 'decay_rate'"),
+    ("RMSprop", "rho", "here it is called 'decay_rate'"),
+    ("SGD", "nesterov", "use schuss.Nesterov"),
+    ("SGD", "betas", "it takes lr"),
+    ("RMSprop", "frobnicate", "it takes lr, decay_rate, eps"),
+]
+
+
+@pytest.mark.parametrize(("name", "keyword", "match"), UNKNOWN)
+def test_keywords_of_others_are_told_ours(name, keyword, match):
+    with pytest.raises(TypeError, match=f"{name} has no argument '{keyword}'.*{match}"):
+        getattr(schuss, name)(**{keyword: 0.1})
+    with pytest.raises(AttributeError, match=f"cannot set '{keyword}'"):
+        setattr(getattr(schuss, name)(), keyword, 0.1)
+
+
+def test_epsilons_of_adam_do_not_mix():
+    opt = schuss.Adam(eps=1e-8)
+    opt.eps = 1e-6
+    with pytest.raises(ValueError, match="not both"):
+        opt.eps_hat = 1e-7
+    assert (opt.eps, opt.eps_hat) == (1e-6, None)
+
+
+def test_the_textbooks_comparison_of_paths_runs_as_it_stands():
+    """Two Python floats, zero integers at first: the names are bound as in the book's script."""
+    params, grads = {}, {}
+    params["x"], params["y"] = (-7.0, 2.0)
+    grads["x"], grads["y"] = 0, 0
+    ends = {}
+    for optimizer in (
+        schuss.SGD(lr=0.95),
+        schuss.Momentum(lr=0.1),
+        schuss.AdaGrad(lr=1.5),
+        schuss.Adam(lr=0.3),
+    ):
+        params["x"], params["y"] = (-7.0, 2.0)
+        for _ in range(30):
+            grads["x"], grads["y"] = params["x"] / 10.0, 2.0 * params["y"]
+            optimizer.update(params, grads)
+        ends[type(optimizer).__name__] = params["x"], params["y"]
+    assert ends["SGD"] == pytest.approx(
+        (-7 * 0.905**30, 2 * 0.9**30)
+    )  # p *= 1 - 0.95 * 0.1; p *= 1 - 0.95 * 2
+    assert all(abs(x) < 2.5 and abs(y) < 0.5 for x, y in ends.values())
+
+
+def test_star_import_gives_the_classes(rule):
+    names: dict[str, object] = {}
+    exec("from schuss import *", names)
+    assert names[rule] is getattr(schuss, rule)

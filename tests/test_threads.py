@@ -1,0 +1,250 @@
+"""Thread counts and their sources; updates from many threads and after a fork."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import schuss
+from conftest import assert_same_bits
+from schuss import _core, threads
+
+needs_openmp = pytest.mark.skipif(_core.openmp == "none", reason="this build has no OpenMP: all is serial")
+
+
+def info_with(**environment):
+    clean = {k: v for k, v in os.environ.items() if k not in ("SCHUSS_NUM_THREADS", "OMP_NUM_THREADS")}
+    command = "import json, schuss; i = schuss.info(); print(json.dumps([i['threads'], i['threads_from']]))"
+    return subprocess.run(
+        [sys.executable, "-c", command], env={**clean, **environment}, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"SCHUSS_NUM_THREADS": "5", "OMP_NUM_THREADS": "3"}, [5, "SCHUSS_NUM_THREADS"]),
+        ({"OMP_NUM_THREADS": "3"}, [3, "OMP_NUM_THREADS"]),
+        ({"OMP_NUM_THREADS": "4,2"}, [4, "OMP_NUM_THREADS"]),
+        ({"SCHUSS_NUM_THREADS": "", "OMP_NUM_THREADS": "6"}, [6, "OMP_NUM_THREADS"]),
+    ],
+)
+def test_the_environment_decides(environment, expected):
+    assert json.loads(info_with(**environment).stdout) == expected
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+def test_a_bad_number_of_threads_is_an_error_at_import(value):
+    done = info_with(SCHUSS_NUM_THREADS=value)
+    assert done.returncode != 0
+    message = f"SCHUSS_NUM_THREADS must be a whole number from 1 on, got '{value}'"
+    assert done.stderr.strip().splitlines()[-1] == f"ImportError: {message}"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity masks on this system")
+def test_the_affinity_mask_decides():
+    command = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "import schuss; i = schuss.info(); print(i['threads'], i['threads_from'])"
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("SCHUSS_NUM_THREADS", "OMP_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", command], env=clean, capture_output=True, text=True)
+    assert done.stdout.strip() == "1 CPU affinity"
+
+
+def fake_cgroup(root: Path, lines: list[str], files: dict[str, str]) -> Path:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text("\n".join(lines) + "\n")
+    for name, text in files.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "expected"),
+    [
+        (["0::/"], {"cpu.max": "150000 100000"}, 1.5),
+        (["0::/"], {"cpu.max": "max 100000"}, None),
+        (
+            ["0::/a/b"],
+            {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000", "cpu.max": "max 100000"},
+            3.0,
+        ),
+        (["0::/a/b"], {"a/b/cpu.max": "400000 100000", "a/cpu.max": "300000 100000"}, 3.0),
+        (["0::/host/path/unseen"], {"cpu.max": "200000 100000"}, 2.0),
+        (
+            ["3:cpu,cpuacct:/x", "1:memory:/x"],
+            {"cpu/x/cpu.cfs_quota_us": "50000", "cpu/x/cpu.cfs_period_us": "100000"},
+            0.5,
+        ),
+        (["3:cpu:/x"], {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100000"}, None),
+        (["1:memory:/x"], {"cpu.max": "100000 100000"}, None),
+        (["0::/"], {"cpu.max": "nonsense"}, None),
+        ([], {}, None),
+    ],
+)
+def test_the_cgroup_quota_is_read(tmp_path, lines, files, expected):
+    if not lines:
+        assert threads._cgroup_quota(tmp_path) is None
+    else:
+        assert threads._cgroup_quota(fake_cgroup(tmp_path, lines, files)) == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 8), (2.7, 2), (0.5, 1), (16.0, 8)])
+def test_the_smaller_of_mask_and_quota_decides(monkeypatch, quota, expected):
+    for name in ("SCHUSS_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "_usable_cpus", lambda: 8)
+    monkeypatch.setattr(threads, "_cgroup_quota", lambda: quota)
+    assert threads._decide()[0] == expected
+
+
+def test_an_explicit_number_goes_first():
+    schuss.set_num_threads(3)
+    assert schuss.get_num_threads() == schuss.info()["threads"] == 3
+    assert schuss.info()["threads_from"] == "set_num_threads()"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"n": 0}, ValueError, "n must be at least 1, got 0"),
+        ({"n": -2}, ValueError, "n must be at least 1, got -2"),
+        ({"n": 1.5}, TypeError, "n must be an int, got 1.5"),
+        ({"n": True}, TypeError, "n must be an int"),
+        ({"n": 2, "grain": 0}, ValueError, "grain must be at least 1"),
+    ],
+)
+def test_bad_thread_settings_are_refused(arguments, error, match):
+    before = schuss.get_num_threads(), _core.grain()
+    with pytest.raises(error, match=match):
+        schuss.set_num_threads(**arguments)
+    assert before == (schuss.get_num_threads(), _core.grain())
+
+
+THREADS_DURING_AN_UPDATE = """
+import numpy as np, schuss, threading
+from pathlib import Path
+schuss.set_num_threads(2, grain=%d)
+def count():
+    return len(list(Path("/proc/self/task").iterdir()))
+params, grads = {"p": np.ones(%d)}, {"p": np.ones(%d)}
+before = count()
+schuss.SGD().update(params, grads)
+print(count() - before)
+"""
+
+
+@needs_openmp
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+@pytest.mark.parametrize(
+    ("grain", "size", "started"), [(1 << 20, 1000, 0), (1, 100_000, 1), (1 << 20, 10**6, 1)]
+)
+def test_small_work_starts_no_thread(grain, size, started):
+    """libgomp keeps its threads after a region, so those that an update started can be counted."""
+    script = THREADS_DURING_AN_UPDATE % (grain, size, size)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == started
+
+
+def test_the_gil_is_released():
+    """While one thread is inside of a long update, another one runs Python."""
+    params, grads = {"p": np.ones(10_000_000)}, {"p": np.ones(10_000_000)}
+    opt = schuss.Adam()
+    opt.update(params, grads)
+    schuss.set_num_threads(1)
+    inside, ran = threading.Event(), []
+    other = threading.Thread(target=lambda: inside.wait() and ran.append(True))
+    other.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # from here on the other thread runs only if this one lets go of the GIL
+    try:
+        inside.set()
+        before = len(ran)
+        opt.update(params, grads)
+        after = len(ran)
+    finally:
+        sys.setswitchinterval(interval)
+        other.join()
+    assert (before, after) == (0, 1)
+
+
+def test_threads_with_an_optimizer_each():
+    rng = np.random.default_rng(0)
+    grads = [{"p": rng.normal(size=5000)} for _ in range(50)]
+    expected = {"p": np.zeros(5000)}
+    reference = schuss.reference.Adam()
+    for g in grads:
+        reference.update(expected, g)
+    results = [{"p": np.zeros(5000)} for _ in range(8)]
+
+    def work(params):
+        opt = schuss.Adam()
+        for g in grads:
+            opt.update(params, g)
+
+    run_all([threading.Thread(target=work, args=(params,)) for params in results])
+    for params in results:
+        assert_same_bits(params["p"], expected["p"])
+
+
+def test_threads_on_one_optimizer_take_turns():
+    """All of 8 x 200 equal steps are made, none is lost and none is torn."""
+    params, grads = {"p": np.zeros(3000)}, {"p": np.ones(3000)}
+    opt = schuss.SGD(lr=1.0)
+
+    def work():
+        for _ in range(200):
+            opt.update(params, grads)
+
+    run_all([threading.Thread(target=work) for _ in range(8)])
+    assert opt.t == 1600
+    assert_same_bits(params["p"], np.full(3000, -1600.0))
+
+
+def run_all(workers):
+    for worker in workers:
+        worker.daemon = True
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=60)
+        assert not worker.is_alive(), "deadlock"
+
+
+def test_an_update_within_an_update_is_an_error():
+    opt, params = schuss.SGD(), {"p": np.ones(2)}
+    opt.lr = lambda t: opt.update(params, {"p": np.ones(2)}) or 0.1
+    with pytest.raises(RuntimeError, match="from within an update"):
+        opt.update(params, {"p": np.ones(2)})
+    opt.lr = 1.0
+    opt.update(params, {"p": np.ones(2)})
+    assert params["p"].tolist() == [0, 0]
+
+
+def step_once(queue):
+    params = {"p": np.ones(200_000)}
+    schuss.SGD(lr=1.0).update(params, {"p": np.full(200_000, 3.0)})
+    queue.put(float(params["p"].sum()))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_child_process_can_step_after_its_parent(method):
+    schuss.set_num_threads(2, grain=1)
+    schuss.SGD().update({"p": np.ones(200_000)}, {"p": np.ones(200_000)})
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=step_once, args=(queue,), daemon=True)
+    child.start()
+    assert queue.get(timeout=60) == -400_000
+    child.join(timeout=60)
+    assert child.exitcode == 0
