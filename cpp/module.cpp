@@ -1,12 +1,33 @@
 // The Python module schuss._core: bindings and nothing else.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "engine.hpp"
 #include "isa.hpp"
+#include "stream.hpp"
 #include "team.hpp"
 
 namespace py = pybind11;
+
+namespace {
+
+// Binds stream::run for one dtype; the benchmark hands it contiguous arrays of one size.
+template <class T>
+void bind_stream(py::module_& m) {
+  using Array = py::array_t<T, py::array::c_style>;
+  const auto call = [](Array p, Array g, const std::vector<Array>& slots, int threads) {
+    std::vector<T*> pointers;
+    for (Array slot : slots) pointers.push_back(slot.mutable_data());
+    T* const to = p.mutable_data();
+    const auto n = static_cast<size_t>(p.size());
+    py::gil_scoped_release release;
+    stream::run(n, to, g.data(), pointers.data(), static_cast<int>(pointers.size()), threads);
+  };
+  m.def("stream", call, py::arg("p").noconvert(), py::arg("g").noconvert(), py::arg("slots"), py::arg("threads"));
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The compiled core of schuss.";
@@ -29,7 +50,11 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_grain", &team::set_grain, py::arg("bytes"));
   m.def("grain", &team::grain);
 
-  py::class_<schuss::Engine>(m, "Engine")
+  bind_stream<float>(m);
+  bind_stream<double>(m);
+
+  // A plain metaclass: Engine has no static properties, and its stub can then be checked.
+  py::class_<schuss::Engine>(m, "Engine", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
       .def(py::init<const std::string&, const py::tuple&>(), py::arg("rule"), py::arg("slots"))
       .def("update", &schuss::Engine::update, py::arg("optimizer"), py::arg("params"), py::arg("grads"))
       .def_property_readonly("t", &schuss::Engine::t)

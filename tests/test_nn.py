@@ -1,0 +1,220 @@
+"""The network: its formulas written out again, differences, labels, buffers and refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from schuss import nn
+from schuss.nn import MultiLayerNet
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(9, 6))
+T = RNG.integers(0, 4, 9)
+
+
+def plain_loss_and_gradient(params, x, t, activation, decay):
+    """Forward and backward in the most literal form: one-hot rows, explicit softmax, float64."""
+    squash = {"relu": lambda z: z * (z > 0), "sigmoid": lambda z: 1 / (1 + np.exp(-z))}[activation]
+    slope = {"relu": lambda y: (y > 0) * 1.0, "sigmoid": lambda y: y * (1 - y)}[activation]
+    layers = len(params) // 2
+    outputs = [x]
+    for i in range(1, layers + 1):
+        z = outputs[-1] @ params[f"W{i}"] + params[f"b{i}"]
+        outputs.append(squash(z) if i < layers else z)
+    p = np.exp(outputs[-1])
+    p /= p.sum(axis=1, keepdims=True)
+    loss = -np.mean(np.sum(t * np.log(p), axis=1))
+    loss += 0.5 * decay * sum(np.sum(params[f"W{i}"] ** 2) for i in range(1, layers + 1))
+    d, grads = (p - t) / len(x), {}
+    for i in range(layers, 0, -1):
+        grads[f"W{i}"] = outputs[i - 1].T @ d + decay * params[f"W{i}"]
+        grads[f"b{i}"] = d.sum(axis=0)
+        d = (d @ params[f"W{i}"].T) * slope(outputs[i - 1])
+    return loss, grads
+
+
+@pytest.mark.parametrize("hidden", [[], [5], [7, 3, 5]])
+@pytest.mark.parametrize("decay", [0, 0.1])
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+def test_loss_and_gradient_are_the_formulas(activation, decay, hidden):
+    net = MultiLayerNet(6, hidden, 4, activation, "he", decay, dtype=np.float64, seed=1)
+    for name, p in net.params.items():
+        p += 0.1 * np.random.default_rng(len(name)).normal(size=p.shape)
+    loss, grads = plain_loss_and_gradient(net.params, X, np.eye(4)[T], activation, decay)
+    mine = net.gradient(X, T)
+    assert list(mine) == list(net.params)
+    assert net.last_loss == pytest.approx(loss, rel=1e-13)
+    assert net.loss(X, T) == pytest.approx(loss, rel=1e-13)
+    for name, g in grads.items():
+        np.testing.assert_allclose(mine[name], g, rtol=1e-11, atol=1e-14)
+        assert mine[name].flags.c_contiguous
+
+
+@pytest.mark.parametrize("labels", [T, T.astype(np.uint8), np.eye(4)[T], RNG.dirichlet(np.ones(4), 9)])
+@pytest.mark.parametrize("decay", [0, 0.1])
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+def test_differences_agree_with_backpropagation(activation, decay, labels):
+    net = MultiLayerNet(6, [7, 5], 4, activation, "he", decay, dtype=np.float64, seed=2)
+    by_differences = net.numerical_gradient(X, labels)
+    for name, g in net.gradient(X, labels).items():
+        assert np.abs(by_differences[name] - g).max() <= 1e-7 * np.abs(g).max()
+
+
+def test_differences_for_a_float32_network_are_taken_in_float64():
+    net = MultiLayerNet(6, [7, 5], 4, seed=2)
+    by_differences = net.numerical_gradient(X, T)
+    for name, g in net.gradient(X, T).items():
+        assert by_differences[name].dtype == np.float32
+        np.testing.assert_allclose(by_differences[name], g, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "std"),
+    [("relu", (2 / 400) ** 0.5), ("He", (2 / 400) ** 0.5), ("sigmoid", 0.05), ("XAVIER", 0.05), (0.3, 0.3)],
+)
+def test_the_initial_scale(scale, std):
+    net = MultiLayerNet(400, [300], 10, weight_init_std=scale, seed=0)
+    assert net.params["W1"].std() == pytest.approx(std, rel=0.02)
+    assert not net.params["b1"].any()
+    assert all(p.dtype == np.float32 for p in net.params.values())
+
+
+def test_the_global_seed_gives_the_textbooks_weights():
+    np.random.seed(7)
+    net = MultiLayerNet(5, [4], 3, dtype=np.float64)
+    np.random.seed(7)
+    np.testing.assert_array_equal(net.params["W1"], np.sqrt(2 / 5) * np.random.randn(5, 4))
+    np.testing.assert_array_equal(net.params["W2"], np.sqrt(2 / 4) * np.random.randn(4, 3))
+
+
+def test_a_seed_of_its_own_leaves_the_global_generator_alone():
+    np.random.seed(7)
+    expected = np.random.random()
+    np.random.seed(7)
+    one, two, other = (MultiLayerNet(5, [4], 3, seed=seed) for seed in (1, 1, 2))
+    assert np.random.random() == expected
+    np.testing.assert_array_equal(one.params["W1"], two.params["W1"])
+    assert not np.array_equal(one.params["W1"], other.params["W1"])
+
+
+def test_extreme_scores_do_not_overflow():
+    net = MultiLayerNet(2, [], 2, dtype=np.float64, seed=0)
+    net.params["W1"][...] = 1e4 * np.eye(2)
+    assert net.loss([[1.0, 0.0]], [1]) == 1e4
+    assert net.loss([[1.0, 0.0]], [0]) == 0
+    sigmoid = MultiLayerNet(2, [3], 2, "sigmoid", 1e4, seed=0)
+    assert np.isfinite(sigmoid.loss(1e4 * np.eye(2), [0, 1]))
+    assert all(np.isfinite(g).all() for g in sigmoid.gradient(1e4 * np.eye(2), [0, 1]).values())
+
+
+def test_what_predict_returns_belongs_to_the_caller():
+    net = MultiLayerNet(6, [5], 4, seed=0)
+    first = net.predict(X)
+    kept = first.copy()
+    net.predict(X[::-1])
+    net.gradient(X, T)
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_gradients_are_written_where_they_were():
+    """The documented reuse: the same arrays every time, in a dict of its own every time."""
+    net = MultiLayerNet(6, [5], 4, seed=0)
+    first = net.gradient(X, T)
+    kept = first["W1"].copy()
+    second = net.gradient(X[::-1], T)
+    assert second is not first
+    assert all(second[name] is first[name] for name in first)
+    assert not np.array_equal(first["W1"], kept)
+
+
+def test_batches_of_changing_size():
+    net, fresh = (MultiLayerNet(6, [5, 5], 4, dtype=np.float64, seed=0) for _ in range(2))
+    for n in (9, 3, 9, 1, 7):
+        np.testing.assert_allclose(net.gradient(X[:n], T[:n])["W1"], fresh.gradient(X[:n], T[:n])["W1"])
+        fresh = MultiLayerNet(6, [5, 5], 4, dtype=np.float64, seed=0)
+
+
+def test_many_rows_go_through_in_chunks():
+    net = MultiLayerNet(6, [5], 4, seed=0)
+    x = np.random.default_rng(0).normal(size=(2 * nn.CHUNK + 77, 6)).astype(np.float32)
+    scores = net.predict(x)
+    assert max(len(affine._y._array) for affine in net._affine) <= nn.CHUNK
+    by_row = np.concatenate([net.predict(row[None]) for row in x[:: nn.CHUNK // 3]])
+    np.testing.assert_allclose(scores[:: nn.CHUNK // 3], by_row, rtol=1e-5, atol=1e-6)
+    t = scores.argmax(axis=1)
+    assert net.accuracy(x, t) == 1.0
+    assert net.accuracy(x, np.eye(4)[t]) == 1.0
+    assert net.accuracy(x, (t + 1) % 4) == 0.0
+
+
+def test_parameters_are_read_anew():
+    net = MultiLayerNet(6, [5], 4, dtype=np.float64, seed=0)
+    net.gradient(X, T)
+    net.params["W1"] = np.zeros((6, 5))
+    net.params["W2"][...] = 0
+    assert net.loss(X, T) == pytest.approx(np.log(4))
+    net.gradient(X, T)
+    assert net.last_loss == pytest.approx(np.log(4))
+
+
+def test_the_same_gradient_every_time():
+    nets = [MultiLayerNet(784, [100, 100], 10, seed=0) for _ in range(2)]
+    x = np.random.default_rng(0).random((128, 784), np.float32)
+    t = np.random.default_rng(1).integers(0, 10, 128)
+    first = {name: g.copy() for name, g in nets[0].gradient(x, t).items()}
+    for net in (nets[0], nets[1], nets[0]):
+        for name, g in net.gradient(x.copy(), t).items():
+            np.testing.assert_array_equal(g, first[name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"activation": "tanh"}, ValueError, "activation must be one of relu, sigmoid, got 'tanh'"),
+        ({"weight_init_std": "big"}, ValueError, "weight_init_std must be .*got 'big'"),
+        ({"weight_init_std": float("nan")}, ValueError, "weight_init_std must be .*got nan"),
+        ({"weight_decay_lambda": -1}, ValueError, "weight_decay_lambda must be at least 0, got -1"),
+        ({"dtype": np.float16}, TypeError, "dtype must be float32 or float64, got float16"),
+        ({"hidden_size_list": [3, 0]}, ValueError, r"at least one neuron, got sizes \[6, 3, 0, 4\]"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, error, match):
+    with pytest.raises(error, match=match):
+        MultiLayerNet(**{"input_size": 6, "hidden_size_list": [5], "output_size": 4, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("x", "t", "error", "match"),
+    [
+        (X[:, :5], T, ValueError, r"x must have shape \(n, 6\), got \(9, 5\)"),
+        (X[0], T, ValueError, r"got \(6,\)"),
+        (X.reshape(9, 1, 2, 3), T, ValueError, r"images need load_mnist\(flatten=True\)"),
+        (X, T[:5], ValueError, r"labels must have shape \(9,\), or \(9, 4\) if one-hot; got \(5,\)"),
+        (X, T + 1, ValueError, r"labels must lie in 0 ... 3, got 4"),
+        (X, T - 1, ValueError, r"labels must lie in 0 ... 3, got -1"),
+        (X, T.astype(float), TypeError, r"labels must be integers, or one-hot rows; got dtype float64"),
+    ],
+)
+def test_bad_batches_are_refused(x, t, error, match):
+    net = MultiLayerNet(6, [5], 4, seed=0)
+    for call in (net.loss, net.gradient):
+        with pytest.raises(error, match=match):
+            call(x, t)
+
+
+def test_the_layers_alone():
+    """The textbook's chain of layers, as its chapter 5 strings them together."""
+    W, b = RNG.normal(size=(6, 4)), RNG.normal(size=4)
+    affine, relu, last = nn.Affine(W, b), nn.Relu(), nn.SoftmaxWithLoss()
+    loss = last.forward(relu.forward(affine.forward(X)), T)
+    dx = affine.backward(relu.backward(last.backward()))
+
+    def f(_):
+        return nn.SoftmaxWithLoss().forward(nn.Relu().forward(nn.Affine(W, b).forward(x)), T)
+
+    x = X.copy()
+    assert f(x) == loss
+    for array, gradient in ((x, dx), (W, affine.dW), (b, affine.db)):
+        np.testing.assert_allclose(nn.numerical_gradient(f, array), gradient, rtol=1e-6, atol=1e-9)
+    with pytest.raises(TypeError, match="differences need float64, got float32"):
+        nn.numerical_gradient(f, X.astype(np.float32))
