@@ -1,9 +1,10 @@
 // The way of an update: scalars, entries, plan, run, and back to the caller.
 #include "engine.hpp"
 
+#include <chrono>
+
 #include "entries.hpp"
 #include "isa.hpp"
-#include "team.hpp"
 
 namespace schuss {
 
@@ -64,7 +65,9 @@ void Engine::update(const py::object& optimizer, const py::object& params, const
   plan_.load_floats(entries);
   {
     py::gil_scoped_release release;
-    plan_.run(scalars.data(), team::size_for(plan_.traffic()));
+    const auto begin = std::chrono::steady_clock::now();
+    plan_.run(scalars.data(), pace_.size_for(plan_.traffic()));
+    pace_.took(std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count());
     ++t_;
   }
   for (size_t i = 0; i < entries.size(); ++i)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "plan.hpp"
+#include "team.hpp"
 
 namespace schuss {
 
@@ -41,6 +42,7 @@ class Engine {
   int64_t t_ = 0;
   py::dict state_;
   Plan plan_;
+  team::Pace pace_;
   std::mutex mutex_;
   std::atomic<std::thread::id> owner_{};
 };

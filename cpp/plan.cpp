@@ -2,7 +2,9 @@
 #include "plan.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "team.hpp"
 
@@ -247,9 +249,16 @@ void Plan::step(const Tensor& tensor, const double* scalars, size_t from, size_t
   const size_t itemsize = tensor.itemsize();
   std::array<void*, max_operands> at;
   if (!tensor.axes) {
-    if (from == to) return;
-    for (size_t o = 0; o < operands(); ++o) at[o] = tensor.base[o] + from * itemsize;
-    sweep(scalars, to - from, at[0], at[1], &at[2]);
+    // A vector that straddles two cache lines costs twice. NumPy aligns to 16 bytes only, so a long run goes up to
+    // the parameter's next line by itself; the state lies as the parameter does.
+    constexpr size_t line = 64, long_run = 4096;
+    const size_t past_line = (reinterpret_cast<uintptr_t>(tensor.base[0]) + from * itemsize) % line;
+    const size_t head = past_line && to - from > long_run ? (line - past_line) / itemsize : 0;
+    for (const auto& [first, last] : {std::pair(from, from + head), std::pair(from + head, to)}) {
+      if (first == last) continue;
+      for (size_t o = 0; o < operands(); ++o) at[o] = tensor.base[o] + first * itemsize;
+      sweep(scalars, last - first, at[0], at[1], &at[2]);
+    }
     return;
   }
   alignas(64) char scratch[max_operands][block_elements * sizeof(double)];

@@ -1,21 +1,39 @@
 // The threads of an update: how many, and the one OpenMP region they run in.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 namespace team {
 
-// The most threads an update may use, and the fewest bytes of memory traffic worth one thread.
+// The most threads an update may use.
 void set_threads(int threads);
 int threads();
+
+// The fewest bytes of memory traffic worth one thread; 0, as at first, leaves that to each optimizer's Pace.
 void set_grain(size_t bytes);
 size_t grain();
 
 // The OpenMP runtime's name, or "none" where the build has none: everything then runs serial.
 std::string openmp();
 
-// How many threads an update that moves `bytes` should ask for.
-int size_for(size_t bytes);
+// Chooses between the caller's thread alone and all threads, for work that comes again and again.
+//
+// Between updates the other threads fall asleep, or NumPy's BLAS keeps their cores busy: then waking them costs
+// more than a small update takes. Where updates follow one another they are awake, and pay. Which of the two it is
+// shows only in the time taken. So middling work is timed both ways, the faster way is kept, and the other one is
+// tried again, for two calls, after 16, 32, ... 1,024 more. The result does not depend on the choice, bit for bit.
+class Pace {
+ public:
+  int size_for(size_t bytes);
+  void took(int64_t nanoseconds);  // the work that the last size_for() was asked for
+
+ private:
+  size_t bytes_ = 0;
+  double expected_[2] = {0, 0};  // nanoseconds, alone and in the team; 0: not known
+  bool timed_ = false, settled_ = false, teamed_ = false, team_faster_ = false;
+  unsigned calls_ = 0, probe_at_ = 0, probe_interval_ = 0;
+};
 
 // body(rank, size) on `size` threads at most: the caller's thread alone where size is 1.
 using Body = void (*)(void* context, int rank, int size);

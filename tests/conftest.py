@@ -29,7 +29,7 @@ def shared_data() -> Path:
 def _settings_restored():
     threads, grain = schuss.get_num_threads(), _core.grain()
     yield
-    schuss.set_num_threads(threads, grain=grain)
+    schuss.set_num_threads(threads, grain=grain or None)
 
 
 @pytest.fixture(params=list(schuss.optimizers.OPTIMIZERS))

@@ -9,7 +9,7 @@
 array([-0.001, -0.001], dtype=float32)
 """
 
-from . import threads  # first: it prepares the loading of the compiled core
+from . import threads  # noqa: F401  first: it prepares the loading of the compiled core
 
 # isort: split
 from . import datasets, nn, reference

@@ -160,7 +160,7 @@ def mnist(
 
 @dataclass
 class Fit:
-    """One optimizer's linear regression: the mean loss over all data, every 100 examples and after an epoch."""
+    """One optimizer's linear regression: the mean loss every 100 examples and after an epoch."""
 
     name: str
     epochs: list[float]

@@ -184,14 +184,22 @@ class Optimizer:
         return {slot: _zeros_like(p) for slot in self.slots}
 
 
-def _zeros_like(p: Any) -> NDArray[Any]:
-    """Zeros in the shape, dtype and order of axes of ``p``.
+_LINE, _HUGE_PAGE = 64, 2 << 20
 
-    Unlike numpy.zeros_like this touches no memory: the thread that first works on a page places it.
+
+def _zeros_like(p: Any) -> NDArray[Any]:
+    """Zeros in the shape, dtype and order of axes of ``p``, which lie in memory as ``p`` does.
+
+    Unlike numpy.zeros_like this touches no memory: the thread that first works on a page places it. They begin
+    as far past a cache line as ``p`` does, so that vectors straddle lines in none of them or in all; and
+    large ones past the start of a huge page, which the system can then give.
     """
     p = np.asarray(p)
     axes = sorted(range(p.ndim), key=lambda axis: -abs(p.strides[axis]))
-    zeros = np.zeros([p.shape[axis] for axis in axes], p.dtype)
+    boundary = _HUGE_PAGE if p.nbytes >= 2 * _HUGE_PAGE else _LINE
+    memory = np.zeros(p.nbytes + boundary + _LINE, np.uint8)
+    skip = -memory.ctypes.data % boundary + p.ctypes.data % _LINE
+    zeros = memory[skip : skip + p.nbytes].view(p.dtype).reshape([p.shape[axis] for axis in axes])
     return zeros.transpose(np.argsort(axes)) if axes else zeros
 
 
