@@ -31,12 +31,19 @@ class Reader {
   bool sequence() const { return is_sequence(container_); }
   size_t size() const { return py::len(container_); }
 
-  py::list keys() const {
-    if (PyDict_CheckExact(container_.ptr())) return py::reinterpret_steal<py::list>(PyDict_Keys(container_.ptr()));
-    if (!sequence()) return py::list(container_.attr("keys")());
-    py::list positions;
-    for (size_t i = 0; i < size(); ++i) positions.append(i);
-    return positions;
+  // visit(key, value) for each.
+  template <class Visit>
+  void each(Visit visit) const {
+    if (PyDict_CheckExact(container_.ptr())) {
+      PyObject *key, *value;
+      for (Py_ssize_t at = 0; PyDict_Next(container_.ptr(), &at, &key, &value);)
+        visit(py::reinterpret_borrow<py::object>(key), py::reinterpret_borrow<py::object>(value));
+    } else if (sequence()) {
+      for (size_t i = 0; i < size(); ++i) visit(py::int_(i), container_[py::int_(i)]);
+    } else {
+      for (const py::handle key : py::list(container_.attr("keys")()))
+        visit(py::reinterpret_borrow<py::object>(key), container_[key]);
+    }
   }
 
   // A null object where there is none.
@@ -55,15 +62,16 @@ class Reader {
 };
 
 // "'b1', 'W2'": the names of `these` that `others` lacks.
-std::string missing_from(const Reader& others, const py::list& these) {
+std::string missing_from(const Reader& others, const Reader& these) {
   std::string names;
-  for (const py::handle key : these)
+  these.each([&](const py::object& key, const py::object&) {
     if (!others.find(key)) names += (names.empty() ? "" : ", ") + py::repr(key).cast<std::string>();
+  });
   return names;
 }
 
-void refuse_different_names(const Reader& params, const Reader& grads, const py::list& keys) {
-  const std::string missing = missing_from(grads, keys), extra = missing_from(params, grads.keys());
+[[noreturn]] void refuse_different_names(const Reader& params, const Reader& grads) {
+  const std::string missing = missing_from(grads, params), extra = missing_from(params, grads);
   std::string text = "params and grads must have the same names:";
   if (!missing.empty()) text += " grads lacks " + missing;
   if (!extra.empty()) text += std::string(missing.empty() ? "" : ",") + " grads has " + extra + ", which params lacks";
@@ -72,7 +80,7 @@ void refuse_different_names(const Reader& params, const Reader& grads, const py:
 
 }  // namespace
 
-std::vector<Entry> collect(const py::object& params, const py::object& grads) {
+void collect(const py::object& params, const py::object& grads, std::vector<Entry>& entries) {
   const Reader parameters(params, "params"), gradients(grads, "grads");
   if (parameters.sequence() != gradients.sequence())
     throw py::type_error("params is a " + type_name(params) + " and grads a " + type_name(grads) +
@@ -80,30 +88,27 @@ std::vector<Entry> collect(const py::object& params, const py::object& grads) {
   if (parameters.sequence() && parameters.size() != gradients.size())
     throw py::value_error("params has " + std::to_string(parameters.size()) + " arrays, grads has " +
                           std::to_string(gradients.size()) + "; they must be in pairs");
-  const py::list keys = parameters.keys();
-  std::vector<Entry> entries;
-  entries.reserve(keys.size());
   size_t skipped = 0;
-  for (const py::handle key : keys) {
-    Entry entry{py::reinterpret_borrow<py::object>(key), parameters.find(key), gradients.find(key), {}, {}};
-    if (!entry.p || !entry.g) refuse_different_names(parameters, gradients, keys);
+  const bool plain = PyDict_CheckExact(params.ptr());
+  parameters.each([&](const py::object& key, py::object p) {
+    Entry entry{key, std::move(p), gradients.find(key), {}, {}};
+    if (!entry.g) refuse_different_names(parameters, gradients);
     if (entry.g.is_none()) {
       ++skipped;
-      continue;
+      return;
     }
-    entry.p_view = look(entry.p, Role::parameter, key);
-    entry.g_view = look(entry.g, Role::gradient, key);
-    if (entry.p_view.kind != Kind::array && !py::hasattr(params, "__setitem__"))
-      throw py::type_error(name_of(Role::parameter, key) + " is a float in a " + type_name(params) +
+    entry.p_view = look(entry.p, Role::parameter, entry.key);
+    entry.g_view = look(entry.g, Role::gradient, entry.key);
+    if (entry.p_view.kind != Kind::array && !plain && !py::hasattr(params, "__setitem__"))
+      throw py::type_error(name_of(Role::parameter, entry.key) + " is a float in a " + type_name(params) +
                            ": it can neither change in place nor be replaced; use a list or a dict");
     // A mapping that makes a new array at each access would lose the update.
-    if (!PyDict_CheckExact(params.ptr()) && entry.p_view.kind == Kind::array && !parameters.find(key).is(entry.p))
-      throw py::type_error(name_of(Role::parameter, key) + ": " + type_name(params) +
+    if (entry.p_view.kind == Kind::array && !plain && !parameters.find(entry.key).is(entry.p))
+      throw py::type_error(name_of(Role::parameter, entry.key) + ": " + type_name(params) +
                            " gives another array at each access, so an update would be lost; use a dict of the arrays");
     entries.push_back(std::move(entry));
-  }
-  if (gradients.size() != entries.size() + skipped) refuse_different_names(parameters, gradients, keys);
-  return entries;
+  });
+  if (gradients.size() != entries.size() + skipped) refuse_different_names(parameters, gradients);
 }
 
 void rebind(const py::object& params, const py::object& key, const py::object& value) {

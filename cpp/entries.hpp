@@ -6,8 +6,8 @@
 
 namespace schuss {
 
-// Pairs each parameter with its gradient, both looked at; leaves out those whose gradient is None.
-std::vector<Entry> collect(const py::object& params, const py::object& grads);
+// Pairs each parameter with its gradient, both looked at, in `entries`; leaves out those whose gradient is None.
+void collect(const py::object& params, const py::object& grads, std::vector<Entry>& entries);
 
 // Puts the new value of a float where the old one was.
 void rebind(const py::object& params, const py::object& key, const py::object& value);

@@ -8,7 +8,7 @@ namespace {
 
 template <template <class> class Rule>
 constexpr Kernel kernel(const char* name) {
-  static_assert(Rule<float>::slots <= max_slots);
+  static_assert(Rule<float>::slots <= max_slots && sizeof(Rule<float>) / sizeof(float) <= max_scalars);
   return {name, sizeof(Rule<float>) / sizeof(float), Rule<float>::slots, sweep<Rule<float>, float>,
           sweep<Rule<double>, double>};
 }

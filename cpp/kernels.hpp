@@ -5,11 +5,11 @@
 // One step over n contiguous elements of parameter p with gradient g; nothing overlaps.
 using Sweep = void (*)(const double* scalars, size_t n, void* p, const void* g, void* const* slots);
 
-constexpr size_t max_slots = 4;
+constexpr size_t max_slots = 4, max_scalars = 8;
 
 struct Kernel {
   const char* rule;  // nullptr ends the table
-  int scalars;       // how many the rule takes
+  int scalars;       // how many the rule takes, max_scalars at most
   int slots;         // how many state arrays the rule keeps, max_slots at most
   Sweep f32, f64;
 };

@@ -57,6 +57,7 @@ PYBIND11_MODULE(_core, m) {
   py::class_<schuss::Engine>(m, "Engine", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
       .def(py::init<const std::string&, const py::tuple&>(), py::arg("rule"), py::arg("slots"))
       .def("update", &schuss::Engine::update, py::arg("optimizer"), py::arg("params"), py::arg("grads"))
+      .def("profile", &schuss::Engine::profile, py::arg("optimizer"), py::arg("params"), py::arg("grads"))
       .def_property_readonly("t", &schuss::Engine::t)
       .def_property_readonly("state", &schuss::Engine::state);
 }

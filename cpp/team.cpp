@@ -55,7 +55,9 @@ std::string openmp() {
 #endif
 }
 
-int Pace::size_for(size_t bytes) {
+int Pace::size_for(size_t bytes) { return last_size_ = choose(bytes); }
+
+int Pace::choose(size_t bytes) {
   timed_ = false;
 #ifdef _OPENMP
   if (orphaned || omp_in_parallel() || most == 1) return 1;

@@ -27,8 +27,12 @@ class Pace {
  public:
   int size_for(size_t bytes);
   void took(int64_t nanoseconds);  // the work that the last size_for() was asked for
+  int last_size() const { return last_size_; }
 
  private:
+  int choose(size_t bytes);
+
+  int last_size_ = 1;
   size_t bytes_ = 0;
   double expected_[2] = {0, 0};  // nanoseconds, alone and in the team; 0: not known
   bool timed_ = false, settled_ = false, teamed_ = false, team_faster_ = false;

@@ -171,12 +171,13 @@ class Optimizer:
         """
         self._engine.update(self, params, grads)
 
+    # The engine calls the three that follow, at each step: what stands in them costs every update.
+
     def _lr_at(self, t: int) -> float:
-        if not callable(self.lr):
-            return self.lr
+        assert callable(self.lr)
         return _number(f"lr({t})", self.lr(t), 0, float("inf"), open_end=False)
 
-    def _scalars(self, t: int) -> tuple[float, ...]:
+    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
         """The members of the rule in cpp/rules.hpp at step t, in their order."""
         raise NotImplementedError
 
@@ -240,8 +241,8 @@ class SGD(Optimizer):
     def __init__(self, lr: LearningRate = 0.01) -> None:
         self.lr = lr
 
-    def _scalars(self, t: int) -> tuple[float, ...]:
-        return (self._lr_at(t),)
+    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
+        return (lr,)
 
 
 class Momentum(Optimizer):
@@ -298,8 +299,8 @@ class Momentum(Optimizer):
         self.momentum = momentum
         self.dampening = dampening
 
-    def _scalars(self, t: int) -> tuple[float, ...]:
-        return self._lr_at(t) * (1 - self.dampening), self.momentum
+    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
+        return lr * (1 - self.dampening), self.momentum
 
 
 class Nesterov(Optimizer):
@@ -348,8 +349,8 @@ class Nesterov(Optimizer):
         self.lr = lr
         self.momentum = momentum
 
-    def _scalars(self, t: int) -> tuple[float, ...]:
-        return self._lr_at(t), self.momentum
+    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
+        return lr, self.momentum
 
 
 class AdaGrad(Optimizer):
@@ -397,8 +398,8 @@ class AdaGrad(Optimizer):
         self.lr = lr
         self.eps = eps
 
-    def _scalars(self, t: int) -> tuple[float, ...]:
-        return self._lr_at(t), self.eps
+    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
+        return lr, self.eps
 
 
 class RMSprop(Optimizer):
@@ -451,8 +452,8 @@ class RMSprop(Optimizer):
         self.decay_rate = decay_rate
         self.eps = eps
 
-    def _scalars(self, t: int) -> tuple[float, ...]:
-        return self._lr_at(t), self.decay_rate, 1 - self.decay_rate, self.eps
+    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
+        return lr, self.decay_rate, 1 - self.decay_rate, self.eps
 
 
 class Adam(Optimizer):
@@ -536,11 +537,13 @@ class Adam(Optimizer):
             raise ValueError(f"give eps or eps_hat, not both: got {name}={value!r} beside {have}={other!r}")
         super().__setattr__(name, value)
 
-    def _scalars(self, t: int) -> tuple[float, ...]:
+    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
         correction = sqrt(1 - self.beta2**t)
-        lr_t = self._lr_at(t) * correction / (1 - self.beta1**t)
-        eps_hat = self.eps_hat if self.eps is None else self.eps * correction
-        assert eps_hat is not None
+        lr_t = lr * correction / (1 - self.beta1**t)
+        eps_hat = self.eps_hat
+        if eps_hat is None:
+            assert self.eps is not None
+            eps_hat = self.eps * correction
         return lr_t, 1 - self.beta1, 1 - self.beta2, eps_hat
 
 
