@@ -5,6 +5,7 @@
 
 #include "engine.hpp"
 #include "isa.hpp"
+#include "layers.hpp"
 #include "stream.hpp"
 #include "team.hpp"
 
@@ -25,6 +26,36 @@ void bind_stream(py::module_& m) {
     stream::run(n, to, g.data(), pointers.data(), static_cast<int>(pointers.size()), threads);
   };
   m.def("stream", call, py::arg("p").noconvert(), py::arg("g").noconvert(), py::arg("slots"), py::arg("threads"));
+}
+
+// Binds the passes of a network for one dtype. Its arrays are the network's own: contiguous, and checked in nn.py.
+template <class T>
+void bind_layers(py::module_& m) {
+  using Array = py::array_t<T, py::array::c_style>;
+  using Labels = py::array_t<int64_t, py::array::c_style>;
+  const auto rows = [](const Array& a) { return static_cast<size_t>(a.shape(0)); };
+  const auto columns = [](const Array& a) { return static_cast<size_t>(a.shape(1)); };
+  m.def(
+      "bias_relu", [=](Array y, Array b) { layers::bias_relu(rows(y), columns(y), y.mutable_data(), b.data()); },
+      py::arg("y").noconvert(), py::arg("b").noconvert());
+  m.def(
+      "relu_backward",
+      [=](Array d, Array y, Array db) {
+        layers::relu_backward(rows(d), columns(d), d.mutable_data(), y.data(), db.mutable_data());
+      },
+      py::arg("d").noconvert(), py::arg("y").noconvert(), py::arg("db").noconvert());
+  m.def(
+      "softmax_loss",
+      [=](Array x, Labels labels, Array d) {
+        return layers::softmax_loss<T>(rows(x), columns(x), x.data(), nullptr, labels.data(), d.mutable_data());
+      },
+      py::arg("x").noconvert(), py::arg("t").noconvert(), py::arg("d").noconvert());
+  m.def(
+      "softmax_loss",
+      [=](Array x, Array t, Array d) {
+        return layers::softmax_loss<T>(rows(x), columns(x), x.data(), t.data(), nullptr, d.mutable_data());
+      },
+      py::arg("x").noconvert(), py::arg("t").noconvert(), py::arg("d").noconvert());
 }
 
 }  // namespace
@@ -52,6 +83,8 @@ PYBIND11_MODULE(_core, m) {
 
   bind_stream<float>(m);
   bind_stream<double>(m);
+  bind_layers<float>(m);
+  bind_layers<double>(m);
 
   // A plain metaclass: Engine has no static properties, and its stub can then be checked.
   py::class_<schuss::Engine>(m, "Engine", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))

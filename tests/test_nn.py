@@ -170,7 +170,7 @@ def test_the_same_gradient_every_time():
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({"activation": "tanh"}, ValueError, "activation must be one of relu, sigmoid, got 'tanh'"),
+        ({"activation": "tanh"}, ValueError, "activation must be 'relu' or 'sigmoid', got 'tanh'"),
         ({"weight_init_std": "big"}, ValueError, "weight_init_std must be .*got 'big'"),
         ({"weight_init_std": float("nan")}, ValueError, "weight_init_std must be .*got nan"),
         ({"weight_decay_lambda": -1}, ValueError, "weight_decay_lambda must be at least 0, got -1"),

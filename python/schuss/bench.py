@@ -1,45 +1,55 @@
-"""The benchmark: the time of a step against its peers', and against the memory's limit, in one run."""
+"""The benchmark: the time of a step against its peers', and against the memory's limit, in one run.
+
+All contenders of a case take turns, so that what else the machine does hits them alike. A time is the median
+over the turns; a ratio above 1 means that ours is the shorter one. The stream limit is a loop that moves the
+same bytes through arrays of the same size, in place, on the same number of threads, and hardly computes.
+"""
 
 from __future__ import annotations
 
+import csv
 import gc
+import json
+import os
+import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import pairwise, product
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import _core
-from .optimizers import OPTIMIZERS
-from .peers import Peer
+from . import _core, peers, plots, threads
+from ._extras import need
+from .info import info
+from .optimizers import OPTIMIZERS, Adam
 
-# The ten tensors of the textbook's network, 784-100-100-100-100-10.
-MNIST = [
-    shape for n, m in ((784, 100), (100, 100), (100, 100), (100, 100), (100, 10)) for shape in ((n, m), (m,))
-]
+# The ten tensors of the textbook's network.
+MNIST = [shape for n, m in pairwise(peers.SIZES) for shape in ((n, m), (m,))]
 
-# GPT-2 small: embeddings, twelve blocks of 12 tensors, a last layer norm; 148 tensors, 124,439,808 parameters.
-_GPT2_BLOCK = [(768,), (768,), (768, 2304), (2304,), (768, 768), (768,)]
-_GPT2_BLOCK += [(768,), (768,), (768, 3072), (3072,), (3072, 768), (768,)]
-GPT2 = [(50257, 768), (1024, 768), *(_GPT2_BLOCK * 12), (768,), (768,)]
+# GPT-2 small: two embeddings, twelve blocks of twelve tensors, a last normalisation.
+_BLOCK = [(768,), (768,), (768, 2304), (2304,), (768, 768), (768,)]
+_BLOCK += [(768,), (768,), (768, 3072), (3072,), (3072, 768), (768,)]
+GPT2: list[tuple[int, ...]] = [(50257, 768), (1024, 768), *(_BLOCK * 12), (768,), (768,)]
 
-TURN_NS = 8_000_000  # how long one contender is timed before the next has its turn
+ITERATION = "MNIST iteration"
 STREAM = "stream limit"
+TURN_NS = 8_000_000  # how long one contender is timed before the next has its turn
+REST_S = 0.003  # between turns, in which the threads of the last one fall asleep
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is stepped: a rule on arrays of some shapes, with the most threads that may be used."""
+    """What is stepped: a rule on arrays of some shapes."""
 
     name: str
     rule: str
     shapes: Sequence[tuple[int, ...]]
-    dtype: str = "float32"
-    threads: int = 1
+    dtype: str
+    threads: int
 
     @property
     def parameters(self) -> int:
@@ -53,9 +63,9 @@ class Case:
         return streams * self.parameters * np.dtype(self.dtype).itemsize
 
 
-@dataclass
+@dataclass(frozen=True)
 class Row:
-    """One contender in one case: times in seconds."""
+    """One contender in one case. Times are in seconds; low and high are the quartiles."""
 
     case: str
     rule: str
@@ -64,36 +74,34 @@ class Row:
     threads: int
     contender: str
     median: float
-    low: float  # quartiles
+    low: float
     high: float
-    gb_per_s: float
-    ratio: float | None  # this contender's time over ours: above 1 we are faster
-    turns: int = field(default=0)
+    gb_per_s: float | None
+    over_ours: float  # its time over ours
+    of_limit: float | None  # the limit's time over its own
 
 
-def sizes_up_to(most: float) -> list[int]:
-    """1e3, 1e4 ... and 3e7, as far as `most` parameters."""
-    return [n for n in (10**3, 10**4, 10**5, 10**6, 10**7, 3 * 10**7, 10**8) if n <= most]
+def time_turns(steps: dict[str, Callable[[], object]], budget: float) -> dict[str, list[float]]:
+    """Seconds per call of each function, one mean per turn, for about ``budget`` seconds in 3 to 25 turns.
 
-
-def time_turns(steps: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
-    """Seconds per call of each function, once per turn; the functions take turns, so that noise hits all alike.
-
-    A turn starts with a call that is not counted, as the others have used the caches since.
+    A turn starts with calls that are not counted, as the others have used caches and cores since.
     """
-    counts = {}
+    counts, cost = {}, 0.0
     for name, step in steps.items():
         step()
         start = perf_counter_ns()
         step()
-        once = perf_counter_ns() - start
-        counts[name] = max(1, TURN_NS // max(once, 1))
+        once = max(perf_counter_ns() - start, 1)
+        counts[name] = max(1, TURN_NS // once)
+        cost += (counts[name] + min(counts[name], 10)) * once / 1e9 + REST_S
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
-    for turn in range(turns):
+    for turn in range(min(25, max(3, int(budget / cost)))):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             step, count = steps[name], counts[name]
-            step()
+            time.sleep(REST_S)
+            for _ in range(min(count, 10)):
+                step()
             start = perf_counter_ns()
             for _ in range(count):
                 step()
@@ -102,71 +110,249 @@ def time_turns(steps: dict[str, Callable[[], object]], turns: int) -> dict[str, 
 
 
 @contextmanager
-def _quiet_collector() -> Iterator[None]:
+def _settled(n: int) -> Iterator[None]:
+    """Run with ``n`` threads and without the garbage collector."""
+    before = threads.get_num_threads()
+    threads.set_num_threads(n)
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        threads.set_num_threads(before)
 
 
-def _stream(case: Case, params: Sequence[NDArray[Any]]) -> Callable[[], object]:
-    """The in-place loop that moves the case's bytes, over one array of its size."""
-    n, slots = case.parameters, len(OPTIMIZERS[case.rule].slots)
-    p, g, *state = (np.zeros(n, params[0].dtype) for _ in range(2 + slots))
-    for array in (p, g, *state):
-        array[:] = 1e-3
+def _stream(case: Case) -> Callable[[], object]:
+    """The in-place loop that moves the case's bytes, over arrays of its size."""
+    p, g, *state = (
+        np.full(case.parameters, 1e-3, case.dtype) for _ in range(2 + len(OPTIMIZERS[case.rule].slots))
+    )
     return lambda: _core.stream(p, g, state, case.threads)
 
 
-def run_case(case: Case, contenders: Sequence[Peer], turns: int) -> list[Row]:
+def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> list[Row]:
     """Check that all contenders take the same step, then time them by turns."""
-    rng = np.random.default_rng(0)
-    params = [rng.standard_normal(shape, np.float32).astype(case.dtype) for shape in case.shapes]
-    grads = [rng.standard_normal(shape, np.float32).astype(case.dtype) for shape in case.shapes]
-    runners = {peer.name: peer.start(case.rule, params, grads) for peer in contenders}
-    for runner in runners.values():
-        for _ in range(3):
+    numbers = np.random.default_rng(0).standard_normal(1 << 16).astype(case.dtype)
+    params, grads = ([np.resize(sign * numbers, shape) for shape in case.shapes] for sign in (1, -0.1))
+    with _settled(case.threads):
+        runners = {peer.name: peer.start(case.rule, params, grads) for peer in contenders}
+        for runner in runners.values():
             runner.step()
-    ours = runners["schuss"].read()
-    for name, runner in runners.items():
-        for mine, theirs in zip(ours, runner.read(), strict=True):
-            np.testing.assert_allclose(
-                theirs, mine, rtol=1e-4, atol=1e-5, err_msg=f"{name}: not the same step"
-            )
-    steps: dict[str, Callable[[], object]] = {name: runner.step for name, runner in runners.items()}
-    steps[STREAM] = _stream(case, params)
-    with _quiet_collector():
-        seconds = time_turns(steps, turns)
-    mine = float(np.median(seconds["schuss"]))
-    rows = []
-    for name, times in seconds.items():
-        median, low, high = (float(np.quantile(times, q)) for q in (0.5, 0.25, 0.75))
-        rows.append(
-            Row(
-                case.name,
-                case.rule,
-                case.dtype,
-                case.parameters,
-                case.threads,
-                name,
-                median,
-                low,
-                high,
-                case.bytes / median / 1e9,
-                None if name == "schuss" else median / mine,
-                len(times),
-            )
+            runner.step()
+        ours = runners["schuss"].read()
+        for name, runner in runners.items():
+            for mine, theirs in zip(ours, runner.read(), strict=True):
+                np.testing.assert_allclose(
+                    theirs, mine, rtol=1e-4, atol=1e-5, err_msg=f"{name} steps otherwise"
+                )
+        del params, grads, ours
+        steps: dict[str, Callable[[], object]] = {name: runner.step for name, runner in runners.items()}
+        return _rows(case, time_turns({**steps, STREAM: _stream(case)}, budget))
+
+
+def run_iteration(contenders: Sequence[peers.Peer], n: int, budget: float) -> list[Row]:
+    """Time a training iteration of the textbook's network with those contenders that have one."""
+    rng = np.random.default_rng(0)
+    x, t = rng.random((10_000, peers.SIZES[0]), np.float32), rng.integers(0, 10, 10_000)
+    names = [peer.name for peer in contenders if peer.name in ("schuss", "numpy", "torch fused")]
+    with _settled(n):
+        seconds = time_turns({name: peers.iteration(name, x, t) for name in names}, budget)
+    return _rows(Case(ITERATION, "Adam", MNIST, "float32", n), seconds)
+
+
+def _rows(case: Case, seconds: dict[str, list[float]]) -> list[Row]:
+    medians = {name: float(np.median(times)) for name, times in seconds.items()}
+    moves = case.name != ITERATION
+    return [
+        Row(
+            case.name,
+            case.rule,
+            case.dtype,
+            case.parameters,
+            case.threads,
+            name,
+            medians[name],
+            float(np.quantile(times, 0.25)),
+            float(np.quantile(times, 0.75)),
+            case.bytes / medians[name] / 1e9 if moves else None,
+            medians[name] / medians["schuss"],
+            medians[STREAM] / medians[name] if moves else None,
         )
-    return rows
+        for name, times in seconds.items()
+    ]
+
+
+def _size_name(n: int) -> str:
+    mantissa, exponent = f"{n:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _memory() -> int:
+    """Bytes of memory that are free, as far as this system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 8 << 30
+
+
+def cases(quick: bool, n_threads: int) -> Iterator[tuple[Case, frozenset[str] | None, float]]:
+    """Each case, the peers it is for (None: all) and the seconds it may take.
+
+    First Adam against all peers, then each rule against NumPy and the limit.
+    """
+    sizes = (
+        [10**3, 10**5, 10**6, 3 * 10**7] if quick else [10**3, 10**4, 10**5, 10**6, 10**7, 3 * 10**7, 10**8]
+    )
+    for n in sizes[: None if quick else -1]:
+        yield Case(_size_name(n), "Adam", [(n,)], "float32", n_threads), None, 1.5 if quick else 6
+    yield Case("MNIST tensors", "Adam", MNIST, "float32", n_threads), None, 1.5 if quick else 6
+    yield Case("1,000 x 1,000", "Adam", [(1000,)] * 1000, "float32", n_threads), None, 1.5 if quick else 6
+    if not quick:
+        # Against one peer alone: each holds four arrays of 500 MB.
+        yield Case("GPT-2 small", "Adam", GPT2, "float32", n_threads), frozenset({"torch fused"}), 12
+    for rule, dtype, count in product(OPTIMIZERS, ("float32", "float64"), sorted({1, n_threads})):
+        if quick and (count < n_threads or rule not in ("SGD", "Momentum", "Adam")):
+            continue
+        for n in sizes[-1:] if quick else sizes:
+            if n <= 3 * 10**7 and (rule, dtype, count) == ("Adam", "float32", n_threads):
+                continue  # was in the first part
+            numpy_too = count == n_threads and n <= 10**7 and not quick
+            wanted = frozenset({"numpy"}) if numpy_too else frozenset()
+            yield Case(_size_name(n), rule, [(n,)], dtype, count), wanted, 1.0
+
+
+def _time_text(seconds: float) -> str:
+    for unit, scale in (("us", 1e6), ("ms", 1e3)):
+        if seconds * scale < 1000:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _print_case(rows: Sequence[Row]) -> None:
+    first = rows[0]
+    print(
+        f"\n{first.rule}, {first.case}, {first.dtype}, {first.threads} thread(s): {first.parameters:,} parameters"
+    )
+    print(f"  {'':14} {'median':>9} {'quartiles':>19} {'GB/s':>7} {'of limit':>8} {'theirs / ours':>13}")
+    for row in rows:
+        spread = f"{_time_text(row.low)} - {_time_text(row.high)}"
+        speed = "" if row.gb_per_s is None else f"{row.gb_per_s:.1f}"
+        limit = "" if row.of_limit is None else f"{row.of_limit:.2f}"
+        ratio = "" if row.contender == "schuss" else f"{row.over_ours:.2f}"
+        print(
+            f"  {row.contender:14} {_time_text(row.median):>9} {spread:>19} {speed:>7} {limit:>8} {ratio:>13}",
+            flush=True,
+        )
+
+
+def _print_summary(rows: Sequence[Row], n_threads: int) -> None:
+    """Adam in float32: each peer's time over ours."""
+    mine = [row for row in rows if (row.rule, row.dtype, row.threads) == ("Adam", "float32", n_threads)]
+    names = list(dict.fromkeys(row.contender for row in mine if row.contender != "schuss"))
+    print(f"\nAdam, float32, {n_threads} thread(s): their time / ours")
+    print(f"  {'':16}{'ours':>9}" + "".join(f"{name:>15}" for name in names))
+    for case in dict.fromkeys(row.case for row in mine):
+        here = {row.contender: row for row in mine if row.case == case}
+        cells = (f"{here[name].over_ours:.2f}" if name in here else "" for name in names)
+        print(f"  {case:16}{_time_text(here['schuss'].median):>9}" + "".join(f"{cell:>15}" for cell in cells))
+
+
+def profile(repeats: int = 3000) -> dict[str, dict[str, float]]:
+    """Split a call into its parts: case -> part -> median nanoseconds."""
+    parts: dict[str, dict[str, float]] = {}
+    for name, shapes in (("1e3", [(1000,)]), ("MNIST tensors", MNIST), ("1,000 x 1,000", [(1000,)] * 1000)):
+        params = {str(i): np.ones(shape, np.float32) for i, shape in enumerate(shapes)}
+        grads = {name: p * 0.1 for name, p in params.items()}
+        opt = Adam()
+        count = max(100, repeats // len(shapes))
+        laps = [opt._engine.profile(opt, params, grads) for _ in range(count)]
+        begin = perf_counter_ns()
+        for _ in range(count):
+            opt.update(params, grads)
+        parts[name] = {part: float(np.median([lap[part] for lap in laps])) for part in laps[0]}
+        parts[name]["whole call"] = (perf_counter_ns() - begin) / count
+    return parts
+
+
+def _print_profile() -> None:
+    parts = profile()
+    order = ("scalars", "checks", "plan", "region", "kernel", "floats", "whole call")
+    print(
+        "Where the time of a call goes, Adam, float32, medians in us; the parts' clocks cost 20 to 30 ns each"
+    )
+    print(f"  {'':14}" + "".join(f"{part:>12}" for part in order))
+    for name, times in parts.items():
+        print(f"  {name:14}" + "".join(f"{times[part] / 1e3:>12.3f}" for part in order))
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of ``schuss bench``."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows as JSON")
+    parser.add_argument("--quick", action="store_true", help="fewer cases, in less than a minute")
+    parser.add_argument("--profile", action="store_true", help="split a call into its parts, and no more")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=[peer.name for peer in peers.PEERS[1:]],
+        metavar="NAME",
+        help=f"against these only: {', '.join(repr(peer.name) for peer in peers.PEERS[1:])}",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and rows as JSON")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw Adam's speed over size")
 
 
 def main(args: Namespace) -> int:
-    """Run the benchmark and print its table."""
+    """Run the benchmark, print it case by case, and write what was asked for, also after Ctrl-C."""
+    if args.profile:
+        _print_profile()
+        return 0
+    if args.figure:
+        need("matplotlib", "schuss bench --figure")
+    for path in (args.json, args.csv, args.figure):
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent}, where {path.name} is to be written, is no directory")
+    facts, n_threads = info(), threads.get_num_threads()
+    wanted = [peer for peer in peers.PEERS if args.peers is None or peer.name in ("schuss", *args.peers)]
+    present = [peer for peer in wanted if not peer.missing()]
+    absent = ", ".join(peer.name for peer in wanted if peer.missing())
+    print(f"{facts['cpu']}, {facts['isa']}, {n_threads} thread(s), {facts['openmp']}, numpy {facts['numpy']}")
+    print(f"contenders: {', '.join(peer.name for peer in present)}; not installed: {absent or 'none'}")
+
+    rows: list[Row] = []
+    interrupted = False
+    try:
+        rows += run_iteration(present, n_threads, 2 if args.quick else 8)
+        _print_case(rows)
+        for case, names, budget in cases(args.quick, n_threads):
+            contenders = [
+                peer
+                for peer in present
+                if peer.name == "schuss"
+                or (case.rule in peer.rules and (names is None or peer.name in names))
+            ]
+            if (len(contenders) + 1) * case.bytes > 0.8 * _memory():
+                print(
+                    f"\n{case.rule}, {case.name}, {case.dtype}: left out, too large for this machine's memory"
+                )
+                continue
+            measured = run_case(case, contenders, budget)
+            _print_case(measured)
+            rows += measured
+    except KeyboardInterrupt:
+        interrupted = True
+    _print_summary(rows, n_threads)
+    if args.json:
+        args.json.write_text(
+            json.dumps({"machine": facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
+        )
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(Row.__dataclass_fields__), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+    if args.figure:
+        plots.bench_figure([asdict(row) for row in rows]).savefig(args.figure)
+    if interrupted:
+        raise KeyboardInterrupt
     return 0

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from . import _core
+
 __all__ = ["Affine", "MultiLayerNet", "Relu", "Sigmoid", "SoftmaxWithLoss", "numerical_gradient", "softmax"]
 
 Array = NDArray[Any]
@@ -36,12 +38,14 @@ class _Buffer:
 
 
 class Affine:
-    """The fully connected layer: ``y = x W + b``.
+    """The fully connected layer, ``y = x W + b``; with ``relu`` followed by the rectifier in the same pass.
 
     Parameters
     ----------
     W, b : ndarray of shape (n_in, n_out) and (n_out,)
         Used as they are, not copied: what an optimizer does to them counts at the next call.
+    relu : bool
+        Whether ``y = max(x W + b, 0)``.
 
     Attributes
     ----------
@@ -49,31 +53,38 @@ class Affine:
         The gradients, after :meth:`backward`.
     """
 
-    def __init__(self, W: Array, b: Array) -> None:
-        self.W, self.b = W, b
+    def __init__(self, W: Array, b: Array, *, relu: bool = False) -> None:
+        self.W, self.b, self.relu = W, b, relu
         self.dW, self.db = np.empty_like(W, order="C"), np.empty_like(b)
         self._y, self._dx = _Buffer(), _Buffer()
 
     def forward(self, x: Array, out: Array | None = None) -> Array:
-        """Return ``x W + b`` for the rows of ``x``, in ``out`` where it is given."""
+        """Return the layer's output for the rows of ``x``, in ``out`` where it is given."""
         self.x = x
         y = self._y.like(x, self.W.shape[1]) if out is None else out
         np.dot(x, self.W, out=y)
-        y += self.b
+        if self.relu:
+            _core.bias_relu(y, self.b)
+        else:
+            y += self.b
+        self.y = y
         return y
 
     def backward(self, dout: Array, *, first: bool = False) -> Array:
-        """Set ``dW`` and ``db``; return the gradient at ``x``, which a first layer can do without."""
+        """Set ``dW`` and ``db``; return the gradient at ``x``, which a first layer can do without.
+
+        With ``relu``, ``dout`` is cleared in place where the output was zero.
+        """
+        if self.relu:
+            _core.relu_backward(dout, self.y, self.db)
+        else:
+            np.add.reduce(dout, axis=0, out=self.db)
         np.dot(self.x.T, dout, out=self.dW)
-        np.add.reduce(dout, axis=0, out=self.db)
         return dout if first else np.dot(dout, self.W.T, out=self._dx.like(dout, self.W.shape[0]))
 
 
 class Relu:
-    """The rectifier: ``y = max(x, 0)``. It works in place: ``x`` becomes ``y``."""
-
-    def __init__(self) -> None:
-        self._positive = np.empty((0, 0), bool)
+    """The rectifier by itself: ``y = max(x, 0)``. It works in place: ``x`` becomes ``y``."""
 
     def forward(self, x: Array) -> Array:
         """Rectify ``x`` in place."""
@@ -82,9 +93,7 @@ class Relu:
 
     def backward(self, dout: Array) -> Array:
         """Clear ``dout`` in place where the forward pass gave zero."""
-        if self._positive.shape != dout.shape:
-            self._positive = np.empty(dout.shape, bool)
-        return np.multiply(dout, np.greater(self.y, 0, out=self._positive), out=dout)
+        return np.multiply(dout, self.y > 0, out=dout)
 
 
 class Sigmoid:
@@ -134,32 +143,20 @@ class SoftmaxWithLoss:
     """
 
     def __init__(self) -> None:
-        self._y = _Buffer()
+        self._buffer = _Buffer()
 
     def forward(self, x: Array, t: ArrayLike) -> float:
         """Mean over the rows of ``log(sum(exp(x))) - x[t]``."""
-        self.t = _checked_labels(t, *x.shape)
-        y = np.subtract(x, x.max(axis=1, keepdims=True), out=self._y.like(x, x.shape[1]))
-        if self.t.ndim == 1:
-            score = y[np.arange(len(y)), self.t]
-        else:
-            score = np.einsum("ij,ij->i", y, self.t.astype(y.dtype, copy=False))
-        np.exp(y, out=y)
-        total = y.sum(axis=1, keepdims=True)
-        y /= total
-        self.y = y
-        return float(np.mean(np.log(total[:, 0]) - score, dtype=np.float64))
+        t = _checked_labels(t, *x.shape)
+        t = t.astype(np.int64 if t.ndim == 1 else x.dtype, order="C", copy=False)
+        self._dx = self._buffer.like(x, x.shape[1])
+        return _core.softmax_loss(x, t, self._dx)
 
     def backward(self, dout: float = 1) -> Array:
         """Return ``dout (y - t) / n``."""
-        dx: Array = self.y
-        n = len(dx)
-        if self.t.ndim == 1:
-            dx[np.arange(n), self.t] -= 1
-        else:
-            dx -= self.t
-        dx *= dout / n
-        return dx
+        if dout != 1:
+            self._dx *= dout
+        return self._dx
 
 
 def _checked_labels(t: ArrayLike, rows: int, classes: int) -> Array:
@@ -281,9 +278,8 @@ class MultiLayerNet:
             raise ValueError(f"every layer needs at least one neuron, got sizes {sizes}")
         if not (np.isfinite(weight_decay_lambda) and weight_decay_lambda >= 0):
             raise ValueError(f"weight_decay_lambda must be at least 0, got {weight_decay_lambda!r}")
-        activations: dict[str, type[Relu | Sigmoid]] = {"relu": Relu, "sigmoid": Sigmoid}
-        if activation not in activations:
-            raise ValueError(f"activation must be one of {', '.join(activations)}, got {activation!r}")
+        if activation not in ("relu", "sigmoid"):
+            raise ValueError(f"activation must be 'relu' or 'sigmoid', got {activation!r}")
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
@@ -295,14 +291,13 @@ class MultiLayerNet:
         normal = np.random.randn if seed is None else _normal(seed)
         self.params: dict[str, Array] = {}
         self._affine: list[Affine] = []
-        self._activation: list[Relu | Sigmoid] = []
         for i, (n, m) in enumerate(pairwise(sizes), start=1):
             W = (_initial_std(weight_init_std, n) * normal(n, m)).astype(self.dtype)
             b = np.zeros(m, self.dtype)
             self.params[f"W{i}"], self.params[f"b{i}"] = W, b
-            self._affine.append(Affine(W, b))
-            self._activation.append(activations[activation]())
-        self._activation.pop()  # the last layer's scores go to the softmax as they are
+            # The last layer's scores go to the softmax as they are.
+            self._affine.append(Affine(W, b, relu=activation == "relu" and i < len(sizes) - 1))
+        self._sigmoid = [Sigmoid() for _ in hidden_size_list if activation == "sigmoid"]
         self._loss = SoftmaxWithLoss()
 
     def predict(self, x: ArrayLike) -> Array:
@@ -353,8 +348,8 @@ class MultiLayerNet:
         for i in range(len(self._affine), 0, -1):
             affine = self._affine[i - 1]
             dout = affine.backward(dout, first=i == 1)
-            if i > 1:
-                dout = self._activation[i - 2].backward(dout)
+            if i > 1 and self._sigmoid:
+                dout = self._sigmoid[i - 2].backward(dout)
             if self.weight_decay_lambda:
                 affine.dW += self.weight_decay_lambda * affine.W
             grads[f"W{i}"], grads[f"b{i}"] = affine.dW, affine.db
@@ -394,8 +389,8 @@ class MultiLayerNet:
             affine.W, affine.b = self.params[f"W{i}"], self.params[f"b{i}"]
             last = i == len(self._affine)
             x = affine.forward(x, out if last else None)
-            if not last:
-                x = self._activation[i - 1].forward(x)
+            if self._sigmoid and not last:
+                x = self._sigmoid[i - 1].forward(x)
         return x
 
     def _decay(self) -> float:

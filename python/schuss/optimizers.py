@@ -200,7 +200,9 @@ def _zeros_like(p: Any) -> NDArray[Any]:
     boundary = _HUGE_PAGE if p.nbytes >= 2 * _HUGE_PAGE else _LINE
     memory = np.zeros(p.nbytes + boundary + _LINE, np.uint8)
     skip = -memory.ctypes.data % boundary + p.ctypes.data % _LINE
-    zeros = memory[skip : skip + p.nbytes].view(p.dtype).reshape([p.shape[axis] for axis in axes])
+    zeros: NDArray[Any] = (
+        memory[skip : skip + p.nbytes].view(p.dtype).reshape([p.shape[axis] for axis in axes])
+    )
     return zeros.transpose(np.argsort(axes)) if axes else zeros
 
 

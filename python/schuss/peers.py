@@ -1,4 +1,4 @@
-"""Other libraries' optimizers, set to take the same steps as ours, for the benchmark.
+"""Other libraries set to do the same work as ours, for the benchmark: a step, and a training iteration.
 
 Each peer names the package that it needs and the rules that it has. Started on lists of arrays, it gives
 a function that takes one step and one that reads the parameters.
@@ -7,13 +7,15 @@ a function that takes one step and one that reads the parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import optimizers, reference
+from . import optimizers, reference, threads
+from .nn import MultiLayerNet
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -59,13 +61,21 @@ def _by_name(table: dict[str, type[Any]]) -> Callable[[str, Arrays, Arrays], Run
     return start
 
 
+def _tensors(params: Arrays, grads: Arrays) -> list[Any]:
+    import torch
+
+    torch.set_num_threads(threads.get_num_threads())
+    tensors = [torch.nn.Parameter(torch.tensor(p)) for p in params]
+    for tensor, g in zip(tensors, grads, strict=True):
+        tensor.grad = torch.tensor(g)
+    return tensors
+
+
 def _torch(**flags: bool) -> Callable[[str, Arrays, Arrays], Runner]:
     def start(rule: str, params: Arrays, grads: Arrays) -> Runner:
+        tensors = _tensors(params, grads)
         import torch
 
-        tensors = [torch.nn.Parameter(torch.tensor(p)) for p in params]
-        for tensor, g in zip(tensors, grads, strict=True):
-            tensor.grad = torch.tensor(g)
         make: dict[str, Callable[[], Any]] = {
             "SGD": lambda: torch.optim.SGD(tensors, LR, **flags),
             "Momentum": lambda: torch.optim.SGD(tensors, LR, momentum=MOMENTUM, **flags),
@@ -81,12 +91,9 @@ def _torch(**flags: bool) -> Callable[[str, Arrays, Arrays], Runner]:
 
 
 def _deepspeed(rule: str, params: Arrays, grads: Arrays) -> Runner:
-    import torch
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-    tensors = [torch.nn.Parameter(torch.tensor(p)) for p in params]
-    for tensor, g in zip(tensors, grads, strict=True):
-        tensor.grad = torch.tensor(g)
+    tensors = _tensors(params, grads)
     opt = DeepSpeedCPUAdam(tensors, LR, betas=(BETA1, BETA2), eps=EPS, adamw_mode=False)
     return Runner(opt.step, lambda: [tensor.detach().numpy() for tensor in tensors])
 
@@ -120,7 +127,8 @@ def _optax(rule: str, params: Arrays, grads: Arrays) -> Runner:
     return Runner(run, lambda: [np.asarray(p) for p in held[0]])
 
 
-def _numba(rule: str, params: Arrays, grads: Arrays) -> Runner:
+@cache
+def _numba_adam() -> Any:
     import numba
 
     @numba.njit(parallel=True)  # type: ignore[untyped-decorator]
@@ -130,6 +138,14 @@ def _numba(rule: str, params: Arrays, grads: Arrays) -> Runner:
             v[i] += c2 * (g[i] * g[i] - v[i])
             p[i] -= lr_t * m[i] / (np.sqrt(v[i]) + eps_hat)
 
+    return adam
+
+
+def _numba(rule: str, params: Arrays, grads: Arrays) -> Runner:
+    import numba
+
+    numba.set_num_threads(min(threads.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    adam = _numba_adam()
     rows = [
         (p.ravel().copy(), g.ravel().copy(), np.zeros(p.size, p.dtype), np.zeros(p.size, p.dtype))
         for p, g in zip(params, grads, strict=True)
@@ -142,8 +158,9 @@ def _numba(rule: str, params: Arrays, grads: Arrays) -> Runner:
         number = rows[0][0].dtype.type
         correction = (1 - BETA2**t) ** 0.5
         scalars = (LR * correction / (1 - BETA1**t), 1 - BETA1, 1 - BETA2, EPS * correction)
+        rounded = [number(scalar) for scalar in scalars]
         for row in rows:
-            adam(*row, *(number(scalar) for scalar in scalars))
+            adam(*row, *rounded)
 
     return Runner(run, lambda: [row[0].reshape(p.shape) for row, p in zip(rows, params, strict=True)])
 
@@ -155,7 +172,8 @@ def _thinc(rule: str, params: Arrays, grads: Arrays) -> Runner:
     rows = [[p.copy(), g.copy()] for p, g in zip(params, grads, strict=True)]
 
     def run() -> None:
-        for i, row in enumerate(rows):
+        for i, (row, g) in enumerate(zip(rows, grads, strict=True)):
+            row[1][...] = g  # it clears the gradients that it is given
             row[0], _ = opt((0, str(i)), row[0], row[1])
         opt.step_schedules()
 
@@ -177,3 +195,81 @@ PEERS = [
     Peer("numba", "numba", _ADAM, _numba),
     Peer("thinc", "thinc", _ADAM, _thinc),
 ]
+
+
+# A training iteration of the textbook's network: draw a batch of 128, compute the gradient, step with Adam.
+
+SIZES, BATCH = (784, 100, 100, 100, 100, 10), 128
+
+
+def iteration(name: str, x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object]:
+    """Return a function that does one iteration as ``name`` does it: 'schuss', 'numpy' or 'torch fused'."""
+    return {"schuss": _our_iteration, "numpy": _textbook_iteration, "torch fused": _torch_iteration}[name](
+        x, t
+    )
+
+
+def _our_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object]:
+    net, opt = MultiLayerNet(SIZES[0], SIZES[1:-1], SIZES[-1], seed=0), optimizers.Adam()
+    rng = np.random.default_rng(0)
+
+    def run() -> None:
+        batch = rng.integers(0, len(x), BATCH)
+        opt.update(net.params, net.gradient(x[batch], t[batch]))
+
+    return run
+
+
+def _textbook_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object]:
+    """The book's way: float64 weights, a new array for each result, one layer after the other."""
+    rng = np.random.default_rng(0)
+    layers = range(1, len(SIZES))
+    params = {f"b{i}": np.zeros(SIZES[i]) for i in layers}
+    for i in layers:
+        params[f"W{i}"] = np.sqrt(2 / SIZES[i - 1]) * rng.standard_normal((SIZES[i - 1], SIZES[i]))
+    opt = reference.Adam()
+
+    def run() -> None:
+        batch = rng.choice(len(x), BATCH)
+        outputs, masks = [x[batch]], []
+        for i in layers:
+            y = np.dot(outputs[-1], params[f"W{i}"]) + params[f"b{i}"]
+            if i < len(SIZES) - 1:
+                masks.append(y <= 0)
+                y = y.copy()
+                y[masks[-1]] = 0
+            outputs.append(y)
+        scores = outputs[-1] - outputs[-1].max(axis=1, keepdims=True)
+        probabilities = np.exp(scores) / np.sum(np.exp(scores), axis=1, keepdims=True)
+        probabilities[np.arange(BATCH), t[batch]] -= 1
+        d, grads = probabilities / BATCH, {}
+        for i in reversed(layers):
+            if i < len(SIZES) - 1:
+                d[masks[i - 1]] = 0
+            grads[f"W{i}"], grads[f"b{i}"] = np.dot(outputs[i - 1].T, d), np.sum(d, axis=0)
+            d = np.dot(d, params[f"W{i}"].T)
+        opt.update(params, grads)
+
+    return run
+
+
+def _torch_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object]:
+    import torch
+
+    torch.set_num_threads(threads.get_num_threads())
+    torch.manual_seed(0)
+    layers: list[Any] = []
+    for i in range(1, len(SIZES)):
+        layers += [torch.nn.Linear(SIZES[i - 1], SIZES[i]), torch.nn.ReLU()]
+    net = torch.nn.Sequential(*layers[:-1])
+    opt = torch.optim.Adam(net.parameters(), fused=True)
+    inputs, labels = torch.tensor(x), torch.tensor(t.astype(np.int64))
+
+    def run() -> None:
+        batch = torch.randint(len(inputs), (BATCH,))
+        loss = torch.nn.functional.cross_entropy(net(inputs[batch]), labels[batch])
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+
+    return run

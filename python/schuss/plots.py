@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,4 +128,32 @@ def regression_figure(fits: Sequence[Fit]) -> Any:
         axes.semilogy(fit.epochs, visible, color=COLORS[fit.name], label=label)
     axes.set_ylim(lowest * 0.85, start * 1.5)
     axes.legend(frameon=False)
+    return figure
+
+
+def bench_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Speed over size, one line per contender: Adam on one float32 array, with the stream limit drawn dashed.
+
+    ``rows`` are those of :mod:`schuss.bench`, as dicts.
+    """
+    figure = _figure(7, 4.6)
+    axes = _axes(figure, "parameters", "memory traffic, GB/s")
+    threads = max(row["threads"] for row in rows)
+    mine = [
+        row
+        for row in rows
+        if (row["rule"], row["dtype"], row["threads"]) == ("Adam", "float32", threads)
+        and "e" in row["case"][:4]
+    ]
+    others = iter(("#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#999999", "#f0e442", "#882255"))
+    for name in dict.fromkeys(row["contender"] for row in mine):
+        speed = {row["parameters"]: row["gb_per_s"] for row in mine if row["contender"] == name}
+        if name == "schuss":
+            style: dict[str, Any] = {"color": "#d55e00", "linewidth": 2.6, "zorder": 5}
+        elif name == "stream limit":
+            style = {"color": "black", "linestyle": "--"}
+        else:
+            style = {"color": next(others), "linewidth": 1.2, "markersize": 4}
+        axes.loglog(list(speed), list(speed.values()), "o-", label=name, **style)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
     return figure
