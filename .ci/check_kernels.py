@@ -1,6 +1,6 @@
 """Check the kernels' objects: what they export, and which instructions their loops are made of.
 
-Usage: check_kernels.py BUILD_DIRECTORY, in which the object libraries kernels_<isa> are built.
+Usage: check_kernels.py BUILD_DIRECTORY, in which the object libraries kernels_<isa> have been built.
 """
 
 import re

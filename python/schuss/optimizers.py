@@ -191,9 +191,9 @@ _LINE, _HUGE_PAGE = 64, 2 << 20
 def _zeros_like(p: Any) -> NDArray[Any]:
     """Zeros in the shape, dtype and order of axes of ``p``, which lie in memory as ``p`` does.
 
-    Unlike numpy.zeros_like this touches no memory: the thread that first works on a page places it. They begin
-    as far past a cache line as ``p`` does, so that vectors straddle lines in none of them or in all; and
-    large ones past the start of a huge page, which the system can then give.
+    Unlike numpy.zeros_like this touches no memory: the thread that first works on a page places it. They
+    begin as far past a cache line as ``p`` does, so that vectors straddle lines in none of them or in all;
+    and large ones past the start of a huge page, which the system can then give.
     """
     p = np.asarray(p)
     axes = sorted(range(p.ndim), key=lambda axis: -abs(p.strides[axis]))

@@ -61,6 +61,34 @@ def _by_name(table: dict[str, type[Any]]) -> Callable[[str, Arrays, Arrays], Run
     return start
 
 
+class _TextbookAdam:
+    """Adam as the textbook has it. Its ``lr_t`` is a NumPy float64: float32 arrays pass through float64."""
+
+    def __init__(self) -> None:
+        self.t = 0
+        self.m: dict[str, NDArray[Any]] = {}
+        self.v: dict[str, NDArray[Any]] = {}
+
+    def update(self, params: dict[str, NDArray[Any]], grads: dict[str, NDArray[Any]]) -> None:
+        if not self.m:
+            for name, p in params.items():
+                self.m[name], self.v[name] = np.zeros_like(p), np.zeros_like(p)
+        self.t += 1
+        lr_t = LR * np.sqrt(1.0 - BETA2**self.t) / (1.0 - BETA1**self.t)
+        for name in params:
+            m, v = self.m[name], self.v[name]
+            m += (1 - BETA1) * (grads[name] - m)
+            v += (1 - BETA2) * (grads[name] ** 2 - v)
+            params[name] -= lr_t * m / (np.sqrt(v) + 1e-7)
+
+
+def _textbook(rule: str, params: Arrays, grads: Arrays) -> Runner:
+    named = {str(i): p.copy() for i, p in enumerate(params)}
+    gradients = {str(i): g.copy() for i, g in enumerate(grads)}
+    opt = _TextbookAdam()
+    return Runner(lambda: opt.update(named, gradients), lambda: list(named.values()))
+
+
 def _tensors(params: Arrays, grads: Arrays) -> list[Any]:
     import torch
 
@@ -187,6 +215,7 @@ _ADAM = frozenset({"Adam"})
 PEERS = [
     Peer("schuss", None, _ALL, _by_name(optimizers.OPTIMIZERS)),
     Peer("numpy", None, _ALL, _by_name(reference.OPTIMIZERS)),
+    Peer("textbook", None, _ADAM, _textbook),
     Peer("torch", "torch", _TORCH, _torch(foreach=False)),
     Peer("torch foreach", "torch", _TORCH, _torch(foreach=True)),
     Peer("torch fused", "torch", _TORCH - {"RMSprop"}, _torch(fused=True)),
@@ -202,11 +231,10 @@ PEERS = [
 SIZES, BATCH = (784, 100, 100, 100, 100, 10), 128
 
 
-def iteration(name: str, x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object]:
-    """Return a function that does one iteration as ``name`` does it: 'schuss', 'numpy' or 'torch fused'."""
-    return {"schuss": _our_iteration, "numpy": _textbook_iteration, "torch fused": _torch_iteration}[name](
-        x, t
-    )
+def iteration(name: str, x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object] | None:
+    """Return a function that does one iteration as that peer does it; None if it has no networks."""
+    starts = {"schuss": _our_iteration, "textbook": _textbook_iteration, "torch fused": _torch_iteration}
+    return starts[name](x, t) if name in starts else None
 
 
 def _our_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object]:
@@ -227,11 +255,15 @@ def _textbook_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object
     params = {f"b{i}": np.zeros(SIZES[i]) for i in layers}
     for i in layers:
         params[f"W{i}"] = np.sqrt(2 / SIZES[i - 1]) * rng.standard_normal((SIZES[i - 1], SIZES[i]))
-    opt = reference.Adam()
+    opt, decay = _TextbookAdam(), 0.0
+
+    def loss(y: NDArray[Any], labels: NDArray[Any]) -> Any:
+        penalty = sum(0.5 * decay * np.sum(params[f"W{i}"] ** 2) for i in layers)
+        return penalty - np.sum(np.log(y[np.arange(BATCH), labels] + 1e-7)) / BATCH
 
     def run() -> None:
         batch = rng.choice(len(x), BATCH)
-        outputs, masks = [x[batch]], []
+        outputs, masks, labels = [x[batch]], [], t[batch]
         for i in layers:
             y = np.dot(outputs[-1], params[f"W{i}"]) + params[f"b{i}"]
             if i < len(SIZES) - 1:
@@ -239,15 +271,19 @@ def _textbook_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object
                 y = y.copy()
                 y[masks[-1]] = 0
             outputs.append(y)
-        scores = outputs[-1] - outputs[-1].max(axis=1, keepdims=True)
-        probabilities = np.exp(scores) / np.sum(np.exp(scores), axis=1, keepdims=True)
-        probabilities[np.arange(BATCH), t[batch]] -= 1
-        d, grads = probabilities / BATCH, {}
+        scores = outputs[-1] - np.max(outputs[-1], axis=-1, keepdims=True)
+        y = np.exp(scores) / np.sum(np.exp(scores), axis=-1, keepdims=True)
+        loss(y, labels)
+        d = y.copy()
+        d[np.arange(BATCH), labels] -= 1
+        d, grads = d / BATCH, {}
         for i in reversed(layers):
             if i < len(SIZES) - 1:
                 d[masks[i - 1]] = 0
-            grads[f"W{i}"], grads[f"b{i}"] = np.dot(outputs[i - 1].T, d), np.sum(d, axis=0)
-            d = np.dot(d, params[f"W{i}"].T)
+            dx = np.dot(d, params[f"W{i}"].T)
+            grads[f"W{i}"] = np.dot(outputs[i - 1].T, d) + decay * params[f"W{i}"]
+            grads[f"b{i}"] = np.sum(d, axis=0)
+            d = dx
         opt.update(params, grads)
 
     return run

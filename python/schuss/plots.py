@@ -88,9 +88,8 @@ def race_loss_figure(race: Race) -> Any:
         if run.losses:
             iterations = np.arange(1, len(run.losses) + 1)
             axes.semilogy(iterations, smooth_curve(run.losses, 31), color=COLORS[run.name], label=run.name)
-    axes.set_ylim(
-        top=3
-    )  # a network that knows nothing has log(10) = 2.3; what a first step throws above is cut
+    # A network that knows nothing has log(10) = 2.3; what a first step throws above that is cut.
+    axes.set_ylim(top=3)
     axes.legend(frameon=False)
     return figure
 
@@ -145,7 +144,9 @@ def bench_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
         if (row["rule"], row["dtype"], row["threads"]) == ("Adam", "float32", threads)
         and "e" in row["case"][:4]
     ]
-    others = iter(("#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#999999", "#f0e442", "#882255"))
+    others = iter(
+        ("#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#999999", "#f0e442", "#882255", "#117733")
+    )
     for name in dict.fromkeys(row["contender"] for row in mine):
         speed = {row["parameters"]: row["gb_per_s"] for row in mine if row["contender"] == name}
         if name == "schuss":
@@ -154,6 +155,6 @@ def bench_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
             style = {"color": "black", "linestyle": "--"}
         else:
             style = {"color": next(others), "linewidth": 1.2, "markersize": 4}
-        axes.loglog(list(speed), list(speed.values()), "o-", label=name, **style)
+        axes.loglog(list(speed), list(speed.values()), marker="o", label=name, **style)
     axes.legend(frameon=False, fontsize=8, ncols=2)
     return figure
