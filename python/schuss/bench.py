@@ -269,37 +269,33 @@ def _print_summary(rows: Sequence[Row], n_threads: int) -> None:
 
 def _print_limits(rows: Sequence[Row], n_threads: int) -> None:
     """Every rule: how near it comes to the limit, and what the further threads bring."""
-    ours = {
-        (row.rule, row.dtype, row.case, row.threads): row
-        for row in rows
-        if row.contender == "schuss" and row.of_limit
-    }
-    sizes = [case for case in dict.fromkeys(key[2] for key in ours) if "e" in case[:4]]
-    kinds = [
-        kind for kind in product(OPTIMIZERS, ("float32", "float64")) if any(key[:2] == kind for key in ours)
-    ]
-    tables: list[tuple[str, Callable[[tuple[str, str, str]], float | None]]] = [
-        (
-            f"the limit's time / ours, {n_threads} thread(s)",
-            lambda key: ours[*key, n_threads].of_limit if (*key, n_threads) in ours else None,
-        ),
-        (
-            f"time with 1 thread / with {n_threads}",
-            lambda key: (
-                ours[(*key, 1)].median / ours[*key, n_threads].median
-                if (*key, 1) in ours and (*key, n_threads) in ours
-                else None
-            ),
-        ),
-    ]
-    for title, value in tables[: 1 if n_threads == 1 else 2]:
-        cells = {kind: [value((*kind, size)) for size in sizes] for kind in kinds}
-        if not any(number is not None for row in cells.values() for number in row):
+    mine = [row for row in rows if row.contender == "schuss" and row.of_limit is not None]
+    ours = {(row.rule, row.dtype, row.case, row.threads): row for row in mine}
+    sizes = [case for case in dict.fromkeys(row.case for row in mine) if "e" in case[:4]]
+
+    def of_limit(rule: str, dtype: str, size: str) -> float | None:
+        row = ours.get((rule, dtype, size, n_threads))
+        return row.of_limit if row else None
+
+    def gain(rule: str, dtype: str, size: str) -> float | None:
+        one, all_ = ours.get((rule, dtype, size, 1)), ours.get((rule, dtype, size, n_threads))
+        return one.median / all_.median if one and all_ and n_threads > 1 else None
+
+    for title, value in (
+        (f"the limit's time / ours, {n_threads} thread(s)", of_limit),
+        (f"ours with 1 thread / with {n_threads}", gain),
+    ):
+        table = {
+            (rule, dtype): [value(rule, dtype, size) for size in sizes]
+            for rule, dtype in product(OPTIMIZERS, ("float32", "float64"))
+        }
+        if all(number is None for row in table.values() for number in row):
             continue
         print(f"\n{title}\n  {'':18}" + "".join(f"{size:>8}" for size in sizes))
-        for (rule, dtype), row in cells.items():
-            texts = ("" if number is None else f"{number:.2f}" for number in row)
-            print(f"  {rule:9}{dtype:9}" + "".join(f"{text:>8}" for text in texts))
+        for (rule, dtype), row in table.items():
+            if any(number is not None for number in row):
+                texts = ("" if number is None else f"{number:.2f}" for number in row)
+                print(f"  {rule:9}{dtype:9}" + "".join(f"{text:>8}" for text in texts))
 
 
 def profile(repeats: int = 3000) -> dict[str, dict[str, float]]:
