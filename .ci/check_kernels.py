@@ -19,9 +19,7 @@ def run(*command: str) -> str:
 
 def check(isa: str, path: Path) -> list[str]:
     wrong = []
-    exported = [
-        line.split()[-1] for line in run("nm", "--extern-only", "--defined-only", str(path)).splitlines()
-    ]
+    exported = [line.split()[-1] for line in run("nm", "--extern-only", "--defined-only", str(path)).splitlines()]
     if exported != [f"schuss_kernels_{isa}"]:
         wrong.append(f"{isa}: exports {exported}")
     wanted = [line.split()[-1] for line in run("nm", "--undefined-only", str(path)).splitlines()]

@@ -1,8 +1,11 @@
 // The way of an update: scalars, entries, plan, run, and back to the caller.
 #include "engine.hpp"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "entries.hpp"
 #include "isa.hpp"
@@ -12,17 +15,39 @@ namespace schuss {
 // Below, the work is done in a microsecond or two, and letting go of the GIL would cost a tenth of that.
 constexpr size_t worth_releasing_the_gil = size_t{64} << 10;
 
-const Kernel& find_kernel(const std::string& rule) {
+namespace {
+
+const Kernels& kernels() {
   static const isa::Choice choice = isa::choose();
-  for (const Kernel* kernel = choice.kernels; kernel->rule; ++kernel)
+  return *choice.kernels;
+}
+
+const Kernel& find_kernel(const std::string& rule) {
+  for (const Kernel* kernel = kernels().rules; kernel->rule; ++kernel)
     if (rule == kernel->rule) return *kernel;
   throw py::value_error("no kernel is called " + rule);
 }
 
-Engine::Engine(const std::string& rule, const py::tuple& slots)
-    : kernel_(find_kernel(rule)), slots_(slots), plan_(kernel_) {
-  if (slots.size() != static_cast<size_t>(kernel_.slots))
-    throw py::value_error(rule + " has " + std::to_string(kernel_.slots) + " state slots, got names for " +
+py::object checked(PyObject* result) {
+  if (!result) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
+}
+
+// The work of a microsecond or two keeps the GIL; all other work lets go of it.
+template <class Work>
+void work_on(size_t traffic, Work work) {
+  if (traffic < worth_releasing_the_gil) return work();
+  const py::gil_scoped_release release;
+  work();
+}
+
+}  // namespace
+
+Engine::Engine(const std::string& rule, const py::tuple& slots, bool averaged)
+    : kernel_(find_kernel(rule)), slots_(slots), plan_(kernels(), kernel_, averaged) {
+  const size_t wanted = static_cast<size_t>(kernel_.slots) + averaged;
+  if (slots.size() != wanted)
+    throw py::value_error(rule + " has " + std::to_string(wanted) + " state slots, got names for " +
                           std::to_string(slots.size()));
 }
 
@@ -42,41 +67,126 @@ Engine::Turn::~Turn() {
 }
 
 std::vector<py::object> Engine::state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const {
-  if (!state_.contains(entry.key)) fresh[entry.key] = optimizer.attr("_new_state")(entry.p);
+  if (!state_.contains(entry.key)) fresh[entry.key] = optimizer.attr("_new_state")(entry.key, entry.p);
   const py::dict mine = state_.contains(entry.key) ? state_[entry.key] : fresh[entry.key];
   std::vector<py::object> arrays;
   for (const py::handle slot : slots_) arrays.push_back(mine[slot]);
   return arrays;
 }
 
-// Through the C API and with names made once: this is a good part of what a small update costs.
-void Engine::ask_scalars(const py::object& optimizer, std::array<double, max_scalars>& scalars) const {
-  static PyObject* const lr_name = PyUnicode_InternFromString("lr");
-  static PyObject* const lr_at_name = PyUnicode_InternFromString("_lr_at");
-  static PyObject* const scalars_name = PyUnicode_InternFromString("_scalars");
-  const auto checked = [](PyObject* result) {
-    if (!result) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(result);
-  };
-  const py::object t = checked(PyLong_FromLongLong(t_ + 1));
-  py::object lr = checked(PyObject_GetAttr(optimizer.ptr(), lr_name));
-  if (!PyFloat_CheckExact(lr.ptr())) lr = checked(PyObject_CallMethodOneArg(optimizer.ptr(), lr_at_name, t.ptr()));
-  PyObject* const arguments[] = {optimizer.ptr(), lr.ptr(), t.ptr()};
-  const py::object given = checked(PyObject_VectorcallMethod(scalars_name, arguments, 3, nullptr));
-  if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != kernel_.scalars)
-    throw py::value_error(std::string(kernel_.rule) + " takes a tuple of " + std::to_string(kernel_.scalars) +
-                          " scalars, got " + py::repr(given).cast<std::string>());
-  for (int i = 0; i < kernel_.scalars; ++i) {
+namespace {
+
+void read_scalars(const Kernel& kernel, py::handle given, std::array<double, max_scalars>& scalars) {
+  const int wanted = kernel.scalars - (kernel.measure_f32 != nullptr);
+  if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != wanted)
+    throw py::value_error(std::string(kernel.rule) + " takes a tuple of " + std::to_string(wanted) + " scalars, got " +
+                          py::repr(given).cast<std::string>());
+  for (int i = 0; i < wanted; ++i) {
     scalars[static_cast<size_t>(i)] = PyFloat_AsDouble(PyTuple_GET_ITEM(given.ptr(), i));
     if (PyErr_Occurred()) throw py::error_already_set();
   }
 }
 
+}  // namespace
+
+// Through the C API and with names made once: this is a good part of what a small update costs.
+void Engine::ask_scalars(const py::object& optimizer, std::array<double, max_scalars>& scalars) const {
+  static PyObject* const lr_name = PyUnicode_InternFromString("lr");
+  static PyObject* const lr_at_name = PyUnicode_InternFromString("_lr_at");
+  static PyObject* const scalars_name = PyUnicode_InternFromString("_scalars");
+  const py::object t = checked(PyLong_FromLongLong(t_ + 1));
+  py::object lr = checked(PyObject_GetAttr(optimizer.ptr(), lr_name));
+  if (!PyFloat_CheckExact(lr.ptr())) lr = checked(PyObject_CallMethodOneArg(optimizer.ptr(), lr_at_name, t.ptr()));
+  PyObject* const arguments[] = {optimizer.ptr(), lr.ptr(), t.ptr()};
+  read_scalars(kernel_, checked(PyObject_VectorcallMethod(scalars_name, arguments, 3, nullptr)), scalars);
+}
+
+// The optimizer answers with (clip_norm, on_nonfinite, average, [(scalars, l2, clip_value, sign), ...]).
+Engine::Caution Engine::ask_orders(const py::object& optimizer) {
+  const py::tuple answer = optimizer.attr("_orders")(t_ + 1);
+  Caution caution{answer[0].cast<double>(), static_cast<OnNonfinite>(answer[1].cast<int>())};
+  orders_.average = answer[2].cast<double>();
+  orders_.groups.clear();
+  for (const py::handle each : answer[3]) {
+    const py::tuple given = py::reinterpret_borrow<py::tuple>(each);
+    Group group;
+    read_scalars(kernel_, given[0], group.scalars);
+    group.l2 = given[1].cast<double>();
+    group.clip_value = given[2].cast<double>();
+    group.sign = given[3].cast<double>();
+    orders_.groups.push_back(group);
+  }
+  return caution;
+}
+
+void Engine::set_plain(bool plain) {
+  plain_ = plain;
+  orders_ = Orders{};
+}
+
+void Engine::make_plan(const py::object& optimizer, const py::object& params, py::dict& fresh) {
+  std::vector<std::vector<py::object>> states;
+  std::vector<size_t> groups;
+  for (const Entry& entry : entries_) states.push_back(state_of(optimizer, entry, fresh));
+  if (!plain_) {
+    py::list names;
+    for (const Entry& entry : entries_) names.append(entry.key);
+    groups = optimizer.attr("_groups_of")(names, params).cast<std::vector<size_t>>();
+  }
+  plan_.make(entries_, states, groups);
+}
+
+// Looks at all gradients before anything is written. False: this step is to be skipped.
+bool Engine::heed(const Caution& caution, int threads) {
+  Plan::Survey found{};
+  work_on(plan_.traffic(), [&] { found = plan_.survey(orders_, threads); });
+  last_grad_norm = py::float_(found.norm);
+  if (caution.on_nonfinite != OnNonfinite::propagate && found.first_not_finite != Plan::none) {
+    const py::object& key = entries_[found.first_not_finite].key;
+    if (caution.on_nonfinite == OnNonfinite::raise) {
+      PyErr_SetString(
+          PyExc_FloatingPointError,
+          (name_of(Role::gradient, key) + " has an element that is NaN or infinite; nothing was updated").c_str());
+      throw py::error_already_set();
+    }
+    last_nonfinite = key;
+    ++skipped;
+    return false;
+  }
+  // A NaN norm makes every gradient NaN, as in PyTorch; what is added keeps a norm of zero from dividing.
+  const double shrink = caution.clip_norm > 0 ? caution.clip_norm / (found.norm + 1e-6) : 1;
+  orders_.shrink = shrink >= 1 ? 1 : shrink;
+  return true;
+}
+
+void Engine::set_ratios(const py::object& optimizer, const std::vector<Plan::Norms>& norms, const py::dict& fresh) {
+  for (size_t i = 0; i < norms.size(); ++i) {
+    const auto& scalars = orders_.groups[plan_.group_of(i)].scalars;
+    if (kernel_.ratio) {
+      plan_.set_ratio(i, kernel_.ratio(scalars.data(), norms[i].p, norms[i].u));
+      continue;
+    }
+    const py::object& key = entries_[i].key;
+    const py::object state = state_.contains(key) ? state_[key] : fresh[key];
+    py::tuple given(static_cast<size_t>(kernel_.scalars) - 1);
+    for (size_t k = 0; k < given.size(); ++k) given[k] = scalars[k];
+    plan_.set_ratio(i, optimizer.attr("_ratio")(key, state, norms[i].p, given).cast<double>());
+  }
+}
+
 template <class Lap>
-void Engine::step(const py::object& optimizer, const py::object& params, const py::object& grads, Lap lap) {
+void Engine::step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale,
+                  Lap lap) {
   const Turn turn(*this);
-  std::array<double, max_scalars> scalars;
-  ask_scalars(optimizer, scalars);
+  Caution caution;
+  if (plain_)
+    ask_scalars(optimizer, orders_.groups[0].scalars);
+  else
+    caution = ask_orders(optimizer);
+  if (!std::isfinite(grad_scale))
+    throw py::value_error("grad_scale must be finite, got " + py::repr(py::float_(grad_scale)).cast<std::string>());
+  orders_.scale = grad_scale;
+  orders_.shrink = 1;
   lap("scalars");
 
   // The vector is kept for its memory; the arrays are held for the time of this call alone.
@@ -84,41 +194,75 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     std::vector<Entry>& entries;
     ~Held() { entries.clear(); }
   } const held{entries_};
-  const std::vector<Entry>& entries = entries_;
   collect(params, grads, entries_);
   lap("checks");
 
-  if (!plan_.follow(entries)) {
-    py::dict fresh;
-    std::vector<std::vector<py::object>> states;
-    for (const Entry& entry : entries) states.push_back(state_of(optimizer, entry, fresh));
-    plan_.make(entries, states);
-    for (const auto& [key, arrays] : fresh) state_[key] = arrays;
-  }
-  plan_.load_floats(entries);
+  py::dict fresh;
+  if (!plan_.follow(entries_)) make_plan(optimizer, params, fresh);
+  plan_.load_floats(entries_);
   lap("plan");
 
+  // New state is kept once it is certain that the step is taken.
+  struct Undo {
+    Plan* plan;
+    ~Undo() {
+      if (plan) plan->forget();
+    }
+  } undo{fresh.empty() ? nullptr : &plan_};
   const size_t traffic = plan_.traffic();
   const int threads = pace_.size_for(traffic);
-  if (traffic < worth_releasing_the_gil) {
-    plan_.run(scalars.data(), threads);
-  } else {
-    const py::gil_scoped_release release;
-    const auto begin = std::chrono::steady_clock::now();
-    plan_.run(scalars.data(), threads);
-    pace_.took(std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count());
+  const auto begin = std::chrono::steady_clock::now();
+  if (caution.survey() && !heed(caution, threads)) return;
+  if (kernel_.measure_f32) {
+    std::vector<Plan::Norms> norms;
+    work_on(traffic, [&] { norms = plan_.measure(orders_, threads); });
+    set_ratios(optimizer, norms, fresh);
   }
+  for (const auto& [key, arrays] : fresh) state_[key] = arrays;
+  undo.plan = nullptr;
+  work_on(traffic, [&] { plan_.run(orders_, threads); });
+  if (kernel_.measure_f32 && !kernel_.ratio) optimizer.attr("_commit")();
+  if (traffic >= worth_releasing_the_gil)
+    pace_.took(std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count());
   ++t_;
   lap("region and kernel");
 
-  for (size_t i = 0; i < entries.size(); ++i)
-    if (entries[i].p_view.kind != Kind::array)
-      rebind(params, entries[i].key, float_like(entries[i].p_view.kind, plan_.float_result(i)));
+  for (size_t i = 0; i < entries_.size(); ++i)
+    if (entries_[i].p_view.kind != Kind::array)
+      rebind(params, entries_[i].key, float_like(entries_[i].p_view.kind, plan_.float_result(i)));
   lap("floats");
 }
 
-void Engine::update(const py::object& optimizer, const py::object& params, const py::object& grads) {
-  step(optimizer, params, grads, [](const char*) {});
+void Engine::update(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale) {
+  step(optimizer, params, grads, grad_scale, [](const char*) {});
+}
+
+void step_once(const std::string& rule, const py::tuple& scalars, const py::object& p, const py::object& g,
+               const py::tuple& slots, const py::object& ratio) {
+  const Kernel& kernel = find_kernel(rule);
+  if (slots.size() != static_cast<size_t>(kernel.slots))
+    throw py::value_error(rule + " has " + std::to_string(kernel.slots) + " state arrays, got " +
+                          std::to_string(slots.size()));
+  const py::str name("p");
+  std::vector<Entry> entries{{name, p, g, look(p, Role::parameter, name), look(g, Role::gradient, name)}};
+  if (entries[0].p_view.kind != Kind::array)
+    throw py::type_error("p: a float cannot change in place; wrap it in numpy.array(...)");
+  Orders orders;
+  std::array<double, max_scalars>& given = orders.groups[0].scalars;
+  read_scalars(kernel, scalars, given);
+  Plan plan(kernels(), kernel, false);
+  std::vector<py::object> state;
+  for (const py::handle slot : slots) state.push_back(py::reinterpret_borrow<py::object>(slot));
+  plan.make(entries, {state}, {});
+  plan.load_floats(entries);
+  const size_t traffic = plan.traffic();
+  const int threads = team::Pace{}.size_for(traffic);
+  if (kernel.measure_f32) {
+    Plan::Norms norms{};
+    work_on(traffic, [&] { norms = plan.measure(orders, threads)[0]; });
+    plan.set_ratio(0, kernel.ratio ? kernel.ratio(given.data(), norms.p, norms.u) : ratio(norms.p).cast<double>());
+  }
+  work_on(traffic, [&] { plan.run(orders, threads); });
 }
 
 std::map<std::string, int64_t> Engine::profile(const py::object& optimizer, const py::object& params,
@@ -131,7 +275,7 @@ std::map<std::string, int64_t> Engine::profile(const py::object& optimizer, cons
     times[part] = std::chrono::nanoseconds(now - last).count();
     last = Clock::now();
   };
-  step(optimizer, params, grads, lap);
+  step(optimizer, params, grads, 1, lap);
   // A region in which there is nothing to do, of as many threads as the one that was timed.
   team::run(pace_.last_size(), [](void*, int, int) {}, nullptr);
   lap("region");

@@ -1,6 +1,5 @@
 // One optimizer's memory: its step count, its state, and the plan of its last update.
 #pragma once
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -16,20 +15,37 @@ namespace schuss {
 
 class Engine {
  public:
-  // slots: the names of the rule's state arrays, in the order in which the rule takes them.
-  Engine(const std::string& rule, const py::tuple& slots);
+  // slots: the names of the rule's state arrays, in the order in which the rule takes them; one more if `averaged`.
+  Engine(const std::string& rule, const py::tuple& slots, bool averaged);
 
-  // One step. `optimizer` is asked for the scalars of step t, `_scalars(lr, t)`, with its `lr` or `_lr_at(t)`; and
-  // for the state of a parameter that it has not met, `_new_state(p)`. All checks and all allocation come before the
-  // first write.
-  void update(const py::object& optimizer, const py::object& params, const py::object& grads);
+  // One step. All checks and all allocation come before the first write. The optimizer is
+  // asked:
+  //   _scalars(lr, t)      the scalars of step t, with its `lr` or `_lr_at(t)`, where it is plain; elsewhere:
+  //   _orders(t)           what else to do, and the scalars of each group
+  //   _groups_of(names, params)
+  //                        the number of each parameter's group
+  //   _new_state(name, p)  the state of a parameter that it has not met
+  //   _ratio(name, slots, p_norm, scalars), _commit()
+  //                        the ratio of a rule whose second half needs Python, then that it was taken
+  void update(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale);
 
   // The same, and how many nanoseconds each part of it took: for the benchmark.
   std::map<std::string, int64_t> profile(const py::object& optimizer, const py::object& params,
                                          const py::object& grads);
 
+  // To be called where what `_groups_of` says has changed.
+  void forget_plan() { plan_.forget(); }
+
   int64_t t() const { return t_; }
   py::dict state() const { return state_; }  // name -> {slot -> array}
+
+  bool plain() const { return plain_; }
+  void set_plain(bool plain);
+
+  int64_t skipped = 0;                     // updates that were not made, as a gradient was not finite
+  py::object last_nonfinite = py::none();  // the name of the first such gradient, the last time
+  py::object last_grad_norm = py::none();  // of the last update that needed it
+  enum class OnNonfinite { propagate, skip, raise };
 
  private:
   // One update at a time. Waiting for another thread's update is done without the GIL, which that one needs.
@@ -42,25 +58,39 @@ class Engine {
     Engine& engine_;
   };
 
+  // What a step that is not plain does before its first write.
+  struct Caution {
+    double clip_norm = 0;  // 0: none
+    OnNonfinite on_nonfinite = OnNonfinite::propagate;
+    bool survey() const { return clip_norm > 0 || on_nonfinite != OnNonfinite::propagate; }
+  };
+
   // lap(name) is called at the end of each part.
   template <class Lap>
-  void step(const py::object& optimizer, const py::object& params, const py::object& grads, Lap lap);
+  void step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale, Lap lap);
 
   void ask_scalars(const py::object& optimizer, std::array<double, max_scalars>& scalars) const;
+  Caution ask_orders(const py::object& optimizer);
   std::vector<py::object> state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const;
+  void make_plan(const py::object& optimizer, const py::object& params, py::dict& fresh);
+  bool heed(const Caution& caution, int threads);
+  void set_ratios(const py::object& optimizer, const std::vector<Plan::Norms>& norms, const py::dict& fresh);
 
   const Kernel& kernel_;
   const py::tuple slots_;
   int64_t t_ = 0;
+  bool plain_ = true;  // neither options nor groups: nothing to ask for but scalars
   py::dict state_;
   std::vector<Entry> entries_;
+  Orders orders_;
   Plan plan_;
   team::Pace pace_;
   std::mutex mutex_;
   std::atomic<std::thread::id> owner_{};
 };
 
-// The kernels of the ISA that was chosen at import.
-const Kernel& find_kernel(const std::string& rule);
+// One step of a rule on one array, with state and scalars of the caller's. `ratio` is asked as `_ratio` above is.
+void step_once(const std::string& rule, const py::tuple& scalars, const py::object& p, const py::object& g,
+               const py::tuple& slots, const py::object& ratio);
 
 }  // namespace schuss

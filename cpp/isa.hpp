@@ -9,7 +9,7 @@ namespace isa {
 
 struct Choice {
   std::string name;  // "baseline", "avx2" or "avx512"
-  const Kernel* kernels;
+  const Kernels* kernels;
 };
 
 // Those compiled in that this CPU and its operating system can run, slowest first.

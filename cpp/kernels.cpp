@@ -1,6 +1,7 @@
 // The table of rules x {float, double}. This file is compiled once per ISA.
 #include "kernels.hpp"
 
+#include "passes.hpp"
 #include "rules.hpp"
 #include "sweep.hpp"
 
@@ -8,22 +9,52 @@ namespace {
 
 template <template <class> class Rule>
 constexpr Kernel kernel(const char* name) {
-  static_assert(Rule<float>::slots <= max_slots && sizeof(Rule<float>) / sizeof(float) <= max_scalars);
-  return {name, sizeof(Rule<float>) / sizeof(float), Rule<float>::slots, sweep<Rule<float>, float>,
-          sweep<Rule<double>, double>};
+  constexpr int scalars = sizeof(Rule<float>) / sizeof(float);
+  static_assert(Rule<float>::slots <= max_slots && scalars <= max_scalars);
+  return {name,    scalars, Rule<float>::slots, sweep<Rule<float>, float>, sweep<Rule<double>, double>, nullptr,
+          nullptr, nullptr};
 }
 
-constexpr Kernel table[] = {
+// A rule in two halves; `ratio` is nullptr where the optimizer's Python class gives the ratio.
+template <template <class> class Rule>
+constexpr Kernel halves(const char* name, double (*ratio)(const double*, double, double)) {
+  Kernel k = kernel<Rule>(name);
+  k.measure_f32 = measure<Rule<float>, float>;
+  k.measure_f64 = measure<Rule<double>, double>;
+  k.ratio = ratio;
+  return k;
+}
+
+constexpr Kernel rules[] = {
     kernel<SGD>("SGD"),
     kernel<Momentum>("Momentum"),
     kernel<Nesterov>("Nesterov"),
     kernel<AdaGrad>("AdaGrad"),
     kernel<RMSprop>("RMSprop"),
+    kernel<RMSpropCentered>("RMSpropCentered"),
+    kernel<RMSpropMomentum>("RMSpropMomentum"),
+    kernel<RMSpropCenteredMomentum>("RMSpropCenteredMomentum"),
     kernel<Adam>("Adam"),
-    {nullptr, 0, 0, nullptr, nullptr},
+    kernel<AdamW>("AdamW"),
+    kernel<AMSGrad>("AMSGrad"),
+    kernel<Adamax>("Adamax"),
+    kernel<NAdam>("NAdam"),
+    kernel<RAdam>("RAdam"),
+    kernel<AdaDelta>("AdaDelta"),
+    kernel<Lion>("Lion"),
+    kernel<Adan>("Adan"),
+    kernel<ScheduleFreeSGD>("ScheduleFreeSGD"),
+    kernel<ScheduleFreeAdamW>("ScheduleFreeAdamW"),
+    halves<LAMB>("LAMB", LAMB<double>::ratio_of),
+    halves<LARS>("LARS", LARS<double>::ratio_of),
+    halves<Muon>("Muon", nullptr),
+    halves<Adafactor>("Adafactor", nullptr),
+    {nullptr, 0, 0, nullptr, nullptr, nullptr, nullptr, nullptr},
 };
+
+constexpr Kernels kernels = {rules, passes<float>, passes<double>};
 
 }  // namespace
 
 // SCHUSS_ENTRY is schuss_kernels_<isa>; CMakeLists.txt sets it with the ISA's flags.
-extern "C" const Kernel* SCHUSS_ENTRY() { return table; }
+extern "C" const Kernels* SCHUSS_ENTRY() { return &kernels; }

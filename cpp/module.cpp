@@ -86,11 +86,21 @@ PYBIND11_MODULE(_core, m) {
   bind_layers<float>(m);
   bind_layers<double>(m);
 
+  m.def("step", &schuss::step_once, py::arg("rule"), py::arg("scalars"), py::arg("p"), py::arg("g"), py::arg("slots"),
+        py::arg("ratio"));
+
   // A plain metaclass: Engine has no static properties, and its stub can then be checked.
   py::class_<schuss::Engine>(m, "Engine", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
-      .def(py::init<const std::string&, const py::tuple&>(), py::arg("rule"), py::arg("slots"))
-      .def("update", &schuss::Engine::update, py::arg("optimizer"), py::arg("params"), py::arg("grads"))
+      .def(py::init<const std::string&, const py::tuple&, bool>(), py::arg("rule"), py::arg("slots"),
+           py::arg("averaged"))
+      .def("update", &schuss::Engine::update, py::arg("optimizer"), py::arg("params"), py::arg("grads"),
+           py::arg("grad_scale"))
       .def("profile", &schuss::Engine::profile, py::arg("optimizer"), py::arg("params"), py::arg("grads"))
+      .def("forget_plan", &schuss::Engine::forget_plan)
+      .def_property("plain", &schuss::Engine::plain, &schuss::Engine::set_plain)
+      .def_readwrite("skipped", &schuss::Engine::skipped)
+      .def_readonly("last_nonfinite", &schuss::Engine::last_nonfinite)
+      .def_readonly("last_grad_norm", &schuss::Engine::last_grad_norm)
       .def_property_readonly("t", &schuss::Engine::t)
       .def_property_readonly("state", &schuss::Engine::state);
 }

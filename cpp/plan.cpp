@@ -2,6 +2,7 @@
 #include "plan.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -60,6 +61,18 @@ void refuse_change(const Entry& entry, const View& state) {
                           "; a changed parameter needs a new optimizer");
 }
 
+// The sum of n numbers, by pairs of neighbours: the same however many threads have computed them.
+double tree_sum(double* x, size_t n) {
+  if (n == 0) return 0;
+  for (; n > 1; n = (n + 1) / 2) {
+    for (size_t i = 0; i < n / 2; ++i) x[i] = x[2 * i] + x[2 * i + 1];
+    if (n % 2) x[n / 2] = x[n - 1];
+  }
+  return x[0];
+}
+
+size_t blocks_of(size_t elements) { return (elements + block_elements - 1) / block_elements; }
+
 }  // namespace
 
 Plan::Seen::Seen(const View& view) : data(view.data), is_double(view.is_double), kind(view.kind) {
@@ -98,7 +111,8 @@ bool Plan::follow(const std::vector<Entry>& entries) {
   return true;
 }
 
-void Plan::make(const std::vector<Entry>& entries, const std::vector<std::vector<py::object>>& states) {
+void Plan::make(const std::vector<Entry>& entries, const std::vector<std::vector<py::object>>& states,
+                const std::vector<size_t>& groups) {
   std::vector<std::unique_ptr<Row>> rows;
   std::vector<Tensor> tensors;
   std::vector<size_t> ends;
@@ -107,7 +121,7 @@ void Plan::make(const std::vector<Entry>& entries, const std::vector<std::vector
     const Extent extent = extent_of(view);
     if (view.data && extent.low != extent.high) claims.push_back({extent, role, key, array});
   };
-  size_t bytes = 0;
+  size_t bytes = 0, blocks = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
     const Entry& entry = entries[i];
     refuse_mismatch(entry);
@@ -121,6 +135,9 @@ void Plan::make(const std::vector<Entry>& entries, const std::vector<std::vector
     }
     rows.push_back(std::unique_ptr<Row>(new Row{entry.key, Seen(entry.p_view), Seen(entry.g_view), states[i], {}}));
     tensors.push_back(flatten(entry, state_views, *rows.back()));
+    tensors.back().group = groups.empty() ? 0 : groups[i];
+    tensors.back().first_block = blocks;
+    blocks += blocks_of(tensors.back().size);
     ends.push_back(bytes += tensors.back().size * tensors.back().itemsize());
   }
   refuse_overlaps(claims);
@@ -138,6 +155,15 @@ void Plan::make(const std::vector<Entry>& entries, const std::vector<std::vector
   tensors_ = std::move(tensors);
   ends_ = std::move(ends);
   written_ = std::move(written);
+  blocks_ = blocks;
+}
+
+void Plan::forget() {
+  rows_.clear();
+  tensors_.clear();
+  ends_.clear();
+  written_.clear();
+  blocks_ = 0;
 }
 
 // Orders the axes by the parameter's strides, turns those that run backwards, and merges what is contiguous.
@@ -146,7 +172,7 @@ Plan::Tensor Plan::flatten(const Entry& entry, const std::vector<View>& state, R
   for (const View& view : state) views.push_back(&view);
 
   const View& p = entry.p_view;
-  Tensor tensor{p.size(), p.is_double, {}, nullptr, {}};
+  Tensor tensor{p.size(), p.is_double, 0, 0, {}, nullptr, {}};
   for (size_t o = 0; o < views.size(); ++o)
     tensor.base[o] = views[o]->data ? views[o]->data : reinterpret_cast<char*>(&row.cell[o]);
   if (tensor.size == 0) return tensor;
@@ -208,71 +234,174 @@ double Plan::float_result(size_t i) const {
 }
 
 size_t Plan::traffic() const {
-  const size_t streams = 3 + 2 * static_cast<size_t>(kernel_.slots);  // p and each slot both ways, g in
+  const size_t streams = 3 + 2 * slots_;  // p and each slot both ways, g in
   return ends_.empty() ? 0 : ends_.back() * streams;
 }
 
-void Plan::run(const double* scalars, int threads) {
-  struct Work {
-    const Plan& plan;
-    const double* scalars;
-  } work{*this, scalars};
-  const team::Body body = [](void* context, int rank, int size) {
-    const Work& mine = *static_cast<Work*>(context);
-    mine.plan.share(mine.scalars, rank, size);
+// work(tensor, from, to) for each thread's part of the row of all tensors: equal bytes to each, cut between blocks.
+template <class Work>
+void Plan::each_share(int threads, Work work) const {
+  const auto share = [&](int rank, int size) {
+    if (ends_.empty()) return;
+    const size_t total = ends_.back();
+    const size_t low = total / static_cast<size_t>(size) * static_cast<size_t>(rank);
+    const size_t high = rank + 1 == size ? total : total / static_cast<size_t>(size) * static_cast<size_t>(rank + 1);
+    size_t i = static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), low) - ends_.begin());
+    for (; i < tensors_.size(); ++i) {
+      const Tensor& tensor = tensors_[i];
+      const size_t start = ends_[i] - tensor.size * tensor.itemsize();
+      if (start >= high) break;
+      const auto cut = [&](size_t position) {
+        if (position <= start) return size_t{0};
+        if (position >= ends_[i]) return tensor.size;
+        return (position - start) / tensor.itemsize() / block_elements * block_elements;
+      };
+      work(tensor, cut(low), cut(high));
+    }
   };
-  team::run(threads, body, &work);
+  using Share = decltype(share);
+  team::run(
+      threads, [](void* given, int rank, int size) { (*static_cast<const Share*>(given))(rank, size); },
+      const_cast<void*>(static_cast<const void*>(&share)));
 }
 
-// Rank's part of the row of all tensors: equal bytes to each, cut between blocks.
-void Plan::share(const double* scalars, int rank, int size) const {
-  if (ends_.empty()) return;
-  const size_t total = ends_.back();
-  const size_t low = total / static_cast<size_t>(size) * static_cast<size_t>(rank);
-  const size_t high = rank + 1 == size ? total : total / static_cast<size_t>(size) * static_cast<size_t>(rank + 1);
-  size_t i = static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), low) - ends_.begin());
-  for (; i < tensors_.size(); ++i) {
-    const Tensor& tensor = tensors_[i];
-    const size_t start = ends_[i] - tensor.size * tensor.itemsize();
-    if (start >= high) break;
-    const auto cut = [&](size_t position) {
-      if (position <= start) return size_t{0};
-      if (position >= ends_[i]) return tensor.size;
-      return (position - start) / tensor.itemsize() / block_elements * block_elements;
-    };
-    step(tensor, scalars, cut(low), cut(high));
+template <class T>
+struct Plan::Block {
+  size_t index, n;  // which of its tensor's blocks, of how many elements
+  std::array<T*, max_operands> at;
+};
+
+// Operands, as bits.
+constexpr unsigned gradient = 2, all = ~0u, all_but_gradient = ~2u, state_alone = ~3u, nothing = 0;
+
+// For each block: stages in the operands that are read, calls work(block), stages out those that are written.
+template <class T, class Work>
+void Plan::each_block(const Tensor& tensor, const Orders& orders, unsigned read, unsigned written, size_t from,
+                      size_t to, Work work) const {
+  const Passes<T>& passes = kernels_.passes<T>();
+  const Group& group = orders.groups[tensor.group];
+  alignas(64) T scratch[max_operands][block_elements];
+  for (size_t first = from; first < to; first += block_elements) {
+    Block<T> block{first / block_elements, std::min(block_elements, to - first), {}};
+    for (size_t o = 0; o < operands(); ++o) {
+      if (!(read >> o & 1)) continue;
+      block.at[o] = tensor.staged[o] ? scratch[o] : reinterpret_cast<T*>(tensor.base[o]) + first;
+      if (tensor.staged[o]) stage_in(*tensor.axes, o, tensor.base[o], sizeof(T), first, block.n, scratch[o]);
+    }
+    if (orders.prepare(group)) {
+      T* const g = scratch[1];
+      if (!tensor.staged[1]) std::copy_n(block.at[1], block.n, g);
+      block.at[1] = g;
+      if (orders.scale != 1) passes.multiply(block.n, g, orders.scale);
+      if (orders.shrink != 1) passes.multiply(block.n, g, orders.shrink);
+      if (group.clips()) passes.clip(block.n, g, group.clip_value);
+      if (group.sign != 1) passes.multiply(block.n, g, group.sign);
+      if (group.l2 != 0) passes.add_multiple(block.n, g, block.at[0], group.l2);
+    }
+    work(block);
+    for (size_t o = 0; o < operands(); ++o)
+      if (tensor.staged[o] && (read & written) >> o & 1)
+        stage_out(*tensor.axes, o, tensor.base[o], sizeof(T), first, block.n, block.at[o]);
   }
 }
 
-void Plan::step(const Tensor& tensor, const double* scalars, size_t from, size_t to) const {
+std::array<double, max_scalars> Plan::scalars_of(const Tensor& tensor, const Orders& orders) const {
+  std::array<double, max_scalars> scalars = orders.groups[tensor.group].scalars;
+  if (kernel_.measure_f32) scalars[static_cast<size_t>(kernel_.scalars) - 1] = tensor.ratio;
+  return scalars;
+}
+
+void Plan::run(const Orders& orders, int threads) {
+  each_share(threads, [&](const Tensor& tensor, size_t from, size_t to) {
+    tensor.is_double ? step<double>(tensor, orders, from, to) : step<float>(tensor, orders, from, to);
+  });
+}
+
+template <class T>
+void Plan::step(const Tensor& tensor, const Orders& orders, size_t from, size_t to) const {
   const Sweep sweep = tensor.is_double ? kernel_.f64 : kernel_.f32;
-  const size_t itemsize = tensor.itemsize();
+  const std::array<double, max_scalars> scalars = scalars_of(tensor, orders);
   std::array<void*, max_operands> at;
-  if (!tensor.axes) {
+  const bool bare = !orders.prepare(orders.groups[tensor.group]) && orders.average < 0;
+  if (bare && !tensor.axes) {
     // A vector that straddles two cache lines costs twice. NumPy aligns to 16 bytes only, so a long run goes up to
     // the parameter's next line by itself; the state lies as the parameter does.
     constexpr size_t line = 64, long_run = 4096;
-    const size_t past_line = (reinterpret_cast<uintptr_t>(tensor.base[0]) + from * itemsize) % line;
-    const size_t head = past_line && to - from > long_run ? (line - past_line) / itemsize : 0;
+    const size_t past_line = (reinterpret_cast<uintptr_t>(tensor.base[0]) + from * sizeof(T)) % line;
+    const size_t head = past_line && to - from > long_run ? (line - past_line) / sizeof(T) : 0;
     for (const auto& [first, last] : {std::pair(from, from + head), std::pair(from + head, to)}) {
       if (first == last) continue;
-      for (size_t o = 0; o < operands(); ++o) at[o] = tensor.base[o] + first * itemsize;
-      sweep(scalars, last - first, at[0], at[1], &at[2]);
+      for (size_t o = 0; o < operands(); ++o) at[o] = tensor.base[o] + first * sizeof(T);
+      sweep(scalars.data(), last - first, at[0], at[1], &at[2]);
     }
     return;
   }
-  alignas(64) char scratch[max_operands][block_elements * sizeof(double)];
-  for (size_t first = from; first < to; first += block_elements) {
-    const size_t n = std::min(block_elements, to - first);
-    for (size_t o = 0; o < operands(); ++o) {
-      at[o] = tensor.staged[o] ? scratch[o] : tensor.base[o] + first * itemsize;
-      if (tensor.staged[o]) stage_in(*tensor.axes, o, tensor.base[o], itemsize, first, n, at[o]);
-    }
-    sweep(scalars, n, at[0], at[1], &at[2]);
-    for (size_t o = 0; o < operands(); ++o)
-      if (tensor.staged[o] && o != 1)  // the gradient is the caller's: read only
-        stage_out(*tensor.axes, o, tensor.base[o], itemsize, first, n, at[o]);
+  each_block<T>(tensor, orders, all, all_but_gradient, from, to, [&](const Block<T>& block) {
+    std::copy(block.at.begin(), block.at.end(), at.begin());
+    sweep(scalars.data(), block.n, at[0], at[1], &at[2]);
+    if (orders.average >= 0)
+      kernels_.passes<T>().average(block.n, block.at[1 + slots_], block.at[0], orders.average, 1 - orders.average);
+  });
+}
+
+std::vector<Plan::Norms> Plan::measure(const Orders& orders, int threads) {
+  p_sums_.resize(blocks_);
+  u_sums_.resize(blocks_);
+  each_share(threads, [&](const Tensor& tensor, size_t from, size_t to) {
+    tensor.is_double ? measure<double>(tensor, orders, from, to) : measure<float>(tensor, orders, from, to);
+  });
+  std::vector<Norms> norms;
+  for (const Tensor& tensor : tensors_) {
+    const size_t n = blocks_of(tensor.size);
+    norms.push_back({std::sqrt(tree_sum(p_sums_.data() + tensor.first_block, n)),
+                     std::sqrt(tree_sum(u_sums_.data() + tensor.first_block, n))});
   }
+  return norms;
+}
+
+template <class T>
+void Plan::measure(const Tensor& tensor, const Orders& orders, size_t from, size_t to) {
+  const Passes<T>& passes = kernels_.passes<T>();
+  const Measure half = tensor.is_double ? kernel_.measure_f64 : kernel_.measure_f32;
+  const std::array<double, max_scalars> scalars = scalars_of(tensor, orders);
+  each_block<T>(tensor, orders, all, state_alone, from, to, [&](const Block<T>& block) {
+    alignas(64) T u[block_elements];
+    std::array<void*, max_operands> at;
+    std::copy(block.at.begin(), block.at.end(), at.begin());
+    half(scalars.data(), block.n, at[0], at[1], &at[2], u);
+    p_sums_[tensor.first_block + block.index] = passes.squares(block.n, block.at[0]);
+    u_sums_[tensor.first_block + block.index] = passes.squares(block.n, u);
+  });
+}
+
+Plan::Survey Plan::survey(const Orders& orders, int threads) {
+  u_sums_.resize(blocks_);
+  finite_.resize(blocks_);
+  Orders scaled;  // the scale comes before the check and the norm, all else after them
+  scaled.groups.resize(orders.groups.size());
+  scaled.scale = orders.scale;
+  each_share(threads, [&](const Tensor& tensor, size_t from, size_t to) {
+    tensor.is_double ? survey<double>(tensor, scaled, from, to) : survey<float>(tensor, scaled, from, to);
+  });
+  Survey found{0, none};
+  std::vector<double> sums;
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const size_t first = tensors_[i].first_block, n = blocks_of(tensors_[i].size);
+    const char* const finite = finite_.data() + first;
+    if (found.first_not_finite == none && std::find(finite, finite + n, 0) != finite + n) found.first_not_finite = i;
+    sums.push_back(tree_sum(u_sums_.data() + first, n));
+  }
+  found.norm = std::sqrt(tree_sum(sums.data(), sums.size()));
+  return found;
+}
+
+template <class T>
+void Plan::survey(const Tensor& tensor, const Orders& orders, size_t from, size_t to) {
+  const Passes<T>& passes = kernels_.passes<T>();
+  each_block<T>(tensor, orders, gradient, nothing, from, to, [&](const Block<T>& block) {
+    u_sums_[tensor.first_block + block.index] = passes.squares(block.n, block.at[1]);
+    finite_[tensor.first_block + block.index] = passes.finite(block.n, block.at[1]);
+  });
 }
 
 }  // namespace schuss

@@ -1,6 +1,11 @@
 // The plan of an update: every array checked against the others, then all tensors as one row of work.
+//
+// The work is cut into blocks. On a block the gradient is staged in, scaled, clipped, turned and decayed; the rule
+// runs; the running average follows; and what is strided is staged out. Where there is none of all this, the rule runs
+// on the arrays themselves, as far as a thread's share goes.
 #pragma once
 #include <array>
+#include <limits>
 #include <memory>
 
 #include "array.hpp"
@@ -15,34 +20,78 @@ struct Entry {
   View p_view, g_view;
 };
 
+// What the parameters of a group have in common at a step.
+struct Group {
+  std::array<double, max_scalars> scalars{};
+  double sign = 1, clip_value = std::numeric_limits<double>::infinity(), l2 = 0;
+  bool clips() const { return clip_value < std::numeric_limits<double>::infinity(); }
+};
+
+// What a step is to do. A plain one has one group, with nothing but its scalars.
+struct Orders {
+  std::vector<Group> groups{1};
+  double scale = 1;     // of the gradients, on their way in
+  double shrink = 1;    // the factor that brings their norm down to what it may be
+  double average = -1;  // what is left of the running average of the parameters; below 0 there is none
+
+  // Whether a gradient of the group is changed before the rule sees it.
+  bool prepare(const Group& group) const {
+    return scale != 1 || shrink != 1 || group.clips() || group.sign != 1 || group.l2 != 0;
+  }
+};
+
 class Plan {
  public:
-  explicit Plan(const Kernel& kernel) : kernel_(kernel) {}
+  // averaged: after the rule's slots the state has one more, for the running average of the parameter.
+  Plan(const Kernels& kernels, const Kernel& kernel, bool averaged)
+      : kernels_(kernels), kernel_(kernel), slots_(static_cast<size_t>(kernel.slots) + averaged) {}
 
   // Whether the plan serves these entries too: same names, same memory, same layouts. Gradients may have moved,
   // as they do where each step makes new ones; the plan then follows them.
   bool follow(const std::vector<Entry>& entries);
 
-  // Checks shapes, dtypes and overlaps, and plans anew. states[i] holds the state arrays of entries[i].
-  // Throws before it changes anything.
-  void make(const std::vector<Entry>& entries, const std::vector<std::vector<py::object>>& states);
+  // Checks shapes, dtypes and overlaps, and plans anew. states[i] holds the state arrays of entries[i], groups[i] the
+  // number of its group; no numbers mean that there is one group. Throws before it changes anything.
+  void make(const std::vector<Entry>& entries, const std::vector<std::vector<py::object>>& states,
+            const std::vector<size_t>& groups);
+  void forget();
 
   // Python floats have no address: they are worked on in cells of the plan's own.
   void load_floats(const std::vector<Entry>& entries);
   double float_result(size_t i) const;
 
   size_t traffic() const;  // bytes read and written by one run
-  void run(const double* scalars, int threads);
+
+  // The gradients' norm over all tensors, and the first whose gradient has an element that is not finite.
+  static constexpr size_t none = static_cast<size_t>(-1);
+  struct Survey {
+    double norm;
+    size_t first_not_finite;
+  };
+  Survey survey(const Orders& orders, int threads);
+
+  // The first half of a rule that has two, and the norms of each tensor's parameter and direction.
+  struct Norms {
+    double p, u;
+  };
+  std::vector<Norms> measure(const Orders& orders, int threads);
+  void set_ratio(size_t i, double ratio) { tensors_[i].ratio = ratio; }
+  size_t group_of(size_t i) const { return tensors_[i].group; }
+
+  // The step, or the second half of it.
+  void run(const Orders& orders, int threads);
 
  private:
-  static constexpr size_t max_operands = 2 + max_slots;  // p, g, state
+  static constexpr size_t max_operands = 2 + max_slots + 1;  // p, g, state, average
 
   struct Tensor {
     size_t size;
     bool is_double;
+    size_t group, first_block;
     std::array<char*, max_operands> base;  // the first element of the walk
     std::unique_ptr<Axes> axes;            // nullptr: all operands are contiguous along one walk
     std::array<bool, max_operands> staged;
+    double ratio = 1;
     size_t itemsize() const { return is_double ? sizeof(double) : sizeof(float); }
   };
 
@@ -63,16 +112,36 @@ class Plan {
     std::array<double, 2> cell;     // p and g where they are floats
   };
 
-  size_t operands() const { return 2 + static_cast<size_t>(kernel_.slots); }
-  Tensor flatten(const Entry& entry, const std::vector<View>& state, Row& row) const;
-  void share(const double* scalars, int rank, int size) const;
-  void step(const Tensor& tensor, const double* scalars, size_t from, size_t to) const;
+  // A block of a tensor: contiguous memory for each operand, the array's own or scratch.
+  template <class T>
+  struct Block;
 
+  size_t operands() const { return 2 + slots_; }
+  Tensor flatten(const Entry& entry, const std::vector<View>& state, Row& row) const;
+  std::array<double, max_scalars> scalars_of(const Tensor& tensor, const Orders& orders) const;
+
+  template <class Work>
+  void each_share(int threads, Work work) const;
+  template <class T, class Work>
+  void each_block(const Tensor& tensor, const Orders& orders, unsigned read, unsigned written, size_t from, size_t to,
+                  Work work) const;
+  template <class T>
+  void step(const Tensor& tensor, const Orders& orders, size_t from, size_t to) const;
+  template <class T>
+  void measure(const Tensor& tensor, const Orders& orders, size_t from, size_t to);
+  template <class T>
+  void survey(const Tensor& tensor, const Orders& orders, size_t from, size_t to);
+
+  const Kernels& kernels_;
   const Kernel& kernel_;
+  const size_t slots_;
   std::vector<std::unique_ptr<Row>> rows_;  // unique_ptr: cells keep their address
   std::vector<Tensor> tensors_;
   std::vector<size_t> ends_;     // running sum of the parameters' bytes
   std::vector<Extent> written_;  // parameters and state, sorted
+  size_t blocks_ = 0;
+  std::vector<double> p_sums_, u_sums_;  // of squares, by block
+  std::vector<char> finite_;             // by block
 };
 
 }  // namespace schuss

@@ -9,19 +9,26 @@ namespace {
 
 // plan.cpp has proven that no two of the arrays overlap: __restrict and `omp simd` only pass that on.
 template <class Rule, class T, class... Slot>
-void loop(const Rule rule, size_t n, T* __restrict p, const T* __restrict g, Slot* __restrict... s) {
+void step_loop(const Rule rule, size_t n, T* __restrict p, const T* __restrict g, Slot* __restrict... s) {
 #pragma omp simd
   for (size_t i = 0; i < n; ++i) rule(p[i], g[i], s[i]...);
 }
 
-// Turns the array of slots into arguments, one by one, until the rule has all of its own.
 template <class Rule, class T, class... Slot>
-void unpack(const Rule rule, size_t n, T* p, const T* g, void* const* slots, Slot*... s) {
+void measure_loop(const Rule rule, size_t n, const T* __restrict p, const T* __restrict g, T* __restrict u,
+                  Slot* __restrict... s) {
+#pragma omp simd
+  for (size_t i = 0; i < n; ++i) u[i] = rule.measure(p[i], g[i], s[i]...);
+}
+
+// Turns the array of slots into arguments of call(s...), one by one, until the rule has all of its own.
+template <class Rule, class T, class Call, class... Slot>
+void unpack(void* const* slots, Call call, Slot*... s) {
   constexpr int have = sizeof...(Slot);
   if constexpr (have < Rule::slots)
-    unpack(rule, n, p, g, slots, s..., static_cast<T*>(slots[have]));
+    unpack<Rule, T>(slots, call, s..., static_cast<T*>(slots[have]));
   else
-    loop(rule, n, p, g, s...);
+    call(s...);
 }
 
 // The scalars of a step, rounded once from double to the parameter's type.
@@ -36,7 +43,16 @@ Rule round_scalars(const double* scalars) {
 
 template <class Rule, class T>
 void sweep(const double* scalars, size_t n, void* p, const void* g, void* const* slots) {
-  unpack(round_scalars<Rule, T>(scalars), n, static_cast<T*>(p), static_cast<const T*>(g), slots);
+  const Rule rule = round_scalars<Rule, T>(scalars);
+  unpack<Rule, T>(slots, [=](auto*... s) { step_loop(rule, n, static_cast<T*>(p), static_cast<const T*>(g), s...); });
+}
+
+template <class Rule, class T>
+void measure(const double* scalars, size_t n, const void* p, const void* g, void* const* slots, void* u) {
+  const Rule rule = round_scalars<Rule, T>(scalars);
+  unpack<Rule, T>(slots, [=](auto*... s) {
+    measure_loop(rule, n, static_cast<const T*>(p), static_cast<const T*>(g), static_cast<T*>(u), s...);
+  });
 }
 
 }  // namespace

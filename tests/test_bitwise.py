@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import schuss
-from conftest import assert_same_bits, assert_same_optimizers
+from conftest import BITWISE, ELEMENTWISE, assert_same_bits, assert_same_optimizers
 from schuss import reference
 
 STEPS = 10
@@ -21,15 +21,51 @@ ARGUMENTS = {
     "SGD": [{"lr": lambda t: 0.3 / t}],
     "Momentum": [{"lr": 0.3, "momentum": 0.5, "dampening": 0.25}, {"lr": lambda t: 0.3 / t}],
     "Nesterov": [{"lr": 0.3, "momentum": 0.99}],
-    "AdaGrad": [{"lr": 0.3, "eps": 0.0}],
-    "RMSprop": [{"lr": 0.3, "decay_rate": 0.9, "eps": 1e-3}],
+    "AdaGrad": [{"lr": 0.3, "eps": 0.0}, {"initial_accumulator": 0.1, "lr_decay": 0.1}],
+    "RMSprop": [
+        {"lr": 0.3, "decay_rate": 0.9, "eps": 1e-3},
+        {"lr": 0.3, "centered": True},
+        {"lr": 0.3, "momentum": 0.5},
+        {"lr": 0.3, "centered": True, "momentum": 0.5},
+    ],
     "Adam": [{"lr": 0.3, "eps": 1e-8}, {"beta1": 0.0, "beta2": 0.5, "eps_hat": 0.0}],
+    "AdamW": [{"lr": 0.3, "weight_decay": 0.1}],
+    "AMSGrad": [{"lr": 0.3, "beta2": 0.5, "bias_correction": True}],
+    "Adamax": [{"lr": 0.3, "beta2": 0.5, "eps": 0.0}],
+    "NAdam": [{"lr": 0.3, "momentum_decay": 0.1}],
+    "RAdam": [{"lr": 0.3, "beta2": 0.9}],
+    "AdaDelta": [{"lr": 0.3, "decay_rate": 0.5, "eps": 1e-3}],
+    "Lion": [{"lr": 0.3, "weight_decay": 0.1}],
+    "LAMB": [{"lr": 0.3, "weight_decay": 0.1}],
+    "LARS": [{"lr": 0.3, "trust": 0.5, "weight_decay": 0.1}],
+    "Adan": [{"lr": 0.3, "beta3": 0.5, "weight_decay": 0.1}],
+    "ScheduleFreeSGD": [{"lr": lambda t: 0.3 / t, "warmup": 5, "weight_decay": 0.1}],
+    "ScheduleFreeAdamW": [{"lr": lambda t: 0.3 / t, "warmup": 5, "weight_decay": 0.1}],
 }
-CASES = [
-    pytest.param(rule, arguments, id=f"{rule}-{i}")
-    for rule in schuss.optimizers.OPTIMIZERS
-    for i, arguments in enumerate([{}, *ARGUMENTS.get(rule, [])])
-]
+
+
+def cases(rules):
+    return [
+        pytest.param(rule, arguments, id=f"{rule}-{i}")
+        for rule in rules
+        for i, arguments in enumerate([{}, *ARGUMENTS.get(rule, [])])
+    ]
+
+
+# What every optimizer takes besides. The norm that clip_norm goes by follows the order of memory.
+OPTIONS = {
+    "prepared": {"weight_decay": 0.1, "maximize": True, "clip_value": 0.5},
+    "averaged": {"ema": 0.9},
+    "grouped": {
+        "ema": 0.5,
+        "groups": {
+            "n1*": {"lr": 0.2, "weight_decay": 0.3},
+            "*[13579]": {"clip_value": 0.2, "lr": lambda t: 1 / t},
+            "n*": {"maximize": True},
+        },
+    },
+    "clipped": {"clip_norm": 3.0, "weight_decay": 0.1, "on_nonfinite": "skip"},
+}
 
 # Every length up to four vectors and one more, and the neighbours of the block size.
 SIZES = [*range(4 * LANES + 2), BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5, 10_003]
@@ -102,7 +138,7 @@ def special(rng, dtype):
     return make
 
 
-def run_both(rule, arguments, params, gradients, make, steps=STEPS):
+def run_both(rule, arguments, params, gradients, make, steps=STEPS, **how):
     """Step ours and the reference side by side, comparing all of both after each step.
 
     After two real steps the state of both is overwritten by arbitrary numbers, positive as some are squares.
@@ -119,8 +155,8 @@ def run_both(rule, arguments, params, gradients, make, steps=STEPS):
                         opt.state[name][slot][...] = array
             grads = gradients()
             kept = {name: g.copy() for name, g in grads.items()}
-            opt.update(params, grads)
-            ref.update(twins, kept)
+            opt.update(params, grads, **how)
+            ref.update(twins, kept, **how)
             for name, twin in twins.items():
                 assert_same_bits(params[name], twin, f"params[{name!r}] after step {step}")
                 assert_same_bits(grads[name], kept[name], f"grads[{name!r}] after step {step}")
@@ -129,7 +165,7 @@ def run_both(rule, arguments, params, gradients, make, steps=STEPS):
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 @pytest.mark.parametrize("layout", [contiguous, at_odd_offsets])
-@pytest.mark.parametrize(("rule", "arguments"), CASES)
+@pytest.mark.parametrize(("rule", "arguments"), cases(BITWISE))
 def test_every_size_and_offset(rule, arguments, dtype, threads, layout):
     schuss.set_num_threads(threads, grain=1)
     make = ordinary(np.random.default_rng(1), dtype)
@@ -138,7 +174,7 @@ def test_every_size_and_offset(rule, arguments, dtype, threads, layout):
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 @pytest.mark.parametrize("gradient_layout", [strided, other_layouts], ids=["alike", "other"])
-@pytest.mark.parametrize(("rule", "arguments"), CASES)
+@pytest.mark.parametrize(("rule", "arguments"), cases(ELEMENTWISE))
 def test_every_stride(rule, arguments, dtype, threads, gradient_layout):
     schuss.set_num_threads(threads, grain=1)
     make = ordinary(np.random.default_rng(2), dtype)
@@ -147,14 +183,14 @@ def test_every_stride(rule, arguments, dtype, threads, gradient_layout):
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("layout", [contiguous, strided])
-@pytest.mark.parametrize(("rule", "arguments"), CASES)
+@pytest.mark.parametrize(("rule", "arguments"), cases(ELEMENTWISE))
 def test_nan_infinity_and_subnormal_numbers(rule, arguments, dtype, threads, layout):
     schuss.set_num_threads(threads, grain=1)
     make = special(np.random.default_rng(3), dtype)
     run_both(rule, arguments, layout(make), lambda: layout(make), make)
 
 
-@pytest.mark.parametrize(("rule", "arguments"), CASES)
+@pytest.mark.parametrize(("rule", "arguments"), cases(BITWISE))
 def test_state_that_becomes_subnormal(rule, arguments, dtype):
     """Zero gradients for long let state sink below the normal range: there is no flush to zero."""
     rng = np.random.default_rng(4)
@@ -167,8 +203,35 @@ def test_state_that_becomes_subnormal(rule, arguments, dtype):
     run_both(rule, arguments, {"W": sunken(200)}, lambda: {"W": np.zeros(200, dtype)}, sunken, steps=40)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options(bitwise_rule, options, dtype, threads):
+    schuss.set_num_threads(threads, grain=1)
+    make = ordinary(np.random.default_rng(8), dtype)
+    run_both(bitwise_rule, OPTIONS[options], contiguous(make), lambda: contiguous(make), make, grad_scale=0.7)
+
+
+@pytest.mark.parametrize("options", ["prepared", "averaged", "grouped"])
+@pytest.mark.parametrize("rule", ELEMENTWISE)
+def test_options_on_strided_arrays(rule, options, dtype):
+    schuss.set_num_threads(3, grain=1)
+    make = ordinary(np.random.default_rng(9), dtype)
+    given = {**OPTIONS[options]}
+    if "groups" in given:
+        given["groups"] = {"*step*": {"lr": 0.2}, "*o*": {"weight_decay": 0.3, "maximize": True}}
+    run_both(rule, given, strided(make), lambda: other_layouts(make), make)
+
+
+@pytest.mark.parametrize("options", ["prepared", "averaged"])
+@pytest.mark.parametrize("rule", ELEMENTWISE)
+def test_options_with_nan_infinity_and_subnormal_numbers(rule, options, dtype):
+    schuss.set_num_threads(2, grain=1)
+    make = special(np.random.default_rng(10), dtype)
+    run_both(rule, OPTIONS[options], contiguous(make), lambda: contiguous(make), make)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_both_dtypes_in_one_update(rule, threads):
+def test_both_dtypes_in_one_update(bitwise_rule, threads):
     schuss.set_num_threads(threads, grain=1)
     rng = np.random.default_rng(6)
     single, double = ordinary(rng, np.float32), ordinary(rng, np.float64)
@@ -176,7 +239,7 @@ def test_both_dtypes_in_one_update(rule, threads):
     def mixed():
         return {f"{i}": (single if i % 2 else double)(700 * i) for i in range(9)}
 
-    run_both(rule, {}, mixed(), mixed, single)
+    run_both(bitwise_rule, {}, mixed(), mixed, single)
 
 
 def test_a_guard_around_each_view_is_untouched(rule, dtype):
@@ -194,9 +257,7 @@ def test_a_guard_around_each_view_is_untouched(rule, dtype):
         assert not np.any(whole[mine] == before[mine])
 
 
-@pytest.mark.parametrize(
-    "isa", [isa for isa in schuss.info()["isas_available"] if isa != schuss.info()["isa"]]
-)
+@pytest.mark.parametrize("isa", [isa for isa in schuss.info()["isas_available"] if isa != schuss.info()["isa"]])
 def test_every_other_isa(isa):
     """All of this file again, on the kernels that this CPU can run but did not choose."""
     if os.environ.get("SCHUSS_ISA"):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import schuss
 from schuss import cli, datasets
-from schuss.optimizers import OPTIMIZERS
+from schuss.experiments import TEXTBOOK
 
 RACE = ["compare", "mnist", "--iterations", "12", "--batch-size", "8", "--hidden", "6"]
 
@@ -34,9 +34,7 @@ def digits(tmp_path):
     folder.mkdir()
     for part, n in (("train", 60), ("t10k", 20)):
         images, labels = rng.integers(0, 256, (n, 28, 28), np.uint8), rng.integers(0, 10, n).astype(np.uint8)
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(
-            struct.pack(">4I", 0x803, n, 28, 28) + images.tobytes()
-        )
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, n, 28, 28) + images.tobytes())
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, n) + labels.tobytes())
     return folder
 
@@ -44,7 +42,7 @@ def digits(tmp_path):
 def test_the_path(capsys, tmp_path):
     assert cli.main(["compare", "path", "--out", "here"]) == 0
     out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines()] == ["optimizer", *OPTIMIZERS, "wrote"]
+    assert [line.split()[0] for line in out.splitlines()] == ["optimizer", *TEXTBOOK, "wrote"]
     assert (tmp_path / "here" / "path.png").read_bytes().startswith(b"\x89PNG")
     assert cli.main(["compare", "path", "--scale", "--optimizers", "Adam", "SGD", "--json"]) == 0
     ways = json.loads(capsys.readouterr().out)["paths"]
@@ -60,15 +58,15 @@ def test_the_path(capsys, tmp_path):
 def test_the_race(capsys, digits, tmp_path):
     assert cli.main([*RACE, "--data-dir", str(digits), "--out", "ours"]) == 0
     shown = capsys.readouterr()
-    assert [line.split()[0] for line in shown.out.splitlines()][: len(OPTIMIZERS) + 1] == [
+    assert [line.split()[0] for line in shown.out.splitlines()][: len(TEXTBOOK) + 1] == [
         "optimizer",
-        *OPTIMIZERS,
+        *TEXTBOOK,
     ]
     assert f"data: MNIST in {digits}" in shown.out
     assert re.search(r"Adam .*12/12.*loss=\d", shown.err)
     lines = (tmp_path / "ours" / "mnist_curves.csv").read_text().splitlines()
     assert lines[0] == "optimizer,iteration,train_loss,test_accuracy"
-    assert len(lines) == 1 + 12 * len(OPTIMIZERS)
+    assert len(lines) == 1 + 12 * len(TEXTBOOK)
     name, iteration, loss, accuracy = lines[1].split(",")
     assert (name, iteration) == ("SGD", "1")
     assert repr(float(loss)) == loss
@@ -85,9 +83,7 @@ def test_the_race(capsys, digits, tmp_path):
 def test_the_race_in_numpy_is_the_same_to_the_byte(digits, tmp_path, capsys):
     for extra, out in (([], "ours"), (["--numpy"], "numpy"), ([], "again")):
         assert cli.main([*RACE, "--data-dir", str(digits), "--out", out, *extra]) == 0
-    ours, theirs, again = (
-        (tmp_path / out / "mnist_curves.csv").read_bytes() for out in ("ours", "numpy", "again")
-    )
+    ours, theirs, again = ((tmp_path / out / "mnist_curves.csv").read_bytes() for out in ("ours", "numpy", "again"))
     assert ours == theirs == again
 
 
@@ -238,9 +234,7 @@ def test_ctrl_c_saves_what_was_done(digits, tmp_path):
         "4",
     ]
     command += ["--data-dir", str(digits), "--out", "out", "--optimizers", "Adam", "SGD"]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    )
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stderr is not None
     seen, end = "", time.monotonic() + 60
     while "loss=" not in seen and time.monotonic() < end:
@@ -265,7 +259,5 @@ def test_the_module_runs_as_the_command_does():
 def test_importing_the_package_needs_numpy_alone():
     """The extras are imported where they are used, and nowhere else."""
     code = "import sys, schuss, schuss.cli; print(*(m for m in sys.modules if '.' not in m))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not set(loaded) & {"matplotlib", "tqdm", "pooch", "mlxtend", "sklearn", "pandas", "scipy", "torch"}

@@ -22,9 +22,7 @@ needs_openmp = pytest.mark.skipif(_core.openmp == "none", reason="this build has
 def info_with(**environment):
     clean = {k: v for k, v in os.environ.items() if k not in ("SCHUSS_NUM_THREADS", "OMP_NUM_THREADS")}
     command = "import json, schuss; i = schuss.info(); print(json.dumps([i['threads'], i['threads_from']]))"
-    return subprocess.run(
-        [sys.executable, "-c", command], env={**clean, **environment}, capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, "-c", command], env={**clean, **environment}, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +144,7 @@ print(count() - before)
 
 @needs_openmp
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
-@pytest.mark.parametrize(
-    ("grain", "size", "started"), [(1 << 20, 1000, 0), (1, 100_000, 1), (1 << 20, 10**6, 1)]
-)
+@pytest.mark.parametrize(("grain", "size", "started"), [(1 << 20, 1000, 0), (1, 100_000, 1), (1 << 20, 10**6, 1)])
 def test_small_work_starts_no_thread(grain, size, started):
     """libgomp keeps its threads after a region, so those that an update started can be counted."""
     script = THREADS_DURING_AN_UPDATE % (grain, size, size)

@@ -12,25 +12,63 @@ array([-0.001, -0.001], dtype=float32)
 from . import threads  # noqa: F401  first: it prepares the loading of the compiled core
 
 # isort: split
-from . import datasets, nn, reference
+from . import datasets, functional, nn, reference, schedules
 from ._core import __version__
+from .base import Optimizer
 from .info import info
-from .optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, Optimizer, RMSprop
+from .optimizers import (
+    LAMB,
+    LARS,
+    SGD,
+    AdaDelta,
+    Adafactor,
+    AdaGrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Adan,
+    AMSGrad,
+    Lion,
+    Momentum,
+    Muon,
+    NAdam,
+    Nesterov,
+    RAdam,
+    RMSprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+)
 from .threads import get_num_threads, set_num_threads
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "SGD",
+    "AMSGrad",
+    "AdaDelta",
     "AdaGrad",
+    "Adafactor",
     "Adam",
+    "AdamW",
+    "Adamax",
+    "Adan",
+    "Lion",
     "Momentum",
+    "Muon",
+    "NAdam",
     "Nesterov",
     "Optimizer",
+    "RAdam",
     "RMSprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "__version__",
     "datasets",
+    "functional",
     "get_num_threads",
     "info",
     "nn",
     "reference",
+    "schedules",
     "set_num_threads",
 ]

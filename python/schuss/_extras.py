@@ -14,6 +14,4 @@ def need(module: str, what: str, *, package: str | None = None, extra: str = "de
         root = module.partition(".")[0]
         if error.name != root:
             raise  # the package is there, something inside it is broken: that is its own story
-        raise ImportError(
-            f'{what} needs {package or root}: pip install "schuss[{extra}]"', name=root
-        ) from None
+        raise ImportError(f'{what} needs {package or root}: pip install "schuss[{extra}]"', name=root) from None

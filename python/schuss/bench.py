@@ -132,9 +132,7 @@ def _settled(n: int) -> Iterator[None]:
 
 def _stream(case: Case) -> Callable[[], object]:
     """The in-place loop that moves the case's bytes, over arrays of its size."""
-    p, g, *state = (
-        np.full(case.parameters, 1e-3, case.dtype) for _ in range(2 + len(OPTIMIZERS[case.rule].slots))
-    )
+    p, g, *state = (np.full(case.parameters, 1e-3, case.dtype) for _ in range(2 + len(OPTIMIZERS[case.rule].slots)))
     return lambda: _core.stream(p, g, state, case.threads)
 
 
@@ -152,9 +150,7 @@ def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> lis
         ours = runners["schuss"].read()
         for name, runner in runners.items():
             for mine, theirs in zip(ours, runner.read(), strict=True):
-                np.testing.assert_allclose(
-                    theirs, mine, rtol=1e-4, atol=1e-5, err_msg=f"{name} steps otherwise"
-                )
+                np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-5, err_msg=f"{name} steps otherwise")
         del params, grads, ours
         steps: dict[str, Callable[[], object]] = {name: runner.step for name, runner in runners.items()}
         return _rows(case, time_turns({**steps, STREAM: _stream(case)}, budget))
@@ -211,9 +207,7 @@ def cases(quick: bool, n_threads: int) -> Iterator[tuple[Case, frozenset[str] | 
 
     First Adam against all peers, then each rule against NumPy and the limit.
     """
-    sizes = (
-        [10**3, 10**5, 10**6, 3 * 10**7] if quick else [10**3, 10**4, 10**5, 10**6, 10**7, 3 * 10**7, 10**8]
-    )
+    sizes = [10**3, 10**5, 10**6, 3 * 10**7] if quick else [10**3, 10**4, 10**5, 10**6, 10**7, 3 * 10**7, 10**8]
     budget = 1.0 if quick else 6.0
     for n in sizes[: None if quick else -1]:
         slow = quick and n > 10**6
@@ -318,9 +312,7 @@ def profile(repeats: int = 3000) -> dict[str, dict[str, float]]:
 def _print_profile() -> None:
     parts = profile()
     order = ("scalars", "checks", "plan", "region", "kernel", "floats", "whole call")
-    print(
-        "Where the time of a call goes, Adam, float32, medians in us; the parts' clocks cost 20 to 30 ns each"
-    )
+    print("Where the time of a call goes, Adam, float32, medians in us; the parts' clocks cost 20 to 30 ns each")
     print(f"  {'':14}" + "".join(f"{part:>12}" for part in order))
     for name, times in parts.items():
         print(f"  {name:14}" + "".join(f"{times[part] / 1e3:>12.3f}" for part in order))
@@ -368,8 +360,7 @@ def main(args: Namespace) -> int:
             contenders = [
                 peer
                 for peer in present
-                if peer.name == "schuss"
-                or (case.rule in peer.rules and (names is None or peer.name in names))
+                if peer.name == "schuss" or (case.rule in peer.rules and (names is None or peer.name in names))
             ]
             if (len(contenders) + 1) * case.bytes > 0.8 * _memory():
                 work = f"{case.rule}, {case.name}, {case.dtype}, {case.threads} thread(s)"
@@ -383,9 +374,7 @@ def main(args: Namespace) -> int:
     _print_summary(rows, n_threads)
     _print_limits(rows, n_threads)
     if args.json:
-        args.json.write_text(
-            json.dumps({"machine": facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
-        )
+        args.json.write_text(json.dumps({"machine": facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
     if args.csv:
         with args.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(Row.__dataclass_fields__), lineterminator="\n")

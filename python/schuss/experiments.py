@@ -5,7 +5,8 @@ Ctrl-C ends an experiment with what was done so far: its result then says that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from time import perf_counter_ns
@@ -16,9 +17,49 @@ from numpy.typing import NDArray
 
 from . import optimizers, reference
 from .nn import MultiLayerNet
+from .schedules import Constant, Exponential, InverseSqrt, InverseTime, Scaled, Schedule, Step, WarmupCosine
+from .specs import OptimizerSpec, parse_optimizer
 
 Array = NDArray[Any]
 Table = Mapping[str, type[Any]]
+
+# The optimizers of the textbook, which race where no others are asked for.
+TEXTBOOK = ("SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam")
+
+
+def _make(spec: OptimizerSpec, table: Table, schedule: Schedule | None, **defaults: Any) -> Any:
+    """The optimizer of a spec; a schedule is a factor on its learning rate."""
+    opt = spec.make(table, **defaults)
+    if schedule is not None:
+        lr = opt.lr
+        opt.lr = _Product(lr, schedule) if callable(lr) else Scaled(schedule, lr)
+    return opt
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A rate that is a schedule already, times another one."""
+
+    lr: Callable[[int], float]
+    schedule: Schedule
+
+    def __call__(self, t: int) -> float:
+        return float(self.lr(t)) * self.schedule(t)
+
+
+@contextmanager
+def _at_averages(net: MultiLayerNet, opt: Any) -> Iterator[None]:
+    """Evaluate a network that a schedule-free optimizer trains at the averages, where it is meant to be."""
+    kept = {}
+    for name, slots in opt.state.items():
+        if {"z", "x"} <= set(slots):
+            kept[name] = net.params[name].copy()
+            net.params[name][...] = slots["x"]
+    try:
+        yield
+    finally:
+        for name, p in kept.items():
+            net.params[name][...] = p
 
 
 @dataclass
@@ -37,32 +78,51 @@ class Path:
         return x * x + y * y if self.scaled else x * x / 20 + y * y
 
 
-# The textbook's learning rates; those of Nesterov and RMSprop are chosen so that their ways can be compared.
-PATH_LR = {"SGD": 0.95, "Momentum": 0.1, "Nesterov": 0.1, "AdaGrad": 1.5, "RMSprop": 0.1, "Adam": 0.3}
+# The textbook's learning rates, and for the rules that it does not have some with which the ways can be compared.
+PATH_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "SGD": {"lr": 0.95},
+    "Momentum": {"lr": 0.1},
+    "Nesterov": {"lr": 0.1},
+    "AdaGrad": {"lr": 1.5},
+    "RMSprop": {"lr": 0.1},
+    "AMSGrad": {"lr": 0.5},
+    "RAdam": {"lr": 1.2},
+    "AdaDelta": {"lr": 100.0},
+    "Lion": {"lr": 0.2},
+    "LAMB": {"lr": 0.1},
+    "LARS": {"lr": 0.05, "trust": 1.0, "momentum": 0.5},
+    "ScheduleFreeSGD": {"lr": 0.95},
+    "ScheduleFreeAdamW": {"lr": 0.5},
+}
 PATH_START = (-7.0, 2.0)
 
 
-def path(names: Sequence[str], *, steps: int = 30, scaled: bool = False) -> list[Path]:
+def path(
+    names: Sequence[str] = TEXTBOOK, *, steps: int = 30, scaled: bool = False, schedule: Schedule | None = None
+) -> list[Path]:
     """Follow each optimizer down the textbook's valley, "Deep Learning from Scratch", 6.1.
 
     Parameters
     ----------
     names : sequence of str
+        Optimizers, by name or with arguments: ``"Adam(lr=0.1)"``.
     steps : int
     scaled : bool
         With x measured in units of sqrt(20): f(u, y) = u^2 + y^2, whose contours are circles.
+    schedule : schedule, optional
+        A factor on each optimizer's learning rate.
     """
     unit = sqrt(20) if scaled else 1.0
     curvature = 2.0 if scaled else 0.1
     ways = []
-    for name in names:
-        opt = optimizers.OPTIMIZERS[name](lr=PATH_LR[name])
+    for spec in map(parse_optimizer, names):
+        opt = _make(spec, optimizers.OPTIMIZERS, schedule, **PATH_ARGUMENTS.get(spec.name, {"lr": 0.3}))
         params = {"x": PATH_START[0] / unit, "y": PATH_START[1]}
         points = [(params["x"], params["y"])]
         for _ in range(steps):
             opt.update(params, {"x": curvature * params["x"], "y": 2.0 * params["y"]})
             points.append((params["x"], params["y"]))
-        ways.append(Path(name, PATH_LR[name], points, scaled))
+        ways.append(Path(spec.text, opt._lr_at(1), points, scaled))
     return ways
 
 
@@ -101,13 +161,14 @@ Data = tuple[tuple[Array, Array], tuple[Array, Array]]
 
 def mnist(
     data: Data,
-    names: Sequence[str],
+    names: Sequence[str] = TEXTBOOK,
     *,
     hidden: Sequence[int] = (100, 100, 100, 100),
     iterations: int = 2000,
     batch_size: int = 128,
     seed: int = 0,
     in_numpy: bool = False,
+    schedule: Schedule | None = None,
     watch: Callable[[Run], object] = lambda run: None,
 ) -> Race:
     """Train the same network on the same batches with each optimizer, "Deep Learning from Scratch", 6.1.8.
@@ -117,13 +178,15 @@ def mnist(
     data : (x_train, t_train), (x_test, t_test)
         As from :func:`schuss.datasets.load_mnist`.
     names : sequence of str
-        Optimizers, each with its own defaults.
+        Optimizers, by name or with arguments: ``"Lion(lr=1e-4)"``.
     hidden : sequence of int
         Neurons of the hidden layers (ReLU, He's initial weights).
     iterations, batch_size, seed : int
         The seed gives the initial weights and the batches, the same for every optimizer.
     in_numpy : bool
         Step with :mod:`schuss.reference`: the same curves, bit for bit.
+    schedule : schedule, optional
+        A factor on each optimizer's learning rate.
     watch : callable
         Called with the run after each iteration.
     """
@@ -131,12 +194,12 @@ def mnist(
     (x_train, t_train), test = data
     race = Race([])
     try:
-        for name in names:
-            run = Run(name)
+        for spec in map(parse_optimizer, names):
+            run = Run(spec.text)
             race.runs.append(run)
             net = MultiLayerNet(x_train.shape[1], hidden, 10, seed=seed)
             batches = np.random.default_rng(seed)
-            opt = table[name]()
+            opt = _make(spec, table, schedule)
             for iteration in range(1, iterations + 1):
                 begin = perf_counter_ns()
                 batch = batches.integers(0, len(x_train), batch_size)
@@ -151,7 +214,8 @@ def mnist(
                 run.seconds += (end - begin) / 1e9
                 run.losses.append(net.last_loss)
                 if iteration % max(1, iterations // 20) == 0 or iteration == iterations:
-                    run.accuracies[iteration] = net.accuracy(*test)
+                    with _at_averages(net, opt):
+                        run.accuracies[iteration] = net.accuracy(*test)
                 watch(run)
     except KeyboardInterrupt:
         race.interrupted = True
@@ -173,24 +237,32 @@ class Fit:
 
 
 # Arguments of "Dive into Deep Learning", "Optimization Algorithms"; Nesterov shares those of Momentum.
-REGRESSION_ARGUMENTS: dict[str, dict[str, float]] = {
+REGRESSION_ARGUMENTS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.05},
     "Momentum": {"lr": 0.004, "momentum": 0.9},
     "Nesterov": {"lr": 0.004, "momentum": 0.9},
     "AdaGrad": {"lr": 0.1, "eps": 1e-6},
     "RMSprop": {"lr": 0.01, "decay_rate": 0.9, "eps": 1e-6},
     "Adam": {"lr": 0.01, "eps": 1e-6},
+    "RAdam": {"lr": 0.03},
+    "AdaDelta": {"lr": 1.0, "eps": 1e-3},
+    "LAMB": {"lr": 0.05},
+    "LARS": {"lr": 0.05, "trust": 1.0, "momentum": 0.5},
+    "ScheduleFreeSGD": {"lr": 0.05},
+    "ScheduleFreeAdamW": {"lr": 0.05},
+    "Adafactor": {"lr": 0.1},
 }
 
 
 def regression(
     features: Array,
     target: Array,
-    names: Sequence[str],
+    names: Sequence[str] = TEXTBOOK,
     *,
     epochs: int = 2,
     batch_size: int = 10,
     seed: int = 0,
+    schedule: Schedule | None = None,
 ) -> list[Fit]:
     """Fit a line by mini-batches with each optimizer, as in "Dive into Deep Learning", 7.8 (Adam).
 
@@ -203,6 +275,8 @@ def regression(
     names : sequence of str
     epochs, batch_size, seed : int
         The seed gives the initial weights and the order of the examples, the same for every optimizer.
+    schedule : schedule, optional
+        A factor on each optimizer's learning rate.
     """
     n, d = features.shape
 
@@ -210,13 +284,13 @@ def regression(
         return float(np.mean((features @ params["w"] + params["b"] - target) ** 2) / 2)
 
     fits = []
-    for name in names:
+    for spec in map(parse_optimizer, names):
         rng = np.random.default_rng(seed)
         params = {"w": rng.normal(0, 0.01, (d,)), "b": np.zeros(1)}
-        opt = optimizers.OPTIMIZERS[name](**REGRESSION_ARGUMENTS[name])
+        opt = _make(spec, optimizers.OPTIMIZERS, schedule, **REGRESSION_ARGUMENTS.get(spec.name, {"lr": 0.01}))
         # Without scaling most of them diverge, which is what there is to see.
         with np.errstate(over="ignore", invalid="ignore"):
-            fit = Fit(name, [0.0], [mean_loss(params)])
+            fit = Fit(spec.text, [0.0], [mean_loss(params)])
             for epoch in range(epochs):
                 order = rng.permutation(n)
                 for first in range(0, n, batch_size):
@@ -230,3 +304,171 @@ def regression(
                         fit.losses.append(mean_loss(params))
         fits.append(fit)
     return fits
+
+
+@dataclass
+class Decay:
+    """One schedule's run of gradient descent: rate and loss by iteration."""
+
+    name: str
+    schedule: Schedule
+    iterations: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # over the same examples each time
+
+    @property
+    def wander(self) -> float:
+        """Standard deviation of the last quarter's losses: how far it wanders around where it ends."""
+        return float(np.std(self.losses[-max(1, len(self.losses) // 4) :]))
+
+    @property
+    def final_loss(self) -> float:
+        """Mean of the last quarter's losses."""
+        return float(np.mean(self.losses[-max(1, len(self.losses) // 4) :]))
+
+
+def decay_schedules(lr: float, steps_per_epoch: int, epochs: int) -> dict[str, Schedule]:
+    """The schedules of Andrew Ng's course, for so many epochs."""
+    return {
+        "constant": Constant(lr),
+        "1 / (1 + decay epoch)": InverseTime(lr, 1.0, steps_per_epoch),
+        "0.95 ^ epoch": Exponential(lr, 0.95 ** (40 / epochs), steps_per_epoch),
+        "k / sqrt(t)": InverseSqrt(lr, k=sqrt(steps_per_epoch), shift=steps_per_epoch),
+        "staircase": Step(lr, max(1, epochs // 4), 0.5, steps_per_epoch),
+    }
+
+
+def decay(
+    data: Data,
+    *,
+    lr: float = 0.4,
+    epochs: int = 12,
+    batch_size: int = 16,
+    examples: int = 2000,
+    seed: int = 0,
+    watch: Callable[[Decay], object] = lambda run: None,
+) -> list[Decay]:
+    """Descend with a constant rate and with each decay: the one wanders around the minimum, the others close in.
+
+    Softmax regression, which has one minimum, on some of the training digits, by small batches.
+
+    Parameters
+    ----------
+    data : (x_train, t_train), (x_test, t_test)
+    lr : float
+        The rate at first.
+    epochs, batch_size, examples, seed : int
+        The seed gives the order of the examples, the same for every schedule.
+    watch : callable
+        Called with the run after each measurement.
+    """
+    (x, t), _ = data
+    x, t = x[:examples], t[:examples]
+    steps_per_epoch = -(-len(x) // batch_size)
+    runs = []
+    for name, schedule in decay_schedules(lr, steps_per_epoch, epochs).items():
+        run = Decay(name, schedule)
+        runs.append(run)
+        net = MultiLayerNet(x.shape[1], (), 10, seed=seed, weight_decay_lambda=1e-3)
+        opt = optimizers.SGD(lr=schedule)
+        rng = np.random.default_rng(seed)
+        for _ in range(epochs):
+            order = rng.permutation(len(x))
+            for first in range(0, len(x), batch_size):
+                batch = order[first : first + batch_size]
+                opt.update(net.params, net.gradient(x[batch], t[batch]))
+                if opt.t % 5 == 0:
+                    run.iterations.append(opt.t)
+                    run.losses.append(net.loss(x, t))
+            watch(run)
+    return runs
+
+
+@dataclass
+class Training:
+    """A network trained to its best: by epoch the training loss, the validation accuracy and the rate."""
+
+    losses: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    stopped: bool = False  # early
+    interrupted: bool = False
+    params: dict[str, Array] = field(default_factory=dict)  # of the best epoch
+    test_accuracy: float = 0.0
+    confusion: Array = field(default_factory=lambda: np.zeros((10, 10), int))  # true digit x read digit
+    misread: list[tuple[int, int, int]] = field(default_factory=list)  # place in the test set, true, read
+
+
+def train(
+    data: Data,
+    *,
+    optimizer: str = "AdamW(weight_decay=0.05)",
+    schedule: Schedule | None = None,
+    hidden: Sequence[int] = (512, 256),
+    epochs: int = 10,
+    batch_size: int = 128,
+    patience: int = 3,
+    seed: int = 0,
+    watch: Callable[[Training], object] = lambda training: None,
+) -> Training:
+    """Train one network, keep the parameters of the epoch that reads held-back digits best, and test those.
+
+    Parameters
+    ----------
+    data : (x_train, t_train), (x_test, t_test)
+        A twelfth of the training digits is held back for validation; the test digits are used once, at the end.
+    optimizer : str
+        By name or with arguments.
+    schedule : schedule, optional
+        A factor on the learning rate; by default a warm-up of half an epoch, then half a cosine to zero.
+    hidden : sequence of int
+        Neurons of the hidden layers.
+    epochs, batch_size, seed : int
+    patience : int
+        Stop after so many epochs without a better validation accuracy.
+    watch : callable
+        Called after each epoch.
+    """
+    (x, t), (x_test, t_test) = data
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(x))
+    held, rest = order[: len(x) // 12], order[len(x) // 12 :]
+    x_held, t_held = x[held], t[held]
+    steps = -(-len(rest) // batch_size)
+    if schedule is None:
+        schedule = WarmupCosine(1.0, warmup=steps // 2, steps=epochs * steps)
+    net = MultiLayerNet(x.shape[1], hidden, 10, seed=seed)
+    opt = _make(parse_optimizer(optimizer), optimizers.OPTIMIZERS, schedule)
+    training = Training()
+    best = -1.0
+    try:
+        for epoch in range(1, epochs + 1):
+            rng.shuffle(rest)
+            losses = []
+            for first in range(0, len(rest), batch_size):
+                batch = rest[first : first + batch_size]
+                opt.update(net.params, net.gradient(x[batch], t[batch]))
+                losses.append(net.last_loss)
+            training.losses.append(float(np.mean(losses)))
+            training.rates.append(opt.current_lr)
+            with _at_averages(net, opt):
+                training.accuracies.append(net.accuracy(x_held, t_held))
+                if training.accuracies[-1] > best:
+                    best, training.best_epoch = training.accuracies[-1], epoch
+                    training.params = {name: p.copy() for name, p in net.params.items()}
+            watch(training)
+            if epoch - training.best_epoch >= patience:
+                training.stopped = epoch < epochs
+                break
+    except KeyboardInterrupt:
+        training.interrupted = True
+    for name, p in training.params.items():
+        net.params[name][...] = p
+    read = np.concatenate(
+        [net.predict(part).argmax(axis=1) for part in np.array_split(x_test, len(x_test) // 1000 + 1)]
+    )
+    training.test_accuracy = float(np.mean(read == t_test))
+    np.add.at(training.confusion, (t_test, read), 1)
+    wrong = np.flatnonzero(read != t_test)
+    training.misread = [(int(i), int(t_test[i]), int(read[i])) for i in wrong]
+    return training

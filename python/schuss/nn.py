@@ -164,9 +164,7 @@ def _checked_labels(t: ArrayLike, rows: int, classes: int) -> Array:
     if t.shape == (rows, classes):
         return t
     if t.shape != (rows,):
-        raise ValueError(
-            f"labels must have shape ({rows},), or ({rows}, {classes}) if one-hot; got {t.shape}"
-        )
+        raise ValueError(f"labels must have shape ({rows},), or ({rows}, {classes}) if one-hot; got {t.shape}")
     if t.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers, or one-hot rows; got dtype {t.dtype}")
     if rows and not (t.min() >= 0 and t.max() < classes):
@@ -373,8 +371,7 @@ class MultiLayerNet:
         )
         twin.params = {name: p.astype(np.float64) for name, p in self.params.items()}
         return {
-            name: numerical_gradient(lambda _: twin.loss(x, t), p).astype(self.dtype)
-            for name, p in twin.params.items()
+            name: numerical_gradient(lambda _: twin.loss(x, t), p).astype(self.dtype) for name, p in twin.params.items()
         }
 
     def _checked_input(self, x: ArrayLike) -> Array:

@@ -1,213 +1,48 @@
-"""The optimizers: what they take, which scalars a step needs, and what state they keep.
+"""The rules: what each takes, which scalars a step of it needs, and what state it keeps.
 
-The step itself is ``cpp/rules.hpp``; the same mathematics in NumPy is :mod:`schuss.reference`.
+The step itself is ``cpp/rules.hpp``; the same mathematics in NumPy is :mod:`schuss.reference`. What all take
+beside their own arguments, from weight decay to groups, is said at :class:`schuss.Optimizer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from inspect import signature
-from math import isfinite, sqrt
-from types import MappingProxyType
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Mapping
+from math import sqrt
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from .base import POSITIVE, SHARE, L2Options, LearningRate, Optimizer, Options, copy_of, number
+from .reference import orthogonalized
 
-__all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "Optimizer", "RMSprop"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-LearningRate: TypeAlias = float | Callable[[int], float]
-Params: TypeAlias = MutableMapping[Any, Any] | Sequence[Any]
-Grads: TypeAlias = Mapping[Any, Any] | Sequence[Any]
+__all__ = [
+    "LAMB",
+    "LARS",
+    "SGD",
+    "AMSGrad",
+    "AdaDelta",
+    "AdaGrad",
+    "Adafactor",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Adan",
+    "Lion",
+    "Momentum",
+    "Muon",
+    "NAdam",
+    "Nesterov",
+    "RAdam",
+    "RMSprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+]
 
-# What other frameworks and books call our arguments; the first that a class has is the one meant.
-_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
-    "learning_rate": ("lr",),
-    "eta": ("lr",),
-    "alpha": ("decay_rate", "lr"),
-    "rho": ("decay_rate",),
-    "decay": ("decay_rate",),
-    "gamma": ("decay_rate", "momentum"),
-    "mu": ("momentum",),
-    "beta": ("momentum", "decay_rate"),
-    "b1": ("beta1",),
-    "b2": ("beta2",),
-    "beta_1": ("beta1",),
-    "beta_2": ("beta2",),
-    "epsilon": ("eps_hat", "eps"),
-}
-
-
-def _number(name: str, value: Any, low: float, high: float, *, open_end: bool) -> float:
-    """A float within the range that the mathematics allows."""
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
-    inside = low <= number < high if open_end else low <= number <= high
-    if not (inside and isfinite(number)):
-        if not isfinite(high):
-            wanted = f"finite and at least {low:g}"
-        else:
-            wanted = f"in [{low:g}, {high:g}{')' if open_end else ']'}"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    return number
-
-
-class Optimizer:
-    """What all optimizers share: the step count, the state, and :meth:`update`.
-
-    Not used by itself: take one of its subclasses. They differ in their arguments alone.
-
-    Attributes
-    ----------
-    lr : float or callable
-        The learning rate, or a function of the step ``t`` (1 for the first) that gives it. Assignable.
-    t : int
-        How many updates have been made.
-    state : mapping
-        Name of a parameter -> name of a slot -> its array, of the parameter's shape and dtype. The
-        arrays are the live ones: what is written into them counts.
-    """
-
-    slots: ClassVar[tuple[str, ...]] = ()
-    # The range of each hyperparameter: lowest, highest, whether the highest is excluded.
-    _ranges: ClassVar[dict[str, tuple[float, float, bool]]] = {}
-    _arguments: ClassVar[tuple[str, ...]] = ()
-
-    lr: LearningRate
-    _engine: _core.Engine
-
-    def __init_subclass__(cls) -> None:
-        own = signature(cls.__init__)
-        arguments = list(own.parameters.values())[1:]
-        cls._arguments = tuple(argument.name for argument in arguments)
-        cls.__signature__ = own.replace(parameters=arguments)  # type: ignore[attr-defined]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        for name in kwargs:
-            if name not in cls._arguments:
-                raise TypeError(cls._unknown(name))
-        self = super().__new__(cls)
-        object.__setattr__(self, "_engine", _core.Engine(cls.__name__, cls.slots))
-        return self
-
-    @classmethod
-    def _unknown(cls, name: str) -> str:
-        """Say what another framework's argument is called here."""
-        if name == "betas" and "beta1" in cls._arguments:
-            return f"{cls.__name__} has no argument 'betas': give beta1 and beta2"
-        if name == "nesterov":
-            return f"{cls.__name__} has no argument 'nesterov': use schuss.Nesterov"
-        for ours in _ELSEWHERE.get(name, ()):
-            if ours in cls._arguments:
-                return f"{cls.__name__} has no argument {name!r}: here it is called {ours!r}"
-        return f"{cls.__name__} has no argument {name!r}; it takes {', '.join(cls._arguments)}"
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "lr":
-            if not callable(value):
-                value = _number("lr", value, 0, float("inf"), open_end=False)
-        elif name in self._ranges:
-            low, high, open_end = self._ranges[name]
-            value = _number(name, value, low, high, open_end=open_end)
-        else:
-            raise AttributeError(f"cannot set {name!r}: {type(self)._unknown(name)}")
-        object.__setattr__(self, name, value)
-
-    def __repr__(self) -> str:
-        given = ((name, getattr(self, name)) for name in self._arguments)
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in given if v is not None)})"
-
-    @property
-    def t(self) -> int:
-        """How many updates have been made."""
-        return self._engine.t
-
-    @property
-    def state(self) -> Mapping[Any, Mapping[str, NDArray[Any]]]:
-        """The state arrays by parameter and slot, as in ``opt.state["W1"]["m"]``."""
-        return MappingProxyType({name: MappingProxyType(slots) for name, slots in self._engine.state.items()})
-
-    def update(self, params: Params, grads: Grads) -> None:
-        """Take one step: change ``params`` in place, going by ``grads``.
-
-        Parameters
-        ----------
-        params : mutable mapping of name -> ndarray, or list of ndarray
-            The parameters, float32 or float64, of any shape and any strides. A Python float or a NumPy
-            scalar is taken too; as it cannot change in place, its entry is replaced.
-        grads : mapping or list, like ``params``
-            A gradient for each parameter, of the same dtype and shape; it is only read. ``None`` skips
-            its parameter.
-
-        Raises
-        ------
-        TypeError
-            For what is not such an array: another type or dtype, a byte-swapped array, a gradient of
-            another dtype than its parameter's.
-        ValueError
-            For different names or shapes, a parameter that is read-only, not aligned, or overlaps
-            anything else in memory, a parameter that has changed since its state was made, and a
-            learning rate that is negative or not finite.
-
-        Notes
-        -----
-        A refused update has changed nothing: no parameter, no state, not ``t``. An update by another
-        thread on the same optimizer is waited for. NaN and infinity do what they do in NumPy.
-
-        Examples
-        --------
-        >>> import numpy as np, schuss
-        >>> params = {"W": np.ones(3), "b": np.zeros(1)}
-        >>> opt = schuss.SGD(lr=0.5)
-        >>> opt.update(params, {"W": np.array([1.0, 0.0, -1.0]), "b": None})
-        >>> params["W"]
-        array([0.5, 1. , 1.5])
-        >>> opt.update(params, {"W": np.zeros(2), "b": None})
-        Traceback (most recent call last):
-        ValueError: grads['W'] has shape (2,), its parameter has shape (3,); they must be equal
-        """
-        self._engine.update(self, params, grads)
-
-    # The engine calls the three that follow, at each step: what stands in them costs every update.
-
-    def _lr_at(self, t: int) -> float:
-        assert callable(self.lr)
-        return _number(f"lr({t})", self.lr(t), 0, float("inf"), open_end=False)
-
-    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
-        """The members of the rule in cpp/rules.hpp at step t, in their order."""
-        raise NotImplementedError
-
-    def _new_state(self, p: Any) -> dict[str, NDArray[Any]]:
-        return {slot: _zeros_like(p) for slot in self.slots}
-
-
-_LINE, _HUGE_PAGE = 64, 2 << 20
-
-
-def _zeros_like(p: Any) -> NDArray[Any]:
-    """Zeros in the shape, dtype and order of axes of ``p``, which lie in memory as ``p`` does.
-
-    Unlike numpy.zeros_like this touches no memory: the thread that first works on a page places it. They
-    begin as far past a cache line as ``p`` does, so that vectors straddle lines in none of them or in all;
-    and large ones past the start of a huge page, which the system can then give.
-    """
-    p = np.asarray(p)
-    axes = sorted(range(p.ndim), key=lambda axis: -abs(p.strides[axis]))
-    boundary = _HUGE_PAGE if p.nbytes >= 2 * _HUGE_PAGE else _LINE
-    memory = np.zeros(p.nbytes + boundary + _LINE, np.uint8)
-    skip = -memory.ctypes.data % boundary + p.ctypes.data % _LINE
-    zeros: NDArray[Any] = (
-        memory[skip : skip + p.nbytes].view(p.dtype).reshape([p.shape[axis] for axis in axes])
-    )
-    return zeros.transpose(np.argsort(axes)) if axes else zeros
-
-
-_EPS = (0.0, float("inf"), False)
-_UNIT = (0.0, 1.0, True)
+Scalars = tuple[float, ...]
 
 
 class SGD(Optimizer):
@@ -240,10 +75,10 @@ class SGD(Optimizer):
     array([0.9, 2.1])
     """
 
-    def __init__(self, lr: LearningRate = 0.01) -> None:
-        self.lr = lr
+    def __init__(self, lr: LearningRate = 0.01, **options: Unpack[L2Options]) -> None:
+        super().__init__(lr, **options)
 
-    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
+    def _scalars(self, lr: float, t: int) -> Scalars:
         return (lr,)
 
 
@@ -291,17 +126,23 @@ class Momentum(Optimizer):
     """
 
     slots = ("v",)
-    _ranges: ClassVar = {"momentum": _UNIT, "dampening": (0.0, 1.0, False)}
+    _ranges: ClassVar = {"momentum": SHARE, "dampening": (0.0, 1.0, False)}
 
     momentum: float
     dampening: float
 
-    def __init__(self, lr: LearningRate = 0.01, momentum: float = 0.9, dampening: float = 0.0) -> None:
-        self.lr = lr
+    def __init__(
+        self,
+        lr: LearningRate = 0.01,
+        momentum: float = 0.9,
+        dampening: float = 0.0,
+        **options: Unpack[L2Options],
+    ) -> None:
+        super().__init__(lr, **options)
         self.momentum = momentum
         self.dampening = dampening
 
-    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
+    def _scalars(self, lr: float, t: int) -> Scalars:
         return lr * (1 - self.dampening), self.momentum
 
 
@@ -343,15 +184,15 @@ class Nesterov(Optimizer):
     """
 
     slots = ("v",)
-    _ranges: ClassVar = {"momentum": _UNIT}
+    _ranges: ClassVar = {"momentum": SHARE}
 
     momentum: float
 
-    def __init__(self, lr: LearningRate = 0.01, momentum: float = 0.9) -> None:
-        self.lr = lr
+    def __init__(self, lr: LearningRate = 0.01, momentum: float = 0.9, **options: Unpack[L2Options]) -> None:
+        super().__init__(lr, **options)
         self.momentum = momentum
 
-    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
+    def _scalars(self, lr: float, t: int) -> Scalars:
         return lr, self.momentum
 
 
@@ -366,6 +207,10 @@ class AdaGrad(Optimizer):
         Learning rate, or a function of the step.
     eps : float, default 1e-7
         Added to the root, in units of the gradient, so that a first gradient of zero divides by no zero.
+    initial_accumulator : float, default 0
+        What the sum of squares starts at.
+    lr_decay : float, default 0
+        The learning rate of step t is ``lr / (1 + (t - 1) * lr_decay)``, as in PyTorch.
 
     Raises
     ------
@@ -374,7 +219,7 @@ class AdaGrad(Optimizer):
 
     Notes
     -----
-    State: ``h``, the sum of squares, from zero. PyTorch: ``eps=1e-10``. Keras and Optax start the sum at 0.1
+    State: ``h``, the sum of squares. PyTorch: ``eps=1e-10``. Keras and Optax start the sum at 0.1
     and put epsilon inside of the root; "Dive into Deep Learning" puts it there, too.
 
     References
@@ -392,16 +237,34 @@ class AdaGrad(Optimizer):
     """
 
     slots = ("h",)
-    _ranges: ClassVar = {"eps": _EPS}
+    _ranges: ClassVar = {"eps": POSITIVE, "initial_accumulator": POSITIVE, "lr_decay": POSITIVE}
 
     eps: float
+    initial_accumulator: float
+    lr_decay: float
 
-    def __init__(self, lr: LearningRate = 0.01, *, eps: float = 1e-7) -> None:
-        self.lr = lr
+    def __init__(
+        self,
+        lr: LearningRate = 0.01,
+        *,
+        eps: float = 1e-7,
+        initial_accumulator: float = 0.0,
+        lr_decay: float = 0.0,
+        **options: Unpack[L2Options],
+    ) -> None:
+        super().__init__(lr, **options)
         self.eps = eps
+        self.initial_accumulator = initial_accumulator
+        self.lr_decay = lr_decay
 
-    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
-        return lr, self.eps
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        return lr / (1 + (t - 1) * self.lr_decay), self.eps
+
+    def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
+        state = super()._new_state(name, p)
+        if self.initial_accumulator:
+            state["h"][...] = self.initial_accumulator
+        return state
 
 
 class RMSprop(Optimizer):
@@ -418,6 +281,10 @@ class RMSprop(Optimizer):
         :math:`\rho`; the average reaches back over about ``1 / (1 - decay_rate)`` steps.
     eps : float, default 1e-7
         Added to the root, in units of the gradient.
+    centered : bool, default False
+        Divide by the root of the variance :math:`h - a^2`, where :math:`a` is the running average of the gradient.
+    momentum : float in [0, 1), default 0
+        :math:`\mu` of :math:`v \leftarrow \mu v - \mathrm{lr}\, g / (\ldots),\ p \leftarrow p + v`.
 
     Raises
     ------
@@ -426,7 +293,8 @@ class RMSprop(Optimizer):
 
     Notes
     -----
-    State: ``h``, the running average of squares, from zero. PyTorch calls ``decay_rate`` alpha (0.99,
+    State: ``h``, the running average of squares, from zero; ``a`` if centered; ``v`` with momentum, which holds
+    the learning rate (PyTorch's does not: see :class:`Momentum`). PyTorch calls ``decay_rate`` alpha (0.99,
     ``eps=1e-8``); Keras calls it rho (0.9) and Optax decay (0.9), and both put epsilon inside of the root.
 
     References
@@ -444,18 +312,41 @@ class RMSprop(Optimizer):
     """
 
     slots = ("h",)
-    _ranges: ClassVar = {"decay_rate": _UNIT, "eps": _EPS}
+    _ranges: ClassVar = {"decay_rate": SHARE, "eps": POSITIVE, "momentum": SHARE}
 
     decay_rate: float
     eps: float
+    centered: bool = False
+    momentum: float = 0.0
 
-    def __init__(self, lr: LearningRate = 0.01, decay_rate: float = 0.99, *, eps: float = 1e-7) -> None:
-        self.lr = lr
+    def __init__(
+        self,
+        lr: LearningRate = 0.01,
+        decay_rate: float = 0.99,
+        *,
+        eps: float = 1e-7,
+        centered: bool = False,
+        momentum: float = 0.0,
+        **options: Unpack[L2Options],
+    ) -> None:
+        super().__init__(lr, **options)
         self.decay_rate = decay_rate
         self.eps = eps
+        self.centered = centered
+        self.momentum = momentum
 
-    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
-        return lr, self.decay_rate, 1 - self.decay_rate, self.eps
+    def _checked(self, name: str, value: Any) -> Any:
+        return _flag(name, value) if name == "centered" else super()._checked(name, value)
+
+    def _kernel(self) -> str:
+        return f"RMSprop{'Centered' * self.centered}{'Momentum' * (self.momentum > 0)}"
+
+    def _slots(self) -> tuple[str, ...]:
+        return ("h", *("a",) * self.centered, *("v",) * (self.momentum > 0))
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        scalars = (lr, self.decay_rate, 1 - self.decay_rate, self.eps)
+        return (*scalars, self.momentum) if self.momentum > 0 else scalars
 
 
 class Adam(Optimizer):
@@ -508,7 +399,8 @@ class Adam(Optimizer):
     """
 
     slots = ("m", "v")
-    _ranges: ClassVar = {"beta1": _UNIT, "beta2": _UNIT, "eps_hat": _EPS, "eps": _EPS}
+    _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps_hat": POSITIVE, "eps": POSITIVE}
+    _alternatives = ("eps_hat", "eps")
 
     beta1: float
     beta2: float
@@ -523,8 +415,9 @@ class Adam(Optimizer):
         *,
         eps_hat: float | None = None,
         eps: float | None = None,
+        **options: Unpack[L2Options],
     ) -> None:
-        self.lr = lr
+        super().__init__(lr, **options)
         self.beta1 = beta1
         self.beta2 = beta2
         if eps is not None:
@@ -532,14 +425,14 @@ class Adam(Optimizer):
         if eps_hat is not None or eps is None:
             self.eps_hat = 1e-7 if eps_hat is None else eps_hat
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def _checked(self, name: str, value: Any) -> Any:
         other = {"eps": self.eps_hat, "eps_hat": self.eps}.get(name)
         if other is not None:
             have = "eps_hat" if name == "eps" else "eps"
             raise ValueError(f"give eps or eps_hat, not both: got {name}={value!r} beside {have}={other!r}")
-        super().__setattr__(name, value)
+        return super()._checked(name, value)
 
-    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
+    def _scalars(self, lr: float, t: int) -> Scalars:
         correction = sqrt(1 - self.beta2**t)
         lr_t = lr * correction / (1 - self.beta1**t)
         eps_hat = self.eps_hat
@@ -549,7 +442,1179 @@ class Adam(Optimizer):
         return lr_t, 1 - self.beta1, 1 - self.beta2, eps_hat
 
 
+class AdamW(Optimizer):
+    r"""Adam with weight decay that the gradient's averages do not see.
+
+    .. math:: p \leftarrow (1 - \mathrm{lr}\,\lambda)\, p - \mathrm{lr}_t\, m / (\sqrt v + \hat\epsilon)
+
+    with :math:`m`, :math:`v`, :math:`\mathrm{lr}_t` of :class:`Adam` and
+    :math:`\hat\epsilon = \epsilon\sqrt{1 - \beta_2^t}`.
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.001
+        Learning rate, or a function of the step.
+    beta1, beta2 : float in [0, 1), default 0.9 and 0.999
+        What a step leaves of the averages of the gradient and of its square.
+    eps : float, default 1e-8
+        :math:`\epsilon`, added to the root after the bias correction.
+    weight_decay : float, default 0.01
+        :math:`\lambda`; the share of a parameter that is lost in a step is ``lr * weight_decay``.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``m`` and ``v``. The same as ``torch.optim.AdamW`` and, with ``weight_decay=1e-4``, ``optax.adamw``.
+    Keras's AdamW (0.004) puts epsilon as ``Adam(eps_hat=...)`` does.
+
+    References
+    ----------
+    Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019, arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([1.0])}
+    >>> schuss.AdamW(lr=0.1, weight_decay=0.5).update(params, {"W": np.array([3.0])})
+    >>> params["W"].round(4)
+    array([0.85])
+    """
+
+    slots = ("m", "v")
+    _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
+    _decoupled = True
+
+    beta1: float
+    beta2: float
+    eps: float
+
+    def __init__(
+        self,
+        lr: LearningRate = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps = eps
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        correction = sqrt(1 - self.beta2**t)
+        lr_t = lr * correction / (1 - self.beta1**t)
+        return lr_t, 1 - self.beta1, 1 - self.beta2, self.eps * correction, 1 - lr * self.weight_decay
+
+
+class AMSGrad(Optimizer):
+    r"""Adam whose step per element never grows again: it divides by the largest average so far.
+
+    .. math:: h \leftarrow \max(h, v) \qquad p \leftarrow p - \mathrm{lr}\, m / (\sqrt h + \epsilon)
+
+    with :math:`m` and :math:`v` of :class:`Adam`.
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.001
+        Learning rate, or a function of the step.
+    beta1, beta2 : float in [0, 1), default 0.9 and 0.999
+        What a step leaves of the averages of the gradient and of its square.
+    eps : float, default 1e-8
+        :math:`\epsilon`, added to the root.
+    bias_correction : bool, default False
+        Correct ``m`` and ``h`` for their start at zero, as :class:`Adam` does. The paper does not; PyTorch does.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``m``, ``v`` and ``h``. ``torch.optim.Adam(amsgrad=True)`` is this with ``bias_correction=True``.
+    Optax takes the maximum of the corrected averages, whose correction shrinks: its steps are smaller.
+
+    References
+    ----------
+    Reddi, Kale and Kumar, "On the convergence of Adam and beyond", ICLR 2018, arXiv:1904.09237, algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([1.0])}
+    >>> schuss.AMSGrad(lr=0.1, beta1=0.5, beta2=0.75).update(params, {"W": np.array([3.0])})
+    >>> params["W"].round(4)  # m = 1.5, v = h = 2.25
+    array([0.9])
+    """
+
+    slots = ("m", "v", "h")
+    _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
+
+    beta1: float
+    beta2: float
+    eps: float
+    bias_correction: bool
+
+    def __init__(
+        self,
+        lr: LearningRate = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        bias_correction: bool = False,
+        **options: Unpack[L2Options],
+    ) -> None:
+        super().__init__(lr, **options)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps = eps
+        self.bias_correction = bias_correction
+
+    def _checked(self, name: str, value: Any) -> Any:
+        return _flag(name, value) if name == "bias_correction" else super()._checked(name, value)
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        if not self.bias_correction:
+            return lr, 1 - self.beta1, 1 - self.beta2, self.eps
+        correction = sqrt(1 - self.beta2**t)
+        lr_t = lr * correction / (1 - self.beta1**t)
+        return lr_t, 1 - self.beta1, 1 - self.beta2, self.eps * correction
+
+
+class Adamax(Optimizer):
+    r"""Adam by the infinity norm: it divides by the largest recent gradient.
+
+    .. math::
+        m \leftarrow m + (1 - \beta_1)(g - m) \qquad u \leftarrow \max(\beta_2 u, |g| + \epsilon) \qquad
+        p \leftarrow p - \frac{\mathrm{lr}}{1 - \beta_1^t}\, \frac m u
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.002
+        Learning rate, or a function of the step.
+    beta1, beta2 : float in [0, 1), default 0.9 and 0.999
+        What a step leaves of the average of the gradient and of the largest one.
+    eps : float, default 1e-8
+        :math:`\epsilon`, in units of the gradient, so that one of zero divides by no zero. The paper has none.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``m`` and ``u``. The same as ``torch.optim.Adamax`` and ``optax.adamax``. Keras adds epsilon to u.
+
+    References
+    ----------
+    Kingma and Ba, "Adam", ICLR 2015, arXiv:1412.6980, section 7.1.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([1.0])}
+    >>> schuss.Adamax(lr=0.1).update(params, {"W": np.array([3.0])})
+    >>> params["W"].round(4)
+    array([0.9])
+    """
+
+    slots = ("m", "u")
+    _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
+
+    beta1: float
+    beta2: float
+    eps: float
+
+    def __init__(
+        self,
+        lr: LearningRate = 0.002,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        **options: Unpack[L2Options],
+    ) -> None:
+        super().__init__(lr, **options)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps = eps
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        return lr / (1 - self.beta1**t), 1 - self.beta1, self.beta2, self.eps
+
+
+class NAdam(Optimizer):
+    r"""Adam with Nesterov's momentum, whose share rises over the steps.
+
+    .. math::
+        p \leftarrow p - \mathrm{lr}\,\Bigl(\frac{1 - \mu_t}{1 - \prod_{i \le t} \mu_i}\, g +
+        \frac{\mu_{t+1}}{1 - \prod_{i \le t+1} \mu_i}\, m\Bigr) / (\sqrt{\hat v} + \epsilon), \qquad
+        \mu_t = \beta_1 (1 - 0.96^{t \psi} / 2)
+
+    with :math:`m` and :math:`v` of :class:`Adam`.
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.002
+        Learning rate, or a function of the step.
+    beta1, beta2 : float in [0, 1), default 0.9 and 0.999
+        What a step leaves of the averages of the gradient and of its square.
+    eps : float, default 1e-8
+        :math:`\epsilon`, added to the root after the bias correction.
+    momentum_decay : float, default 0.004
+        :math:`\psi`: how fast :math:`\mu_t` rises from half of :math:`\beta_1` to all of it.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``m`` and ``v``. The same as ``torch.optim.NAdam``. Optax's nadam has a constant :math:`\mu`.
+
+    References
+    ----------
+    Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop, 2016.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([1.0])}
+    >>> schuss.NAdam(lr=0.1).update(params, {"W": np.array([3.0])})
+    >>> params["W"].round(4)
+    array([0.8944])
+    """
+
+    slots = ("m", "v")
+    _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE, "momentum_decay": POSITIVE}
+
+    beta1: float
+    beta2: float
+    eps: float
+    momentum_decay: float
+    # The last product of mu_1 ... mu_t that was computed, from the first factor on, and for what.
+    _product: tuple[float, float, int, float] = (0.0, 0.0, 0, 1.0)
+
+    def __init__(
+        self,
+        lr: LearningRate = 0.002,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        momentum_decay: float = 0.004,
+        **options: Unpack[L2Options],
+    ) -> None:
+        super().__init__(lr, **options)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps = eps
+        self.momentum_decay = momentum_decay
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        def mu(step: int) -> float:
+            return self.beta1 * (1 - 0.5 * float(0.96 ** (step * self.momentum_decay)))
+
+        beta1, decay, done, product = self._product
+        if (beta1, decay) != (self.beta1, self.momentum_decay) or done > t:
+            done, product = 0, 1.0
+        for step in range(done + 1, t + 1):
+            product *= mu(step)
+        object.__setattr__(self, "_product", (self.beta1, self.momentum_decay, t, product))
+        correction = sqrt(1 - self.beta2**t)
+        lr_g = lr * correction * (1 - mu(t)) / (1 - product)
+        lr_m = lr * correction * mu(t + 1) / (1 - product * mu(t + 1))
+        return lr_g, lr_m, 1 - self.beta1, 1 - self.beta2, self.eps * correction
+
+
+class RAdam(Optimizer):
+    r"""Adam that steps by momentum alone until the average of squares is known well enough.
+
+    .. math::
+        \rho_\infty = \frac{2}{1 - \beta_2} - 1, \qquad \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}
+
+    If :math:`\rho_t > 5`, :math:`p \leftarrow p - \mathrm{lr}\, r_t\, \hat m\, \sqrt{1 - \beta_2^t} /
+    (\sqrt v + \epsilon)` with :math:`r_t^2 = \frac{(\rho_t - 4)(\rho_t - 2)\rho_\infty}{(\rho_\infty - 4)
+    (\rho_\infty - 2)\rho_t}`; otherwise :math:`p \leftarrow p - \mathrm{lr}\, \hat m`.
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.001
+        Learning rate, or a function of the step.
+    beta1, beta2 : float in [0, 1), default 0.9 and 0.999
+        What a step leaves of the averages of the gradient and of its square.
+    eps : float, default 1e-8
+        :math:`\epsilon`, added to :math:`\sqrt v` before the bias correction, as in PyTorch.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``m`` and ``v``. The same as ``torch.optim.RAdam``. ``optax.radam`` adds epsilon after the correction,
+    and includes :math:`\rho_t = 5`.
+
+    References
+    ----------
+    Liu et al., "On the variance of the adaptive learning rate and beyond", ICLR 2020, arXiv:1908.03265.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([1.0])}
+    >>> schuss.RAdam(lr=0.1).update(params, {"W": np.array([3.0])})
+    >>> params["W"].round(4)  # the first steps are those of momentum
+    array([0.7])
+    """
+
+    slots = ("m", "v")
+    _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
+
+    beta1: float
+    beta2: float
+    eps: float
+
+    def __init__(
+        self,
+        lr: LearningRate = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        **options: Unpack[L2Options],
+    ) -> None:
+        super().__init__(lr, **options)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps = eps
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        end = 2 / (1 - self.beta2) - 1
+        rho = end - 2 * t * self.beta2**t / (1 - self.beta2**t)
+        lr_t = lr / (1 - self.beta1**t)
+        if rho <= 5:
+            return lr_t, 1 - self.beta1, 1 - self.beta2, self.eps, 0.0
+        r = sqrt((rho - 4) * (rho - 2) * end / ((end - 4) * (end - 2) * rho))
+        return lr_t * r * sqrt(1 - self.beta2**t), 1 - self.beta1, 1 - self.beta2, self.eps, 1.0
+
+
+class AdaDelta(Optimizer):
+    r"""Steps in the parameter's own unit: the average size of past steps over that of the gradients.
+
+    .. math::
+        h \leftarrow \rho h + (1 - \rho)\, g^2 \qquad
+        u = \frac{\sqrt{d + \epsilon}}{\sqrt{h + \epsilon}}\, g \qquad
+        d \leftarrow \rho d + (1 - \rho)\, u^2 \qquad p \leftarrow p - \mathrm{lr}\, u
+
+    Parameters
+    ----------
+    lr : float or callable, default 1.0
+        A factor; the paper has none.
+    decay_rate : float in [0, 1), default 0.9
+        :math:`\rho`.
+    eps : float, default 1e-6
+        :math:`\epsilon`, in units of a squared gradient and of a squared step; it also starts the motion.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``h`` and ``d``. The same as ``torch.optim.Adadelta`` and ``optax.adadelta``; Keras has ``lr=0.001`` and
+    0.95, "Dive into Deep Learning" 0.9 and 1e-5.
+
+    References
+    ----------
+    Zeiler, "ADADELTA: an adaptive learning rate method", 2012, arXiv:1212.5701.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([1.0])}
+    >>> schuss.AdaDelta(decay_rate=0.75, eps=1.0).update(params, {"W": np.array([2.0])})
+    >>> params["W"].round(4)  # u = 1 / sqrt(2) * 2
+    array([-0.4142])
+    """
+
+    slots = ("h", "d")
+    _ranges: ClassVar = {"decay_rate": SHARE, "eps": POSITIVE}
+
+    decay_rate: float
+    eps: float
+
+    def __init__(
+        self,
+        lr: LearningRate = 1.0,
+        decay_rate: float = 0.9,
+        *,
+        eps: float = 1e-6,
+        **options: Unpack[L2Options],
+    ) -> None:
+        super().__init__(lr, **options)
+        self.decay_rate = decay_rate
+        self.eps = eps
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        return lr, self.decay_rate, 1 - self.decay_rate, self.eps
+
+
+class Lion(Optimizer):
+    r"""Every element moves by the same amount; only the sign is adapted.
+
+    .. math::
+        p \leftarrow (1 - \mathrm{lr}\,\lambda)\, p - \mathrm{lr}\, \mathrm{sign}(\beta_1 m + (1 - \beta_1)\, g) \qquad
+        m \leftarrow \beta_2 m + (1 - \beta_2)\, g
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.0001
+        Learning rate, the change of an element in a step: a third to a tenth of what suits Adam.
+    beta1, beta2 : float in [0, 1), default 0.9 and 0.99
+        The share of the average in the step's sign, and what a step leaves of the average.
+    weight_decay : float, default 0
+        :math:`\lambda`, decoupled from the gradient; three to ten times what suits AdamW.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``m``, half of Adam's. The same as ``optax.lion`` (``weight_decay=1e-3`` there); PyTorch has none.
+
+    References
+    ----------
+    Chen et al., "Symbolic discovery of optimization algorithms", 2023, arXiv:2302.06675.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([1.0, 1.0, 1.0])}
+    >>> schuss.Lion(lr=0.1).update(params, {"W": np.array([3.0, -0.001, 0.0])})
+    >>> params["W"]
+    array([0.9, 1.1, 1. ])
+    """
+
+    slots = ("m",)
+    _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE}
+    _decoupled = True
+
+    beta1: float
+    beta2: float
+
+    def __init__(
+        self,
+        lr: LearningRate = 0.0001,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        *,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta1 = beta1
+        self.beta2 = beta2
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        return lr, self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, 1 - lr * self.weight_decay
+
+
+class LAMB(Optimizer):
+    r"""Adam whose step is as long as the parameter: large batches, layer by layer.
+
+    .. math::
+        u = \hat m / (\sqrt{\hat v} + \epsilon) + \lambda p \qquad
+        p \leftarrow p - \mathrm{lr}\, \frac{\lVert p \rVert}{\lVert u \rVert}\, u
+
+    with :math:`\hat m` and :math:`\hat v` of :class:`Adam`, and the norms over one array.
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.001
+        Learning rate: the length of a step as a share of the parameter's.
+    beta1, beta2 : float in [0, 1), default 0.9 and 0.999
+        What a step leaves of the averages of the gradient and of its square.
+    eps : float, default 1e-6
+        :math:`\epsilon`, added to the root after the bias correction.
+    weight_decay : float, default 0
+        :math:`\lambda`, a part of the direction, as in the paper.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``m`` and ``v``. Where a norm is zero the ratio is 1. The same as ``optax.lamb``; PyTorch has none.
+    A step reads its arrays twice, as the norm of the direction must be known first.
+
+    References
+    ----------
+    You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", ICLR 2020,
+    arXiv:1904.00962.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([3.0, 4.0])}
+    >>> schuss.LAMB(lr=0.1, eps=0.0).update(params, {"W": np.array([7.0, -7.0])})
+    >>> params["W"].round(4)  # a step of length 0.5 along (1, -1)
+    array([2.6464, 4.3536])
+    """
+
+    slots = ("m", "v")
+    _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
+    _decoupled = True
+
+    beta1: float
+    beta2: float
+    eps: float
+
+    def __init__(
+        self,
+        lr: LearningRate = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps = eps
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        root = sqrt(1 - self.beta2**t)
+        correction = root / (1 - self.beta1**t)
+        return lr, 1 - self.beta1, 1 - self.beta2, correction, self.eps * root, self.weight_decay
+
+
+class LARS(Optimizer):
+    r"""Momentum whose step is a fixed share of the parameter's length, layer by layer.
+
+    .. math::
+        v \leftarrow \mu v - \mathrm{lr}\, \frac{\eta \lVert p \rVert}{\lVert g \rVert + \lambda \lVert p \rVert}\,
+        (g + \lambda p) \qquad p \leftarrow p + v
+
+    with the norms over one array.
+
+    Parameters
+    ----------
+    lr : float or callable, default 1.0
+        Learning rate.
+    momentum : float in [0, 1), default 0.9
+        :math:`\mu`.
+    trust : float, default 0.001
+        :math:`\eta`, the trust coefficient.
+    weight_decay : float, default 0
+        :math:`\lambda`.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``v``, which holds the learning rate. Where a norm is zero the ratio is 1. ``optax.lars`` divides by
+    :math:`\lVert g + \lambda p \rVert`, which is the same without weight decay; PyTorch has none.
+
+    References
+    ----------
+    You, Gitman and Ginsburg, "Large batch training of convolutional networks", 2017, arXiv:1708.03888.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([3.0, 4.0])}
+    >>> schuss.LARS(lr=1.0, trust=0.1).update(params, {"W": np.array([7.0, 0.0])})
+    >>> params["W"]
+    array([2.5, 4. ])
+    """
+
+    slots = ("v",)
+    _ranges: ClassVar = {"momentum": SHARE, "trust": POSITIVE}
+    _decoupled = True
+
+    momentum: float
+    trust: float
+
+    def __init__(
+        self,
+        lr: LearningRate = 1.0,
+        momentum: float = 0.9,
+        *,
+        trust: float = 0.001,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.momentum = momentum
+        self.trust = trust
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        return lr, self.momentum, self.weight_decay, self.trust
+
+
+class Adan(Optimizer):
+    r"""Adam that also averages how the gradient changes, as Nesterov's momentum would see it.
+
+    .. math::
+        d &= g - g_\text{before} \qquad m \leftarrow m + (1 - \beta_1)(g - m) \qquad
+        v \leftarrow v + (1 - \beta_2)(d - v) \\
+        n &\leftarrow n + (1 - \beta_3)\bigl((g + \beta_2 d)^2 - n\bigr) \qquad
+        p \leftarrow \frac{1}{1 + \mathrm{lr}\,\lambda} \Bigl(p - \mathrm{lr}\,
+        \frac{\hat m + \beta_2 \hat v}{\sqrt{\hat n} + \epsilon}\Bigr)
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.001
+        Learning rate, or a function of the step.
+    beta1, beta2, beta3 : float in [0, 1), default 0.98, 0.92 and 0.99
+        What a step leaves of the averages; the paper's are ours from 1.
+    eps : float, default 1e-8
+        :math:`\epsilon`, added to the root after the bias correction.
+    weight_decay : float, default 0
+        :math:`\lambda`, by a proximal step, as in the paper.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``m``, ``v``, ``n`` and ``b``, the gradient before. At the optimizer's first step :math:`d = 0`.
+    ``optax.adan`` weights :math:`d` and :math:`\hat v` with :math:`1 - \beta_2`, where the paper's formula, in its
+    betas, and its authors' code have what is our :math:`\beta_2`. PyTorch has none.
+
+    References
+    ----------
+    Xie et al., "Adan: adaptive Nesterov momentum algorithm", 2022, arXiv:2208.06677.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([1.0])}
+    >>> schuss.Adan(lr=0.1).update(params, {"W": np.array([3.0])})
+    >>> params["W"].round(4)
+    array([0.9])
+    """
+
+    slots = ("m", "v", "n", "b")
+    _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "beta3": SHARE, "eps": POSITIVE}
+    _decoupled = True
+
+    beta1: float
+    beta2: float
+    beta3: float
+    eps: float
+
+    def __init__(
+        self,
+        lr: LearningRate = 0.001,
+        beta1: float = 0.98,
+        beta2: float = 0.92,
+        beta3: float = 0.99,
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.beta3 = beta3
+        self.eps = eps
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        root = sqrt(1 - self.beta3**t)
+        lr_m = lr * root / (1 - self.beta1**t)
+        lr_v = lr * root * self.beta2 / (1 - self.beta2**t)
+        shrink = 1 / (1 + lr * self.weight_decay)
+        averages = (1 - self.beta1, self.beta2, 1 - self.beta2, 1 - self.beta3)
+        return lr_m, lr_v, *averages, self.eps * root, shrink, float(t == 1)
+
+
+class _ScheduleFree(Optimizer):
+    """What the schedule-free rules share: the average, and the weight of a step in it."""
+
+    _decoupled = True
+    warmup: int
+    # t, the sums of weights before and after step t, and the largest rate until then.
+    _sums: tuple[int, float, float, float] = (0, 0.0, 0.0, 0.0)
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if name == "warmup":
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"warmup must be a whole number of steps, got {value!r}")
+            return value
+        return super()._checked(name, value)
+
+    def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
+        state = super()._new_state(name, p)
+        state["z"], state["x"] = copy_of(p), copy_of(p)
+        return state
+
+    @property
+    def averaged_params(self) -> Mapping[Any, NDArray[Any]]:
+        """The averages x by name, which are to be evaluated and kept; the live arrays."""
+        return {name: slots["x"] for name, slots in self.state.items()}
+
+    def _scalars_alone(self, lr: float, t: int) -> Scalars:
+        if self._sums[0] not in (t - 1, t):
+            object.__setattr__(self, "_sums", (0, 0.0, 0.0, 0.0))
+            for past in range(1, t):
+                self._scalars(lr, past)
+        return self._scalars(lr, t)
+
+    def _rate_and_share(self, lr: float, t: int) -> tuple[float, float]:
+        """The rate of step t, warmed up, and its share of the average: weighted by the square of the rate."""
+        lr *= min(1.0, t / self.warmup) if self.warmup else 1.0
+        at, before, after, largest = self._sums
+        if at == t - 1:
+            before = after
+        elif at != t:
+            raise RuntimeError(f"the weights of step {t - 1} are not known, those of step {at} are")
+        largest = max(largest, lr)
+        after = before + largest**2
+        object.__setattr__(self, "_sums", (t, before, after, largest))
+        return lr, largest**2 / after if after > 0 else 1.0
+
+
+class ScheduleFreeSGD(_ScheduleFree):
+    r"""Gradient descent that needs no schedule: it is evaluated at the average of its iterates.
+
+    .. math::
+        z \leftarrow z - \mathrm{lr}\,(g + \lambda p) \qquad x \leftarrow x + c_t (z - x) \qquad
+        p \leftarrow z + \beta (x - z)
+
+    where :math:`c_t` is the share of this step in the sum of the squared learning rates.
+
+    Parameters
+    ----------
+    lr : float or callable, default 1.0
+        Learning rate: larger than without averaging. It needs no decay.
+    momentum : float in [0, 1), default 0.9
+        :math:`\beta`, how near to the average the gradient is taken.
+    warmup : int, default 0
+        The learning rate rises along a straight line for so many steps.
+    weight_decay : float, default 0
+        :math:`\lambda`.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``z``, the iterates, and ``x``, their average, both from the parameter as it is at first. The parameters in
+    ``params`` are the points at which gradients are to be computed. **Evaluate and save the averages**,
+    ``opt.averaged_params``. ``optax.contrib.schedule_free_sgd`` keeps no x and computes it when asked to.
+
+    References
+    ----------
+    Defazio et al., "The road less scheduled", NeurIPS 2024, arXiv:2405.15682.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([4.0])}
+    >>> opt = schuss.ScheduleFreeSGD(lr=0.5)
+    >>> for _ in range(20):
+    ...     opt.update(params, {"W": params["W"].copy()})  # the gradient of W * W / 2
+    >>> bool(abs(opt.averaged_params["W"][0]) < 0.2)
+    True
+    """
+
+    slots = ("z", "x")
+    _ranges: ClassVar = {"momentum": SHARE}
+
+    momentum: float
+
+    def __init__(
+        self,
+        lr: LearningRate = 1.0,
+        momentum: float = 0.9,
+        *,
+        warmup: int = 0,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.momentum = momentum
+        self.warmup = warmup
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        lr, c = self._rate_and_share(lr, t)
+        return lr, self.momentum, c, self.weight_decay
+
+
+class ScheduleFreeAdamW(_ScheduleFree):
+    r"""AdamW that needs no schedule: it is evaluated at the average of its iterates.
+
+    .. math::
+        v &\leftarrow v + (1 - \beta_2)(g^2 - v) \qquad
+        z \leftarrow z - \mathrm{lr}\,\bigl(g / (\sqrt{\hat v} + \epsilon) + \lambda p\bigr) \\
+        x &\leftarrow x + c_t (z - x) \qquad p \leftarrow z + \beta_1 (x - z)
+
+    where :math:`c_t` is the share of this step in the sum of the squared learning rates.
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.0025
+        Learning rate: one to ten times what suits AdamW with a schedule. It needs no decay.
+    beta1 : float in [0, 1), default 0.9
+        How near to the average the gradient is taken.
+    beta2 : float in [0, 1), default 0.999
+        What a step leaves of the average of the squared gradient.
+    eps : float, default 1e-8
+        :math:`\epsilon`, added to the root after the bias correction.
+    warmup : int, default 0
+        The learning rate rises along a straight line for so many steps.
+    weight_decay : float, default 0
+        :math:`\lambda`, decoupled from the gradient.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``z``, the iterates, ``x``, their average, and ``v``. The parameters in ``params`` are the points at which
+    gradients are to be computed. **Evaluate and save the averages**, ``opt.averaged_params``.
+
+    References
+    ----------
+    Defazio et al., "The road less scheduled", NeurIPS 2024, arXiv:2405.15682, algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.array([1.0])}
+    >>> opt = schuss.ScheduleFreeAdamW(lr=0.1)
+    >>> opt.update(params, {"W": np.array([3.0])})
+    >>> opt.averaged_params["W"].round(4)
+    array([0.9])
+    """
+
+    slots = ("z", "x", "v")
+    _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
+
+    beta1: float
+    beta2: float
+    eps: float
+
+    def __init__(
+        self,
+        lr: LearningRate = 0.0025,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        warmup: int = 0,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps = eps
+        self.warmup = warmup
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        lr, c = self._rate_and_share(lr, t)
+        correction = sqrt(1 - self.beta2**t)
+        lr_decay = lr * self.weight_decay
+        return lr * correction, lr_decay, self.beta1, 1 - self.beta2, self.eps * correction, c
+
+
+class Muon(Optimizer):
+    r"""Momentum whose step is made orthogonal: every direction of a matrix moves by the same amount.
+
+    .. math::
+        m \leftarrow m + (1 - \mu)(g - m) \qquad u = \mathrm{orthogonal}\bigl(g + \mu (m - g)\bigr) \qquad
+        p \leftarrow (1 - \mathrm{lr}\,\lambda)\, p - \mathrm{lr}\, \sqrt{\max(1, \text{rows} / \text{columns})}\, u
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.001
+        Learning rate, or a function of the step.
+    momentum : float in [0, 1), default 0.95
+        :math:`\mu`.
+    nesterov : bool, default True
+        With False, :math:`u = \mathrm{orthogonal}(m)`.
+    steps : int, default 5
+        Newton-Schulz iterations; the singular values end between about 0.7 and 1.2, not at 1.
+    weight_decay : float, default 0.1
+        :math:`\lambda`, decoupled from the gradient.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range (the message has the value), or if a parameter is no matrix.
+
+    Notes
+    -----
+    For matrices alone: hidden layers' weights. Give biases, embeddings and the last layer to another optimizer.
+    State: ``m``, and ``u``, in which the direction is worked out. The same as ``torch.optim.Muon``, which computes
+    the iterations in bfloat16; here they are in the parameter's own dtype, on BLAS.
+
+    References
+    ----------
+    Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.zeros((2, 2))}
+    >>> opt = schuss.Muon(lr=1.0)
+    >>> opt.update(params, {"W": np.array([[0.0, 5.0], [-0.1, 0.0]])})
+    >>> params["W"].round(1)  # as much along the small gradient as along the large one
+    array([[ 0. , -0.7],
+           [ 0.7,  0. ]])
+    >>> opt.update({"b": np.zeros(3)}, {"b": np.ones(3)})
+    Traceback (most recent call last):
+    ValueError: params['b']: Muon is for matrices, got shape (3,); give this parameter to another optimizer
+    """
+
+    slots = ("m", "u")
+    _ranges: ClassVar = {"momentum": SHARE}
+    _decoupled = True
+
+    momentum: float
+    nesterov: bool
+    steps: int
+
+    def __init__(
+        self,
+        lr: LearningRate = 0.001,
+        momentum: float = 0.95,
+        *,
+        nesterov: bool = True,
+        steps: int = 5,
+        weight_decay: float = 0.1,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.steps = steps
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if name == "nesterov":
+            return _flag(name, value)
+        if name == "steps":
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"steps must be a whole number from 1 on, got {value!r}")
+            return value
+        return super()._checked(name, value)
+
+    def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
+        if np.ndim(p) != 2:
+            raise ValueError(
+                f"params[{name!r}]: Muon is for matrices, got shape {np.shape(p)}; "
+                "give this parameter to another optimizer"
+            )
+        return super()._new_state(name, p)
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        look = self.momentum if self.nesterov else 1.0
+        return lr, 1 - self.momentum, look, 1 - lr * self.weight_decay, float(self.steps)
+
+    def _ratio(self, name: Any, state: Mapping[str, Any], p_norm: float, scalars: Scalars) -> float:
+        u = state["u"]
+        u[...] = orthogonalized(u, int(scalars[-1]))
+        return sqrt(max(1.0, u.shape[0] / u.shape[1]))
+
+
+class Adafactor(Optimizer):
+    r"""Adam's second moment in the memory of a row and a column, with steps relative to the parameter.
+
+    .. math::
+        R &\leftarrow R + t^\gamma\, (\text{row means of } g^2 - R) \qquad
+        C \leftarrow C + t^\gamma\, (\text{column means of } g^2 - C) \qquad
+        \hat V = R\, C / \text{mean}(R) \\
+        u &= g / \sqrt{\hat V} \qquad
+        p \leftarrow (1 - \mathrm{lr}\,\lambda)\, p -
+        \frac{\max(\epsilon_2, \mathrm{rms}(p))\, \min(\mathrm{lr}, 1 / \sqrt t)}{\max(1, \mathrm{rms}(u) / d)}\, u
+
+    Arrays of fewer than two axes keep the whole of :math:`V`; of more than two, the last two are factored.
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.01
+        The largest length of a step, as a share of the parameter's.
+    beta2_decay : float in [-1, 0], default -0.8
+        :math:`\gamma`.
+    eps : float, optional
+        :math:`\sqrt{\hat V}` is at least this; the dtype's machine epsilon if not given.
+    eps2 : float, default 0.001
+        :math:`\epsilon_2`: what the root mean square of a parameter counts at least.
+    clip_threshold : float, default 1
+        :math:`d`, to which the root mean square of a direction is brought down.
+    weight_decay : float, default 0
+        :math:`\lambda`, decoupled from the gradient.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside of its range; the message has the value.
+
+    Notes
+    -----
+    State: ``row`` and ``column`` or ``v``, and ``u``, in which the direction is worked out. The same as
+    ``torch.optim.Adafactor``; ``optax.adafactor`` has other defaults and puts the square of epsilon into the means.
+
+    References
+    ----------
+    Shazeer and Stern, "Adafactor: adaptive learning rates with sublinear memory cost", ICML 2018,
+    arXiv:1804.04235; Zhai et al., "Scaling vision transformers", 2022, arXiv:2106.04560.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"W": np.ones((2, 2))}
+    >>> opt = schuss.Adafactor(lr=0.1)
+    >>> opt.update(params, {"W": np.array([[3.0, 3.0], [-3.0, 3.0]])})
+    >>> params["W"].round(4)
+    array([[0.9, 0.9],
+           [1.1, 0.9]])
+    """
+
+    slots = ("u",)
+    _ranges: ClassVar = {"eps": POSITIVE, "eps2": POSITIVE, "clip_threshold": POSITIVE}
+    _decoupled = True
+
+    beta2_decay: float
+    eps: float | None = None
+    eps2: float
+    clip_threshold: float
+    # The factors of this step by the arrays that will hold them.
+    _pending: tuple[tuple[NDArray[Any], NDArray[Any]], ...] = ()
+
+    def __init__(
+        self,
+        lr: LearningRate = 0.01,
+        *,
+        beta2_decay: float = -0.8,
+        eps: float | None = None,
+        eps2: float = 1e-3,
+        clip_threshold: float = 1.0,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta2_decay = beta2_decay
+        self.eps = eps
+        self.eps2 = eps2
+        self.clip_threshold = clip_threshold
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if name == "beta2_decay":
+            return number(name, value, -1, 0, open_end=False)
+        return super()._checked(name, value)
+
+    def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
+        state = super()._new_state(name, p)
+        p = np.asarray(p)
+        if p.ndim < 2:
+            state["v"] = np.zeros_like(p)
+        else:
+            state["row"] = np.zeros((*p.shape[:-1], 1), p.dtype)
+            state["column"] = np.zeros((*p.shape[:-2], 1, p.shape[-1]), p.dtype)
+        return state
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        object.__setattr__(self, "_pending", ())
+        eps = -1.0 if self.eps is None else self.eps
+        rate, share = min(lr, 1 / sqrt(t)), t**self.beta2_decay
+        return 1 - lr * self.weight_decay, rate, share, eps, self.eps2, self.clip_threshold
+
+    def _ratio(self, name: Any, state: Mapping[str, Any], p_norm: float, scalars: Scalars) -> float:
+        _, rate, share, eps, eps2, threshold = scalars
+        u = state["u"]
+        if u.size == 0:
+            return 0.0
+        if eps < 0:
+            eps = float(np.finfo(u.dtype).eps)
+        if "v" in state:
+            new = {"v": np.asarray(u * u)}
+        else:
+            new = {
+                "row": np.einsum("...ij,...ij->...i", u, u)[..., None] / u.shape[-1],
+                "column": np.einsum("...ij,...ij->...j", u, u)[..., None, :] / u.shape[-2],
+            }
+        for slot, mean in new.items():
+            mean -= state[slot]
+            mean *= share
+            mean += state[slot]
+        pending = tuple((state[slot], mean) for slot, mean in new.items())
+        object.__setattr__(self, "_pending", (*self._pending, *pending))
+        if "v" in new:
+            v = new["v"].copy()
+        else:
+            v = new["row"] * new["column"]
+            v /= np.maximum(new["row"].mean(axis=-2, keepdims=True), eps)
+        u /= np.sqrt(np.maximum(v, eps * eps, out=v), out=v)
+        rms = sqrt(float(np.vdot(u, u)) / u.size)
+        return max(eps2, p_norm / sqrt(u.size)) * rate / max(1.0, rms / threshold)
+
+    def _commit(self) -> None:
+        for kept, mean in self._pending:
+            kept[...] = mean
+        object.__setattr__(self, "_pending", ())
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 # The one table that tests, benchmark, experiments and command line read.
 OPTIMIZERS: dict[str, type[Optimizer]] = {
-    cls.__name__: cls for cls in (SGD, Momentum, Nesterov, AdaGrad, RMSprop, Adam)
+    cls.__name__: cls
+    for cls in (
+        SGD,
+        Momentum,
+        Nesterov,
+        AdaGrad,
+        RMSprop,
+        Adam,
+        AdamW,
+        AMSGrad,
+        Adamax,
+        NAdam,
+        RAdam,
+        AdaDelta,
+        Adafactor,
+        Lion,
+        LAMB,
+        LARS,
+        Adan,
+        ScheduleFreeSGD,
+        ScheduleFreeAdamW,
+        Muon,
+    )
 }

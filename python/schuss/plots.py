@@ -9,12 +9,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._extras import need
-from .experiments import Fit, Path, Race
-from .optimizers import OPTIMIZERS
+from .experiments import TEXTBOOK, Decay, Fit, Path, Race, Training
+from .schedules import Schedule
 
-# The palette of Okabe and Ito, which the colour-blind can tell apart; an optimizer has one colour everywhere.
+# The palette of Okabe and Ito, which the colour-blind can tell apart.
 _PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#999999")
-COLORS = {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(OPTIMIZERS)}
+
+
+def colors(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each: the textbook's optimizers keep theirs everywhere, the others take what is free."""
+    own = dict(zip(TEXTBOOK, _PALETTE, strict=False))
+    free = [color for color in _PALETTE if color not in {own[name] for name in names if name in own}]
+    others = [name for name in names if name not in own]
+    return own | {name: (free or list(_PALETTE))[i % len(free or _PALETTE)] for i, name in enumerate(others)}
 
 
 def smooth_curve(x: ArrayLike, window: int = 11) -> NDArray[np.float64]:
@@ -52,6 +59,7 @@ def _axes(figure: Any, xlabel: str, ylabel: str) -> Any:
 def path_figure(*rows: Sequence[Path]) -> Any:
     """One row of panels per experiment, one panel per optimizer: contours, path, start and end."""
     figure = _figure(2.5 * len(rows[0]) + 0.5, 2.7 * len(rows) + 0.2)
+    color = colors([way.name for way in rows[0]])
     panels = figure.subplots(len(rows), len(rows[0]), squeeze=False, sharex="row", sharey="row")
     for row, ways in zip(panels, rows, strict=True):
         scaled = ways[0].scaled
@@ -63,15 +71,12 @@ def path_figure(*rows: Sequence[Path]) -> Any:
         f = x**2 + y**2 if scaled else x**2 / 20 + y**2
         for axes, way in zip(row, ways, strict=True):
             axes.contour(x, y, f, levels=[0.1, 0.5, 1, 2, 4, 7, 11, 16, 22], colors="0.75", linewidths=0.7)
-            axes.plot(
-                *zip(*way.points, strict=True), "o-", color=COLORS[way.name], markersize=2.5, linewidth=1
-            )
-            axes.plot(
-                *way.points[0], "s", color="white", markeredgecolor="black", markersize=6, label="start"
-            )
+            axes.plot(*zip(*way.points, strict=True), "o-", color=color[way.name], markersize=2.5, linewidth=1)
+            axes.plot(*way.points[0], "s", color="white", markeredgecolor="black", markersize=6, label="start")
             axes.plot(*way.points[-1], "*", color="gold", markeredgecolor="black", markersize=10, label="end")
             axes.plot(0, 0, "+", color="black", markersize=7)
-            axes.set_title(f"{way.name}, lr {way.lr:g}", fontsize=10)
+            title = way.name if "(" in way.name else f"{way.name}, lr {way.lr:g}"
+            axes.set_title(title, fontsize=10 if len(title) < 24 else 7)
             axes.set_xlabel("u = x / √20" if scaled else "x")
             if scaled:
                 axes.set_aspect("equal")
@@ -84,10 +89,11 @@ def race_loss_figure(race: Race) -> Any:
     """Training loss over iterations, smoothed; the loss axis is logarithmic."""
     figure = _figure(7, 4.4)
     axes = _axes(figure, "iteration", "training loss (smoothed)")
+    color = colors([run.name for run in race.runs])
     for run in race.runs:
         if run.losses:
             iterations = np.arange(1, len(run.losses) + 1)
-            axes.semilogy(iterations, smooth_curve(run.losses, 31), color=COLORS[run.name], label=run.name)
+            axes.semilogy(iterations, smooth_curve(run.losses, 31), color=color[run.name], label=run.name)
     # A network that knows nothing has log(10) = 2.3; what a first step throws above that is cut.
     axes.set_ylim(top=3)
     axes.legend(frameon=False)
@@ -98,6 +104,7 @@ def race_accuracy_figure(race: Race) -> Any:
     """Test accuracy over iterations."""
     figure = _figure(7, 4.4)
     axes = _axes(figure, "iteration", "test accuracy")
+    color = colors([run.name for run in race.runs])
     for run in race.runs:
         if run.accuracies:
             axes.plot(
@@ -105,12 +112,10 @@ def race_accuracy_figure(race: Race) -> Any:
                 list(run.accuracies.values()),
                 "o-",
                 markersize=3,
-                color=COLORS[run.name],
+                color=color[run.name],
                 label=f"{run.name}  {run.accuracy:.1%}",
             )
-    axes.yaxis.set_major_formatter(
-        need("matplotlib.ticker", "drawing", package="matplotlib").PercentFormatter(1)
-    )
+    axes.yaxis.set_major_formatter(need("matplotlib.ticker", "drawing", package="matplotlib").PercentFormatter(1))
     axes.legend(frameon=False, loc="lower right")
     return figure
 
@@ -119,12 +124,13 @@ def regression_figure(fits: Sequence[Fit]) -> Any:
     """Mean loss over epochs; a curve that leaves the figure has diverged, and says so in the legend."""
     figure = _figure(7, 4.4)
     axes = _axes(figure, "epoch", "mean loss")
+    color = colors([fit.name for fit in fits])
     start = fits[0].losses[0]
     lowest = min((min(fit.losses) for fit in fits if not fit.diverged), default=start / 10)
     for fit in fits:
         label = f"{fit.name}  diverged" if fit.diverged else f"{fit.name}  {fit.losses[-1]:.4g}"
         visible = [loss if loss < 1e3 * start else np.nan for loss in fit.losses]
-        axes.semilogy(fit.epochs, visible, color=COLORS[fit.name], label=label)
+        axes.semilogy(fit.epochs, visible, color=color[fit.name], label=label)
     axes.set_ylim(lowest * 0.85, start * 1.5)
     axes.legend(frameon=False)
     return figure
@@ -141,12 +147,9 @@ def bench_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
     mine = [
         row
         for row in rows
-        if (row["rule"], row["dtype"], row["threads"]) == ("Adam", "float32", threads)
-        and "e" in row["case"][:4]
+        if (row["rule"], row["dtype"], row["threads"]) == ("Adam", "float32", threads) and "e" in row["case"][:4]
     ]
-    others = iter(
-        ("#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#999999", "#f0e442", "#882255", "#117733")
-    )
+    others = iter(("#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#999999", "#f0e442", "#882255", "#117733"))
     for name in dict.fromkeys(row["contender"] for row in mine):
         speed = {row["parameters"]: row["gb_per_s"] for row in mine if row["contender"] == name}
         if name == "schuss":
@@ -157,4 +160,78 @@ def bench_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
             style = {"color": next(others), "linewidth": 1.2, "markersize": 4}
         axes.loglog(list(speed), list(speed.values()), marker="o", label=name, **style)
     axes.legend(frameon=False, fontsize=8, ncols=2)
+    return figure
+
+
+def decay_figure(runs: Sequence[Decay]) -> Any:
+    """Loss over iterations, one line per schedule, and below it the rates."""
+    figure = _figure(7, 5.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for axes, label in ((upper, "loss over all examples"), (lower, "learning rate")):
+        axes.set(ylabel=label)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    lower.set_xlabel("iteration")
+    color = colors([run.name for run in runs])
+    for run in runs:
+        upper.semilogy(run.iterations, run.losses, color=color[run.name], linewidth=1, label=run.name)
+        lower.plot(run.iterations, [run.schedule(t) for t in run.iterations], color=color[run.name], linewidth=1)
+    lowest = min(min(run.losses) for run in runs)
+    upper.set_ylim(lowest * 0.97, max(run.losses[len(run.losses) // 20] for run in runs))
+    upper.legend(frameon=False)
+    return figure
+
+
+def schedule_figure(schedules: Mapping[str, Schedule], steps: int) -> Any:
+    """The rates of steps 1 to ``steps``, one line per schedule."""
+    figure = _figure(7, 3.6)
+    axes = _axes(figure, "step", "learning rate")
+    t = np.arange(1, steps + 1)
+    for name, schedule in schedules.items():
+        axes.plot(t, [schedule(int(step)) for step in t], label=name)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def training_figure(training: Training) -> Any:
+    """Training loss and validation accuracy by epoch; the best epoch is marked."""
+    figure = _figure(7, 4)
+    axes = _axes(figure, "epoch", "training loss")
+    epochs = np.arange(1, len(training.losses) + 1)
+    axes.semilogy(epochs, training.losses, "o-", color=_PALETTE[5], markersize=4, label="training loss")
+    right = axes.twinx()
+    right.plot(epochs, training.accuracies, "s-", color=_PALETTE[4], markersize=4, label="validation accuracy")
+    right.axvline(training.best_epoch, color="0.6", linestyle=":", label=f"best: epoch {training.best_epoch}")
+    right.yaxis.set_major_formatter(need("matplotlib.ticker", "drawing", package="matplotlib").PercentFormatter(1))
+    right.set_ylabel("validation accuracy")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def confusion_figure(training: Training) -> Any:
+    """How often each true digit was read as which; the diagonal, of digits read rightly, is left white."""
+    figure = _figure(5.4, 5)
+    axes = figure.add_subplot()
+    wrong = training.confusion * (1 - np.eye(10, dtype=int))
+    axes.imshow(wrong, cmap="Reds")
+    for true, read in np.ndindex(10, 10):
+        count = int(training.confusion[true, read])
+        if count:
+            dark = wrong[true, read] > wrong.max() / 2
+            axes.text(read, true, count, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    axes.set(xlabel="read as", ylabel="true digit", xticks=range(10), yticks=range(10))
+    axes.set_title(f"test accuracy {training.test_accuracy:.2%}", fontsize=10)
+    return figure
+
+
+def misread_figure(training: Training, images: NDArray[Any]) -> Any:
+    """The first 50 misread digits of the test set, with what they are and what they were read as."""
+    shown = training.misread[:50]
+    figure = _figure(8, max(1, -(-len(shown) // 10)) * 1.0 + 0.4)
+    panels = figure.subplots(max(1, -(-len(shown) // 10)), 10, squeeze=False).ravel()
+    for axes in panels:
+        axes.axis("off")
+    for axes, (place, true, read) in zip(panels, shown, strict=False):
+        axes.imshow(images[place].reshape(28, 28), cmap="gray_r")
+        axes.set_title(f"{true} as {read}", fontsize=7, pad=2)
     return figure

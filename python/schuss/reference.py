@@ -17,48 +17,159 @@ array([0.9, 2.1])
 
 from __future__ import annotations
 
-from math import sqrt
+from copy import copy
+from fnmatch import fnmatchcase
+from math import prod, sqrt
 from typing import Any
 
 import numpy as np
 
-__all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop"]
+__all__ = [
+    "LAMB",
+    "LARS",
+    "SGD",
+    "AMSGrad",
+    "AdaDelta",
+    "AdaGrad",
+    "Adafactor",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Adan",
+    "Lion",
+    "Momentum",
+    "Muon",
+    "NAdam",
+    "Nesterov",
+    "RAdam",
+    "RMSprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+]
 
 
 class Optimizer:
     """What all rules share: the step count ``t``, the state, and the walk over the parameters."""
 
     slots: tuple[str, ...] = ()  # the names of the state arrays that step() receives
-    step: Any  # step(p, g, lr, **state) -> p, which each rule defines
+    copies: tuple[str, ...] = ()  # those that start as a copy of the parameter; the others start at zero
+    decoupled = False  # whether weight decay is the rule's own and not a part of the gradient
+    step: Any  # step(p, g, lr, **state) changes p and the state; each rule defines it
 
-    def __init__(self, lr: Any) -> None:
-        self.lr = lr
-        self.t = 0
+    def __init__(
+        self,
+        lr: Any,
+        *,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        ema: float | None = None,
+        on_nonfinite: str = "propagate",
+        groups: Any = None,
+    ) -> None:
+        self.lr, self.weight_decay, self.maximize = lr, weight_decay, maximize
+        self.clip_value, self.clip_norm, self.ema, self.on_nonfinite = (
+            clip_value,
+            clip_norm,
+            ema,
+            on_nonfinite,
+        )
+        self.groups = groups or {}
+        self.t = self.skipped = 0
         self.state: dict[Any, dict[str, Any]] = {}
 
-    def update(self, params: Any, grads: Any) -> None:
+    def update(self, params: Any, grads: Any, *, grad_scale: float = 1.0) -> None:
+        names = [
+            name for name in (params if hasattr(params, "keys") else range(len(params))) if grads[name] is not None
+        ]
+        scaled = {name: grads[name] if grad_scale == 1 else grads[name] * grad_scale for name in names}
+        if self.on_nonfinite != "propagate" and not all(np.isfinite(g).all() for g in scaled.values()):
+            if self.on_nonfinite == "raise":
+                raise FloatingPointError("a gradient has an element that is NaN or infinite")
+            self.skipped += 1
+            return
+        shrink = 1.0 if self.clip_norm is None else min(1.0, self.clip_norm / (norm(*scaled.values()) + 1e-6))
         self.t += 1
-        lr = float(self.lr(self.t)) if callable(self.lr) else self.lr
-        for name in list(params) if hasattr(params, "keys") else range(len(params)):
-            p, g = params[name], grads[name]
-            if g is None:
-                continue
+        for name in names:
+            given, g, group = params[name], scaled[name], self.group_of(name)
+            p = given if isinstance(given, np.ndarray) else np.array(given)
             if name not in self.state:
-                self.state[name] = {slot: np.zeros_like(p) for slot in self.slots}
-            p = self.step(p, g, lr, **self.state[name])
-            if not isinstance(params[name], np.ndarray):
-                params[name] = p  # a Python float cannot change in place: its entry is rebound
+                self.state[name] = group.new_state(p)
+            slots = {slot: array for slot, array in self.state[name].items() if slot != "ema"}
+            if shrink != 1:
+                g = g * shrink
+            if group.clip_value is not None:
+                g = np.clip(g, -group.clip_value, group.clip_value)
+            if group.maximize:
+                g = -g
+            if group.weight_decay and not group.decoupled:
+                g = g + group.weight_decay * p
+            group.step(p, g, group.rate(self.t), **slots)
+            if self.ema is not None:
+                self.state[name]["ema"] *= self.ema
+                self.state[name]["ema"] += (1 - self.ema) * p
+            if p is not given:
+                params[name] = type(given)(p)  # a Python float cannot change in place: its entry is rebound
+
+    def rate(self, t: int) -> float:
+        """The learning rate of step t."""
+        return float(self.lr(t)) if callable(self.lr) else self.lr
+
+    def group_of(self, name: Any) -> Any:
+        """Return this optimizer with the arguments of the first group whose pattern the name matches."""
+        for pattern, arguments in self.groups.items():
+            if fnmatchcase(str(name), pattern):
+                group = copy(self)
+                vars(group).update(arguments)
+                return group
+        return self
+
+    def new_state(self, p: Any) -> dict[str, Any]:
+        """The state of a parameter before its first step."""
+        state = {slot: np.copy(p) if slot in self.copies else np.zeros_like(p) for slot in self.slots}
+        return state if self.ema is None else {**state, "ema": np.copy(p)}
+
+
+def norm(*arrays: Any) -> float:
+    """The norm of all elements together, in double, with a fixed order of the additions.
+
+    In each array, blocks of 1,024 elements are summed in 16 lanes, every 16th element in the same one, and the lanes
+    by halves; then the blocks by neighbouring pairs, and so the arrays.
+    """
+
+    def tree(sums: Any) -> Any:
+        while len(sums) > 1:
+            odd = sums[len(sums) // 2 * 2 :]
+            sums = np.concatenate([sums[: len(sums) // 2 * 2 : 2] + sums[1::2], odd])
+        return sums[0] if len(sums) else np.float64(0)
+
+    totals = []
+    for x in arrays:
+        flat = np.ravel(x).astype(np.float64)
+        lanes = np.concatenate([flat, np.zeros(-flat.size % 1024)]).reshape(-1, 64, 16)
+        sums = np.zeros((len(lanes), 16))
+        for i in range(64):
+            sums += lanes[:, i] * lanes[:, i]
+        for half in (8, 4, 2, 1):
+            sums = sums[:, :half] + sums[:, half:]
+        totals.append(tree(sums[:, 0]))
+    return float(np.sqrt(tree(np.array(totals, np.float64))))
+
+
+def _rounded(scalar: float, p: Any) -> Any:
+    """A scalar of the step in the precision of the parameter, for a product of two of them."""
+    return np.asarray(p).dtype.type(scalar)
 
 
 class SGD(Optimizer):
     """Stochastic gradient descent (Robbins and Monro, 1951)."""
 
-    def __init__(self, lr: Any = 0.01) -> None:
-        super().__init__(lr)
+    def __init__(self, lr: Any = 0.01, **options: Any) -> None:
+        super().__init__(lr, **options)
 
-    def step(self, p: Any, g: Any, lr: float) -> Any:
+    def step(self, p: Any, g: Any, lr: float) -> None:
         p -= lr * g
-        return p
 
 
 class Momentum(Optimizer):
@@ -66,15 +177,14 @@ class Momentum(Optimizer):
 
     slots = ("v",)
 
-    def __init__(self, lr: Any = 0.01, momentum: float = 0.9, dampening: float = 0.0) -> None:
-        super().__init__(lr)
+    def __init__(self, lr: Any = 0.01, momentum: float = 0.9, dampening: float = 0.0, **options: Any) -> None:
+        super().__init__(lr, **options)
         self.momentum, self.dampening = momentum, dampening
 
-    def step(self, p: Any, g: Any, lr: float, v: Any) -> Any:
+    def step(self, p: Any, g: Any, lr: float, v: Any) -> None:
         v *= self.momentum
         v -= lr * (1 - self.dampening) * g
         p += v
-        return p
 
 
 class Nesterov(Optimizer):
@@ -85,15 +195,14 @@ class Nesterov(Optimizer):
 
     slots = ("v",)
 
-    def __init__(self, lr: Any = 0.01, momentum: float = 0.9) -> None:
-        super().__init__(lr)
+    def __init__(self, lr: Any = 0.01, momentum: float = 0.9, **options: Any) -> None:
+        super().__init__(lr, **options)
         self.momentum = momentum
 
-    def step(self, p: Any, g: Any, lr: float, v: Any) -> Any:
+    def step(self, p: Any, g: Any, lr: float, v: Any) -> None:
         v *= self.momentum
         v -= lr * g
         p += self.momentum * v - lr * g
-        return p
 
 
 class AdaGrad(Optimizer):
@@ -101,30 +210,59 @@ class AdaGrad(Optimizer):
 
     slots = ("h",)
 
-    def __init__(self, lr: Any = 0.01, *, eps: float = 1e-7) -> None:
-        super().__init__(lr)
-        self.eps = eps
+    def __init__(
+        self,
+        lr: Any = 0.01,
+        *,
+        eps: float = 1e-7,
+        initial_accumulator: float = 0.0,
+        lr_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, **options)
+        self.eps, self.initial_accumulator, self.lr_decay = eps, initial_accumulator, lr_decay
 
-    def step(self, p: Any, g: Any, lr: float, h: Any) -> Any:
+    def new_state(self, p: Any) -> dict[str, Any]:
+        state = super().new_state(p)
+        state["h"] += self.initial_accumulator
+        return state
+
+    def step(self, p: Any, g: Any, lr: float, h: Any) -> None:
         h += g * g
-        p -= lr * g / (np.sqrt(h) + self.eps)
-        return p
+        p -= lr / (1 + (self.t - 1) * self.lr_decay) * g / (np.sqrt(h) + self.eps)
 
 
 class RMSprop(Optimizer):
     """AdaGrad that forgets: ``h`` is a running average (Tieleman and Hinton, 2012)."""
 
-    slots = ("h",)
+    def __init__(
+        self,
+        lr: Any = 0.01,
+        decay_rate: float = 0.99,
+        *,
+        eps: float = 1e-7,
+        centered: bool = False,
+        momentum: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, **options)
+        self.decay_rate, self.eps, self.momentum = decay_rate, eps, momentum
+        self.slots = ("h", *("a",) * centered, *("v",) * (momentum > 0))
 
-    def __init__(self, lr: Any = 0.01, decay_rate: float = 0.99, *, eps: float = 1e-7) -> None:
-        super().__init__(lr)
-        self.decay_rate, self.eps = decay_rate, eps
-
-    def step(self, p: Any, g: Any, lr: float, h: Any) -> Any:
+    def step(self, p: Any, g: Any, lr: float, h: Any, a: Any = None, v: Any = None) -> None:
         h *= self.decay_rate
         h += (1 - self.decay_rate) * g * g
-        p -= lr * g / (np.sqrt(h) + self.eps)
-        return p
+        variance = h
+        if a is not None:
+            a *= self.decay_rate
+            a += (1 - self.decay_rate) * g
+            variance = h - a * a
+        if v is None:
+            p -= lr * g / (np.sqrt(variance) + self.eps)
+        else:
+            v *= self.momentum
+            v -= lr * g / (np.sqrt(variance) + self.eps)
+            p += v
 
 
 class Adam(Optimizer):
@@ -143,20 +281,454 @@ class Adam(Optimizer):
         *,
         eps_hat: float = 1e-7,
         eps: float | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(lr)
+        super().__init__(lr, **options)
         self.beta1, self.beta2, self.eps_hat, self.eps = beta1, beta2, eps_hat, eps
 
-    def step(self, p: Any, g: Any, lr: float, m: Any, v: Any) -> Any:
+    def step(self, p: Any, g: Any, lr: float, m: Any, v: Any) -> None:
         correction = sqrt(1 - self.beta2**self.t)
         lr_t = lr * correction / (1 - self.beta1**self.t)
         eps_hat = self.eps_hat if self.eps is None else self.eps * correction
         m += (1 - self.beta1) * (g - m)
         v += (1 - self.beta2) * (g * g - v)
         p -= lr_t * m / (np.sqrt(v) + eps_hat)
-        return p
+
+
+class AdamW(Optimizer):
+    """Adam with weight decay beside the gradient (Loshchilov and Hutter, 2019)."""
+
+    slots = ("m", "v")
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: Any = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+
+    def step(self, p: Any, g: Any, lr: float, m: Any, v: Any) -> None:
+        correction = sqrt(1 - self.beta2**self.t)
+        lr_t = lr * correction / (1 - self.beta1**self.t)
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        p *= 1 - lr * self.weight_decay
+        p -= lr_t * m / (np.sqrt(v) + self.eps * correction)
+
+
+class AMSGrad(Optimizer):
+    """Adam that divides by the largest average so far (Reddi, Kale and Kumar, 2018)."""
+
+    slots = ("m", "v", "h")
+
+    def __init__(
+        self,
+        lr: Any = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        bias_correction: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, **options)
+        self.beta1, self.beta2, self.eps, self.bias_correction = beta1, beta2, eps, bias_correction
+
+    def step(self, p: Any, g: Any, lr: float, m: Any, v: Any, h: Any) -> None:
+        lr_t, eps = lr, self.eps
+        if self.bias_correction:
+            correction = sqrt(1 - self.beta2**self.t)
+            lr_t, eps = lr * correction / (1 - self.beta1**self.t), self.eps * correction
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        h[...] = np.maximum(h, v)
+        p -= lr_t * m / (np.sqrt(h) + eps)
+
+
+class Adamax(Optimizer):
+    """Adam by the largest recent gradient (Kingma and Ba, 2015, section 7.1)."""
+
+    slots = ("m", "u")
+
+    def __init__(
+        self, lr: Any = 0.002, beta1: float = 0.9, beta2: float = 0.999, *, eps: float = 1e-8, **options: Any
+    ) -> None:
+        super().__init__(lr, **options)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+
+    def step(self, p: Any, g: Any, lr: float, m: Any, u: Any) -> None:
+        m += (1 - self.beta1) * (g - m)
+        u[...] = np.maximum(self.beta2 * u, np.abs(g) + self.eps)
+        p -= lr / (1 - self.beta1**self.t) * m / u
+
+
+class NAdam(Optimizer):
+    """Adam with Nesterov's momentum (Dozat, 2016)."""
+
+    slots = ("m", "v")
+
+    def __init__(
+        self,
+        lr: Any = 0.002,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        momentum_decay: float = 0.004,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, **options)
+        self.beta1, self.beta2, self.eps, self.momentum_decay = beta1, beta2, eps, momentum_decay
+
+    def mu(self, t: int) -> float:
+        return self.beta1 * (1 - 0.5 * float(0.96 ** (t * self.momentum_decay)))
+
+    def step(self, p: Any, g: Any, lr: float, m: Any, v: Any) -> None:
+        product = prod(self.mu(i) for i in range(1, self.t + 1))
+        mu, mu_next = self.mu(self.t), self.mu(self.t + 1)
+        correction = sqrt(1 - self.beta2**self.t)
+        lr_g = lr * correction * (1 - mu) / (1 - product)
+        lr_m = lr * correction * mu_next / (1 - product * mu_next)
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        p -= (lr_g * g + lr_m * m) / (np.sqrt(v) + self.eps * correction)
+
+
+class RAdam(Optimizer):
+    """Adam that first steps by momentum alone (Liu et al., 2020)."""
+
+    slots = ("m", "v")
+
+    def __init__(
+        self, lr: Any = 0.001, beta1: float = 0.9, beta2: float = 0.999, *, eps: float = 1e-8, **options: Any
+    ) -> None:
+        super().__init__(lr, **options)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+
+    def step(self, p: Any, g: Any, lr: float, m: Any, v: Any) -> None:
+        t, end = self.t, 2 / (1 - self.beta2) - 1
+        rho = end - 2 * t * self.beta2**t / (1 - self.beta2**t)
+        lr_t = lr / (1 - self.beta1**t)
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        if rho > 5:
+            r = sqrt((rho - 4) * (rho - 2) * end / ((end - 4) * (end - 2) * rho))
+            p -= lr_t * r * sqrt(1 - self.beta2**t) * m / (np.sqrt(v) + self.eps)
+        else:
+            p -= lr_t * m
+
+
+class AdaDelta(Optimizer):
+    """Steps in the unit of the parameter (Zeiler, 2012)."""
+
+    slots = ("h", "d")
+
+    def __init__(self, lr: Any = 1.0, decay_rate: float = 0.9, *, eps: float = 1e-6, **options: Any) -> None:
+        super().__init__(lr, **options)
+        self.decay_rate, self.eps = decay_rate, eps
+
+    def step(self, p: Any, g: Any, lr: float, h: Any, d: Any) -> None:
+        h *= self.decay_rate
+        h += (1 - self.decay_rate) * g * g
+        u = np.sqrt(d + self.eps) / np.sqrt(h + self.eps) * g
+        d *= self.decay_rate
+        d += (1 - self.decay_rate) * u * u
+        p -= lr * u
+
+
+class Lion(Optimizer):
+    """Steps of one size, by the sign (Chen et al., 2023)."""
+
+    slots = ("m",)
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: Any = 0.0001,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        *,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta1, self.beta2 = beta1, beta2
+
+    def step(self, p: Any, g: Any, lr: float, m: Any) -> None:
+        p *= 1 - lr * self.weight_decay
+        p -= lr * np.sign(self.beta1 * m + (1 - self.beta1) * g)
+        m *= self.beta2
+        m += (1 - self.beta2) * g
+
+
+class LAMB(Optimizer):
+    """Adam whose step is as long as the parameter (You et al., 2020)."""
+
+    slots = ("m", "v")
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: Any = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+
+    def step(self, p: Any, g: Any, lr: float, m: Any, v: Any) -> None:
+        root = sqrt(1 - self.beta2**self.t)
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        u = root / (1 - self.beta1**self.t) * m / (np.sqrt(v) + self.eps * root) + self.weight_decay * p
+        p_norm, u_norm = norm(p), norm(u)
+        p -= _rounded(lr, p) * _rounded(p_norm / u_norm if p_norm > 0 and u_norm > 0 else 1.0, p) * u
+
+
+class LARS(Optimizer):
+    """Momentum whose step is a share of the parameter's length (You, Gitman and Ginsburg, 2017)."""
+
+    slots = ("v",)
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: Any = 1.0,
+        momentum: float = 0.9,
+        *,
+        trust: float = 0.001,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.momentum, self.trust = momentum, trust
+
+    def step(self, p: Any, g: Any, lr: float, v: Any) -> None:
+        p_norm, g_norm = norm(p), norm(g)
+        ratio = 1.0
+        if p_norm > 0 and g_norm > 0:
+            ratio = self.trust * p_norm / (g_norm + self.weight_decay * p_norm)
+        v *= self.momentum
+        v -= _rounded(lr, p) * _rounded(ratio, p) * (g + self.weight_decay * p)
+        p += v
+
+
+class Adan(Optimizer):
+    """Adam that also averages how the gradient changes (Xie et al., 2022)."""
+
+    slots = ("m", "v", "n", "b")
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: Any = 0.001,
+        beta1: float = 0.98,
+        beta2: float = 0.92,
+        beta3: float = 0.99,
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta1, self.beta2, self.beta3, self.eps = beta1, beta2, beta3, eps
+
+    def step(self, p: Any, g: Any, lr: float, m: Any, v: Any, n: Any, b: Any) -> None:
+        t, root = self.t, sqrt(1 - self.beta3**self.t)
+        d = np.zeros_like(g) if t == 1 else g - b
+        s = g + self.beta2 * d
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (d - v)
+        n += (1 - self.beta3) * (s * s - n)
+        lr_m, lr_v = lr * root / (1 - self.beta1**t), lr * root * self.beta2 / (1 - self.beta2**t)
+        p -= (lr_m * m + lr_v * v) / (np.sqrt(n) + self.eps * root)
+        p *= 1 / (1 + lr * self.weight_decay)
+        b[...] = g
+
+
+class ScheduleFreeSGD(Optimizer):
+    """Gradient descent evaluated at the average ``x`` of its iterates ``z`` (Defazio et al., 2024)."""
+
+    slots = ("z", "x")
+    copies = ("z", "x")
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: Any = 1.0,
+        momentum: float = 0.9,
+        *,
+        warmup: int = 0,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.momentum, self.warmup = momentum, warmup
+
+    def step(self, p: Any, g: Any, lr: float, z: Any, x: Any) -> None:
+        lr, c = _rate_and_share(self)
+        z -= lr * (g + self.weight_decay * p)
+        x += c * (z - x)
+        p[...] = z + self.momentum * (x - z)
+
+
+class ScheduleFreeAdamW(Optimizer):
+    """AdamW evaluated at the average ``x`` of its iterates ``z`` (Defazio et al., 2024)."""
+
+    slots = ("z", "x", "v")
+    copies = ("z", "x")
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: Any = 0.0025,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        *,
+        eps: float = 1e-8,
+        warmup: int = 0,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta1, self.beta2, self.eps, self.warmup = beta1, beta2, eps, warmup
+
+    def step(self, p: Any, g: Any, lr: float, z: Any, x: Any, v: Any) -> None:
+        lr, c = _rate_and_share(self)
+        correction = sqrt(1 - self.beta2**self.t)
+        v += (1 - self.beta2) * (g * g - v)
+        z -= lr * correction * g / (np.sqrt(v) + self.eps * correction) + lr * self.weight_decay * p
+        x += c * (z - x)
+        p[...] = z + self.beta1 * (x - z)
+
+
+def _rate_and_share(opt: Any) -> tuple[float, float]:
+    """The rate of step t, warmed up, and its share of the average: weighted by the square of the rate."""
+    largest = total = lr = 0.0
+    for t in range(1, opt.t + 1):
+        lr = opt.rate(t) * (min(1.0, t / opt.warmup) if opt.warmup else 1.0)
+        largest = max(largest, lr)
+        total = total + largest**2
+    return lr, largest**2 / total if total > 0 else 1.0
+
+
+class Muon(Optimizer):
+    """Momentum whose step is made orthogonal (Jordan et al., 2024)."""
+
+    slots = ("m", "u")
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: Any = 0.001,
+        momentum: float = 0.95,
+        *,
+        nesterov: bool = True,
+        steps: int = 5,
+        weight_decay: float = 0.1,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.momentum, self.nesterov, self.steps = momentum, nesterov, steps
+
+    def step(self, p: Any, g: Any, lr: float, m: Any, u: Any) -> None:
+        m += (1 - self.momentum) * (g - m)
+        u[...] = orthogonalized(g + self.momentum * (m - g) if self.nesterov else m, self.steps)
+        p *= 1 - lr * self.weight_decay
+        p -= lr * sqrt(max(1.0, p.shape[0] / p.shape[1])) * u
+
+
+def orthogonalized(matrix: Any, steps: int = 5) -> Any:
+    """Bring the singular values of a matrix near 1, by Newton and Schulz's iteration (Jordan et al., 2024).
+
+    >>> import numpy as np
+    >>> np.linalg.svd(orthogonalized(np.diag([5.0, 0.1])), compute_uv=False).round(1)
+    array([0.7, 0.7])
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / max(float(np.linalg.norm(x)), 1e-7)
+    for _ in range(steps):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+    return x.T if tall else x
+
+
+class Adafactor(Optimizer):
+    """Adam's second moment as a row and a column (Shazeer and Stern, 2018)."""
+
+    slots = ("u",)
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: Any = 0.01,
+        *,
+        beta2_decay: float = -0.8,
+        eps: float | None = None,
+        eps2: float = 1e-3,
+        clip_threshold: float = 1.0,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(lr, weight_decay=weight_decay, **options)
+        self.beta2_decay, self.eps, self.eps2, self.clip_threshold = beta2_decay, eps, eps2, clip_threshold
+
+    def new_state(self, p: Any) -> dict[str, Any]:
+        state = super().new_state(p)
+        if np.ndim(p) < 2:
+            return {**state, "v": np.zeros_like(p)}
+        row, column = np.zeros_like(p[..., :1]), np.zeros_like(p[..., :1, :])
+        return {**state, "row": row, "column": column}
+
+    def step(self, p: Any, g: Any, lr: float, u: Any, v: Any = None, row: Any = None, column: Any = None) -> None:
+        share = self.t**self.beta2_decay
+        eps = np.finfo(p.dtype).eps if self.eps is None else self.eps
+        if v is None:
+            row += share * ((g * g).mean(axis=-1, keepdims=True) - row)
+            column += share * ((g * g).mean(axis=-2, keepdims=True) - column)
+            v = row * column / np.maximum(row.mean(axis=-2, keepdims=True), eps)
+        else:
+            v += share * (g * g - v)
+        u[...] = g / np.sqrt(np.maximum(v, eps * eps))
+        length = max(self.eps2, sqrt((p * p).mean())) * min(lr, 1 / sqrt(self.t))
+        p *= 1 - lr * self.weight_decay
+        p -= length / max(1.0, sqrt((u * u).mean()) / self.clip_threshold) * u
 
 
 OPTIMIZERS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (SGD, Momentum, Nesterov, AdaGrad, RMSprop, Adam)
+    cls.__name__: cls
+    for cls in (
+        SGD,
+        Momentum,
+        Nesterov,
+        AdaGrad,
+        RMSprop,
+        Adam,
+        AdamW,
+        AMSGrad,
+        Adamax,
+        NAdam,
+        RAdam,
+        AdaDelta,
+        Adafactor,
+        Lion,
+        LAMB,
+        LARS,
+        Adan,
+        ScheduleFreeSGD,
+        ScheduleFreeAdamW,
+        Muon,
+    )
 }

@@ -1,0 +1,492 @@
+"""What all optimizers share: options, groups, state, and :meth:`Optimizer.update`.
+
+The rules themselves are in :mod:`schuss.optimizers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from fnmatch import fnmatchcase
+from inspect import Parameter, signature
+from math import isfinite
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Grads", "L2Options", "LearningRate", "Optimizer", "Options", "Params"]
+
+LearningRate: TypeAlias = float | Callable[[int], float]
+Params: TypeAlias = MutableMapping[Any, Any] | Sequence[Any]
+Grads: TypeAlias = Mapping[Any, Any] | Sequence[Any]
+
+_ON_NONFINITE = ("propagate", "skip", "raise")
+
+
+class Options(TypedDict, total=False):
+    """What every optimizer takes by keyword; :class:`Optimizer` says what each does."""
+
+    maximize: bool
+    clip_value: float | None
+    clip_norm: float | None
+    ema: float | None
+    on_nonfinite: Literal["propagate", "skip", "raise"]
+    groups: Mapping[str, Mapping[str, Any]]
+
+
+class L2Options(Options, total=False):
+    """The same, and L2 regularisation: for the rules that have no weight decay of their own."""
+
+    weight_decay: float
+
+
+_OPTIONS = ("weight_decay", "maximize", "clip_value", "clip_norm", "ema", "on_nonfinite", "groups")
+
+
+# What other frameworks and books call our arguments; the first that a class has is the one meant.
+_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
+    "learning_rate": ("lr",),
+    "eta": ("lr",),
+    "alpha": ("decay_rate", "lr"),
+    "rho": ("decay_rate",),
+    "decay": ("decay_rate", "weight_decay"),
+    "gamma": ("decay_rate", "momentum"),
+    "mu": ("momentum",),
+    "beta": ("momentum", "decay_rate"),
+    "b1": ("beta1",),
+    "b2": ("beta2",),
+    "b3": ("beta3",),
+    "beta_1": ("beta1",),
+    "beta_2": ("beta2",),
+    "epsilon": ("eps_hat", "eps"),
+    "initial_accumulator_value": ("initial_accumulator",),
+    "clipnorm": ("clip_norm",),
+    "global_clipnorm": ("clip_norm",),
+    "max_norm": ("clip_norm",),
+    "clipvalue": ("clip_value",),
+    "ema_momentum": ("ema",),
+}
+
+
+def number(name: str, value: Any, low: float, high: float, *, open_end: bool) -> float:
+    """Return a float within the range that the mathematics allows."""
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    found = float(value)
+    inside = low <= found < high if open_end else low <= found <= high
+    if not (inside and isfinite(found)):
+        if not isfinite(high):
+            wanted = f"finite and at least {low:g}"
+        else:
+            wanted = f"in [{low:g}, {high:g}{')' if open_end else ']'}"
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return found
+
+
+# Ranges of hyperparameters: lowest, highest, whether the highest is excluded.
+POSITIVE = (0.0, float("inf"), False)
+SHARE = (0.0, 1.0, True)
+
+
+class Optimizer:
+    r"""What all optimizers share: the step count, the state, the options and :meth:`update`.
+
+    Not used by itself: take one of its subclasses, which add their own arguments to these.
+
+    Parameters
+    ----------
+    weight_decay : float, default 0
+        L2 regularisation: ``weight_decay * p`` is added to the gradient. Rules whose papers decouple it from the
+        gradient (AdamW, Lion, LAMB, LARS, Adan, Muon, Adafactor and the schedule-free ones) say so.
+    maximize : bool, default False
+        Climb: step along the gradient instead of against it.
+    clip_value : float, optional
+        Each element of a gradient is brought into ``[-clip_value, clip_value]``.
+    clip_norm : float, optional
+        All gradients together are scaled down to this norm if theirs is larger: by
+        ``clip_norm / (norm + 1e-6)``, as ``torch.nn.utils.clip_grad_norm_`` does. Optax has no 1e-6.
+    ema : float in [0, 1), optional
+        Keep a running average of the parameters, ``ema * average + (1 - ema) * p`` after each step, in
+        :attr:`ema_params`. It starts at the parameters as they are before their first update (PyTorch's
+        ``AveragedModel``: after it).
+    on_nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What to do where a gradient has an element that is NaN or infinite: what NumPy does; leave out the whole
+        step and count it in :attr:`skipped`; or raise FloatingPointError. It is decided over all gradients before
+        anything is written.
+    groups : mapping of pattern -> mapping of arguments, optional
+        Other arguments for the parameters whose name matches the pattern (as in the module fnmatch, with case);
+        the first pattern that matches counts. All but ``clip_norm``, ``ema``, ``on_nonfinite`` and ``groups``, which
+        concern all parameters together, may differ.
+
+    Attributes
+    ----------
+    lr : float or callable
+        The learning rate, or a function of the step ``t`` (1 for the first) that gives it. Assignable.
+    t : int
+        How many updates have been made.
+    state : mapping
+        Name of a parameter -> name of a slot -> its array, of the parameter's shape and dtype. The
+        arrays are the live ones: what is written into them counts.
+
+    Notes
+    -----
+    The order within a step: the gradient is multiplied by ``grad_scale``; ``on_nonfinite`` looks at it; ``clip_norm``;
+    ``clip_value``; ``maximize`` turns its sign; ``weight_decay`` is added; the rule; ``ema``. None of this writes into
+    the gradients. It is PyTorch's order where PyTorch has one.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> opt = schuss.SGD(lr=0.1, weight_decay=0.01, clip_norm=1.0, groups={"*bias": {"weight_decay": 0.0}})
+    >>> params = {"weight": np.ones(2), "bias": np.ones(1)}
+    >>> opt.update(params, {"weight": np.array([3.0, 0.0]), "bias": np.array([4.0])})
+    >>> params["weight"].round(4), params["bias"].round(4), round(opt.last_grad_norm, 4)
+    (array([0.939, 0.999]), array([0.92]), 5.0)
+    """
+
+    # Each rule: its state arrays, and its hyperparameters' ranges.
+    slots: ClassVar[tuple[str, ...]] = ()
+    _ranges: ClassVar[Mapping[str, tuple[float, float, bool]]] = {}
+    # Whether weight decay is the rule's own and not a part of the gradient.
+    _decoupled: ClassVar[bool] = False
+    # Arguments of which one is given at a time.
+    _alternatives: ClassVar[tuple[str, ...]] = ()
+
+    _arguments: ClassVar[tuple[str, ...]] = ()
+    _common: ClassVar[Mapping[str, tuple[float, float, bool]]] = {
+        "weight_decay": POSITIVE,
+        "clip_value": POSITIVE,
+        "clip_norm": POSITIVE,
+        "ema": SHARE,
+    }
+    _global: ClassVar[tuple[str, ...]] = ("clip_norm", "ema", "on_nonfinite", "groups")
+
+    lr: LearningRate
+    weight_decay: float = 0.0
+    maximize: bool = False
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    ema: float | None = None
+    on_nonfinite: Literal["propagate", "skip", "raise"] = "propagate"
+    groups: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+
+    _engine: _core.Engine
+    _members: tuple[tuple[str, Mapping[str, Any], Optimizer], ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        own = signature(cls.__init__)
+        arguments = [a for a in list(own.parameters.values())[1:] if a.kind is not Parameter.VAR_KEYWORD]
+        names = [argument.name for argument in arguments]
+        for option in _OPTIONS:
+            if option not in names:
+                default = getattr(Optimizer, option)
+                arguments.append(Parameter(option, Parameter.KEYWORD_ONLY, default=default))
+        cls._arguments = tuple(argument.name for argument in arguments)
+        cls.__signature__ = own.replace(parameters=arguments)  # type: ignore[attr-defined]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        for name in kwargs:
+            if name not in cls._arguments:
+                raise TypeError(cls._unknown(name))
+        return super().__new__(cls)
+
+    def __init__(self, lr: LearningRate, **options: Unpack[L2Options]) -> None:
+        self.lr = lr
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    @classmethod
+    def _unknown(cls, name: str) -> str:
+        """Say what another framework's argument is called here."""
+        if name == "betas" and "beta1" in cls._arguments:
+            return f"{cls.__name__} has no argument 'betas': give beta1 and beta2"
+        if name == "nesterov":
+            return f"{cls.__name__} has no argument 'nesterov': use schuss.Nesterov"
+        if name == "amsgrad":
+            return f"{cls.__name__} has no argument 'amsgrad': use schuss.AMSGrad"
+        for ours in _ELSEWHERE.get(name, ()):
+            if ours in cls._arguments:
+                return f"{cls.__name__} has no argument {name!r}: here it is called {ours!r}"
+        return f"{cls.__name__} has no argument {name!r}; it takes {', '.join(cls._arguments)}"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        made = "_engine" in self.__dict__
+        before = self._structure() if made else None
+        old = getattr(self, name, None)
+        object.__setattr__(self, name, self._checked(name, value))
+        if made and self._structure() != before:
+            object.__setattr__(self, name, old)
+            raise ValueError(f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now")
+        if name == "groups":
+            members = [(pattern, given, self._member(pattern, given)) for pattern, given in self.groups.items()]
+            object.__setattr__(self, "_members", tuple(members))
+            if made:
+                self._engine.forget_plan()
+        if made and name in _OPTIONS:
+            self._engine.plain = self._is_plain()
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """Return the value of an argument as it is kept, or say what is wrong with it."""
+        if name == "lr":
+            return value if callable(value) else number("lr", value, 0, float("inf"), open_end=False)
+        ranges = {**self._common, **self._ranges}
+        if name in ranges:
+            if value is None and getattr(type(self), name, 0.0) is None:
+                return None
+            low, high, open_end = ranges[name]
+            return number(name, value, low, high, open_end=open_end)
+        if name == "maximize":
+            if not isinstance(value, (bool, np.bool_)):
+                raise TypeError(f"maximize must be True or False, got {value!r}")
+            return bool(value)
+        if name == "on_nonfinite":
+            if value not in _ON_NONFINITE:
+                raise ValueError(f"on_nonfinite must be one of {', '.join(_ON_NONFINITE)}, got {value!r}")
+            return value
+        if name == "groups":
+            if not isinstance(value, Mapping) or not all(isinstance(given, Mapping) for given in value.values()):
+                raise TypeError(f"groups must be a dict of pattern -> dict of arguments, got {value!r}")
+            frozen = {str(pattern): MappingProxyType(dict(given)) for pattern, given in value.items()}
+            return MappingProxyType(frozen)
+        raise AttributeError(f"cannot set {name!r}: {type(self)._unknown(name)}")
+
+    def __getattr__(self, name: str) -> Any:
+        # The engine is made when it is first needed, as only then all arguments are known.
+        if name != "_engine":
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        engine = _core.Engine(*self._structure())
+        object.__setattr__(self, "_engine", engine)
+        engine.plain = self._is_plain()
+        return engine
+
+    def __repr__(self) -> str:
+        own = signature(type(self)).parameters
+        given = ((name, getattr(self, name)) for name in self._arguments)
+        shown = (
+            f"{name}={dict(value) if name == 'groups' else value!r}"
+            for name, value in given
+            if value is not None and (name not in _OPTIONS or value != own[name].default)
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    # What the state consists of: the kernel's name, the slots, and whether the last one is the average.
+
+    def _kernel(self) -> str:
+        return type(self).__name__
+
+    def _slots(self) -> tuple[str, ...]:
+        return self.slots
+
+    def _structure(self) -> tuple[str, tuple[str, ...], bool]:
+        averaged = self.ema is not None
+        return self._kernel(), self._slots() + (("ema",) if averaged else ()), averaged
+
+    def _is_plain(self) -> bool:
+        """Whether a step needs nothing but the rule's scalars."""
+        return not (
+            (self.weight_decay and not self._decoupled)
+            or self.maximize
+            or self.clip_value is not None
+            or self.clip_norm is not None
+            or self.ema is not None
+            or self.on_nonfinite != "propagate"
+            or self.groups
+        )
+
+    def _member(self, pattern: str, given: Mapping[str, Any]) -> Optimizer:
+        """Return an optimizer with a group's arguments; it is asked for scalars, and has no state."""
+        for name in given:
+            if name not in self._arguments:
+                raise TypeError(f"groups[{pattern!r}]: {type(self)._unknown(name)}")
+            if name in self._global:
+                raise ValueError(f"groups[{pattern!r}]: {name} concerns all parameters together")
+        arguments = {
+            name: getattr(self, name)
+            for name in self._arguments
+            if name not in self._global and getattr(self, name, None) is not None
+        }
+        if any(name in given for name in self._alternatives):
+            arguments = {name: value for name, value in arguments.items() if name not in self._alternatives}
+        try:
+            member: Optimizer = type(self)(**{**arguments, **given})
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"groups[{pattern!r}]: {error}") from None
+        if member._structure()[:2] != self._structure()[:2] and not self.ema:
+            raise ValueError(f"groups[{pattern!r}]: all parameters must have the same state slots")
+        return member
+
+    @property
+    def t(self) -> int:
+        """How many updates have been made."""
+        return self._engine.t
+
+    @property
+    def current_lr(self) -> float:
+        """The learning rate of the last update, or before it of the first."""
+        return self._lr_at(max(self.t, 1))
+
+    @property
+    def state(self) -> Mapping[Any, Mapping[str, NDArray[Any]]]:
+        """The state arrays by parameter and slot, as in ``opt.state["W1"]["m"]``."""
+        return MappingProxyType({name: MappingProxyType(slots) for name, slots in self._engine.state.items()})
+
+    @property
+    def ema_params(self) -> Mapping[Any, NDArray[Any]]:
+        """The running averages of the parameters by name; the live arrays. Empty without ``ema``."""
+        return MappingProxyType({name: slots["ema"] for name, slots in self.state.items() if "ema" in slots})
+
+    @property
+    def skipped(self) -> int:
+        """How many updates were left out with ``on_nonfinite="skip"``."""
+        return self._engine.skipped
+
+    @property
+    def last_nonfinite(self) -> Any:
+        """The name of the first parameter whose gradient made an update be left out, the last time."""
+        return self._engine.last_nonfinite
+
+    @property
+    def last_grad_norm(self) -> float | None:
+        """The norm of all gradients at the last update that computed it: with ``clip_norm`` or ``on_nonfinite``."""
+        norm: float | None = self._engine.last_grad_norm
+        return norm
+
+    def update(self, params: Params, grads: Grads, *, grad_scale: float = 1.0) -> None:
+        """Take one step: change ``params`` in place, going by ``grads``.
+
+        Parameters
+        ----------
+        params : mutable mapping of name -> ndarray, or list of ndarray
+            The parameters, float32 or float64, of any shape and any strides. A Python float or a NumPy
+            scalar is taken too; as it cannot change in place, its entry is replaced.
+        grads : mapping or list, like ``params``
+            A gradient for each parameter, of the same dtype and shape; it is only read. ``None`` skips
+            its parameter.
+        grad_scale : float, default 1
+            The gradients are multiplied by this on their way in: to average over micro-batches whose gradients
+            were added up, or to undo a scaling of the loss.
+
+        Raises
+        ------
+        TypeError
+            For what is not such an array: another type or dtype, a byte-swapped array, a gradient of
+            another dtype than its parameter's.
+        ValueError
+            For different names or shapes, a parameter that is read-only, not aligned, or overlaps
+            anything else in memory, a parameter that has changed since its state was made, a
+            learning rate that is negative or not finite, and a group whose pattern matches no name.
+        FloatingPointError
+            With ``on_nonfinite="raise"``, if an element of a gradient is NaN or infinite.
+
+        Notes
+        -----
+        A refused update has changed nothing: no parameter, no state, not ``t``. An update by another
+        thread on the same optimizer is waited for. NaN and infinity do what they do in NumPy.
+
+        Examples
+        --------
+        >>> import numpy as np, schuss
+        >>> params = {"W": np.ones(3), "b": np.zeros(1)}
+        >>> opt = schuss.SGD(lr=0.5)
+        >>> opt.update(params, {"W": np.array([1.0, 0.0, -1.0]), "b": None})
+        >>> params["W"]
+        array([0.5, 1. , 1.5])
+        >>> opt.update(params, {"W": np.zeros(2), "b": None})
+        Traceback (most recent call last):
+        ValueError: grads['W'] has shape (2,), its parameter has shape (3,); they must be equal
+        """
+        self._engine.update(self, params, grads, grad_scale)
+
+    # The engine calls those that follow. What stands in the first two costs every update.
+
+    def _lr_at(self, t: int) -> float:
+        if not callable(self.lr):
+            return self.lr
+        # Optax counts from 0.
+        count = t - 1 if (getattr(self.lr, "__module__", None) or "").startswith("optax") else t
+        return number(f"lr({count})", self.lr(count), 0, float("inf"), open_end=False)
+
+    def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
+        """The members of the rule in cpp/rules.hpp at step t, in their order."""
+        raise NotImplementedError
+
+    def _scalars_alone(self, lr: float, t: int) -> tuple[float, ...]:
+        """The scalars of step t where no update() has been made before: what hangs on past steps is made up for."""
+        return self._scalars(lr, t)
+
+    def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
+        """The state of a parameter before its first update."""
+        state = {slot: zeros_like(p) for slot in self._slots()}
+        if self.ema is not None:
+            state["ema"] = copy_of(p)
+        return state
+
+    def _orders(self, t: int) -> tuple[float, int, float, list[tuple[tuple[float, ...], float, float, float]]]:
+        groups = []
+        for given, member in (({}, self), *((given, member) for _, given, member in self._members)):
+            for name in self._arguments:
+                if member is not self and name not in (*given, *self._global, *self._alternatives):
+                    object.__setattr__(member, name, getattr(self, name))
+            scalars = member._scalars(member._lr_at(t), t)
+            l2 = 0.0 if self._decoupled else member.weight_decay
+            clip = float("inf") if member.clip_value is None else member.clip_value
+            groups.append((scalars, l2, clip, -1.0 if member.maximize else 1.0))
+        # A norm of zero is one to be brought to, too: the smallest number stands for it, as 0 means none.
+        clip_norm = 0.0 if self.clip_norm is None else max(self.clip_norm, 5e-324)
+        return (
+            clip_norm,
+            _ON_NONFINITE.index(self.on_nonfinite),
+            -1.0 if self.ema is None else self.ema,
+            groups,
+        )
+
+    def _groups_of(self, names: Sequence[Any], params: Params) -> list[int]:
+        """The number of each name's group: 0, or the place of the first pattern that matches, from 1 on."""
+        patterns = list(self.groups)
+        if self.t == 0:
+            everything = [str(name) for name in (params if isinstance(params, Mapping) else range(len(params)))]
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in everything):
+                    raise ValueError(f"groups[{pattern!r}] matches no parameter; there are {', '.join(everything)}")
+        return [
+            next((i for i, pattern in enumerate(patterns, 1) if fnmatchcase(str(name), pattern)), 0) for name in names
+        ]
+
+    def _ratio(self, name: Any, state: Mapping[str, Any], p_norm: float, scalars: tuple[float, ...]) -> float:
+        """Between the halves of a rule whose second half needs Python: its last scalar for this parameter."""
+        raise NotImplementedError
+
+    def _commit(self) -> None:
+        """The step has been taken: keep what _ratio() has computed."""
+
+
+_LINE, _HUGE_PAGE = 64, 2 << 20
+
+
+def zeros_like(p: Any) -> NDArray[Any]:
+    """Zeros in the shape, dtype and order of axes of ``p``, which lie in memory as ``p`` does.
+
+    Unlike numpy.zeros_like this touches no memory: the thread that first works on a page places it. They
+    begin as far past a cache line as ``p`` does, so that vectors straddle lines in none of them or in all;
+    and large ones past the start of a huge page, which the system can then give.
+    """
+    p = np.asarray(p)
+    axes = sorted(range(p.ndim), key=lambda axis: -abs(p.strides[axis]))
+    boundary = _HUGE_PAGE if p.nbytes >= 2 * _HUGE_PAGE else _LINE
+    memory = np.zeros(p.nbytes + boundary + _LINE, np.uint8)
+    skip = -memory.ctypes.data % boundary + p.ctypes.data % _LINE
+    zeros: NDArray[Any] = memory[skip : skip + p.nbytes].view(p.dtype).reshape([p.shape[axis] for axis in axes])
+    return zeros.transpose(np.argsort(axes)) if axes else zeros
+
+
+def copy_of(p: Any) -> NDArray[Any]:
+    """A copy of ``p`` that lies in memory as ``p`` does."""
+    copy = zeros_like(p)
+    copy[...] = p
+    return copy

@@ -1,0 +1,199 @@
+"""One in-place function per rule, on single arrays: the caller owns the state and counts the steps.
+
+``adam_(p, g, m, v, t=1, lr=1e-3)`` changes ``p``, ``m`` and ``v`` as :class:`schuss.Adam` would: the same
+checks, the same kernels. After ``p`` and ``g`` come the state arrays of the class, in the order of its docstring,
+of the shape and dtype of ``p``, zero before the first step (``z`` and ``x`` of the schedule-free rules: copies of
+``p``). ``t`` is the step, from 1 on. All other arguments are those of the class, by keyword; ``lr`` must be given.
+
+The loop of "Dive into Deep Learning" over parameters and states is then three lines:
+
+>>> import numpy as np
+>>> from schuss.functional import adam_
+>>> def adam(params, grads, states, hyperparams):
+...     for p, g, (v, s) in zip(params, grads, states):
+...         adam_(p, g, v, s, t=hyperparams["t"], lr=hyperparams["lr"], eps=1e-6)
+...     hyperparams["t"] += 1
+>>> params, states = [np.ones(2), np.zeros(1)], [(np.zeros(2), np.zeros(2)), (np.zeros(1), np.zeros(1))]
+>>> adam(params, [np.array([0.5, -3.0]), np.ones(1)], states, {"t": 1, "lr": 0.01})
+>>> params[0].round(4), params[1].round(4)
+(array([0.99, 1.01]), array([-0.01]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from inspect import Parameter, Signature, signature
+from typing import Any
+
+from . import _core, optimizers
+from .base import Optimizer, number
+
+__all__ = [
+    "adadelta_",
+    "adafactor_",
+    "adagrad_",
+    "adam_",
+    "adamax_",
+    "adamw_",
+    "adan_",
+    "amsgrad_",
+    "lamb_",
+    "lars_",
+    "lion_",
+    "momentum_",
+    "muon_",
+    "nadam_",
+    "nesterov_",
+    "radam_",
+    "rmsprop_",
+    "schedule_free_adamw_",
+    "schedule_free_sgd_",
+    "sgd_",
+]
+
+
+@lru_cache(maxsize=256)
+def _optimizer(name: str, arguments: tuple[tuple[str, Any], ...]) -> Optimizer:
+    """An optimizer that is only asked for scalars."""
+    return optimizers.OPTIMIZERS[name](**dict(arguments))
+
+
+def _step(cls: type[Optimizer], p: Any, g: Any, state: dict[str, Any], t: int, lr: float, arguments: Any) -> None:
+    if isinstance(t, bool) or not hasattr(t, "__index__") or t.__index__() < 1:
+        raise ValueError(f"t must be a whole number from 1 on, got {t!r}")
+    t, lr = t.__index__(), number("lr", lr, 0, float("inf"), open_end=False)
+    opt = _optimizer(cls.__name__, tuple(arguments.items()))
+    scalars = opt._scalars_alone(lr, t)
+    slots = tuple(state[slot] for slot in opt._slots())
+    _core.step(opt._kernel(), scalars, p, g, slots, lambda p_norm: opt._ratio(None, state, p_norm, scalars))
+    opt._commit()
+
+
+def _function(cls: type[Optimizer], **defaults: Any) -> Callable[..., None]:
+    """Make the function of a class from its slots and the signature of its own arguments."""
+    own = [
+        a.replace(kind=Parameter.KEYWORD_ONLY, default=defaults.get(name, a.default))
+        for name, a in list(signature(cls.__init__).parameters.items())[2:]
+        if a.kind is not Parameter.VAR_KEYWORD
+    ]
+    arrays = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("p", "g", *cls.slots)]
+    step = [Parameter(name, Parameter.KEYWORD_ONLY) for name in ("t", "lr")]
+    bound = Signature([*arrays, *step, *own])
+
+    def function(*args: Any, **kwargs: Any) -> None:
+        try:
+            given = bound.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}(): {error}; it is called as {function.__name__}{bound}") from None
+        given.apply_defaults()
+        values = given.arguments
+        state = {slot: values[slot] for slot in cls.slots}
+        arguments = {a.name: values[a.name] for a in own if values[a.name] is not None}
+        _step(cls, values["p"], values["g"], state, values["t"], values["lr"], arguments)
+
+    name = {"ScheduleFreeSGD": "schedule_free_sgd", "ScheduleFreeAdamW": "schedule_free_adamw"}
+    function.__name__ = function.__qualname__ = name.get(cls.__name__, cls.__name__.lower()) + "_"
+    function.__doc__ = f"One step of :class:`schuss.{cls.__name__}` on one array, in place."
+    function.__signature__ = bound  # type: ignore[attr-defined]
+    return function
+
+
+sgd_ = _function(optimizers.SGD)
+momentum_ = _function(optimizers.Momentum)
+nesterov_ = _function(optimizers.Nesterov)
+adagrad_ = _function(optimizers.AdaGrad)
+adamw_ = _function(optimizers.AdamW)
+amsgrad_ = _function(optimizers.AMSGrad)
+adamax_ = _function(optimizers.Adamax)
+nadam_ = _function(optimizers.NAdam)
+radam_ = _function(optimizers.RAdam)
+adadelta_ = _function(optimizers.AdaDelta)
+lion_ = _function(optimizers.Lion)
+lamb_ = _function(optimizers.LAMB)
+lars_ = _function(optimizers.LARS)
+adan_ = _function(optimizers.Adan)
+schedule_free_sgd_ = _function(optimizers.ScheduleFreeSGD)
+schedule_free_adamw_ = _function(optimizers.ScheduleFreeAdamW)
+muon_ = _function(optimizers.Muon)
+
+
+def adam_(
+    p: Any,
+    g: Any,
+    m: Any,
+    v: Any,
+    *,
+    t: int,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    eps_hat: float | None = None,
+) -> None:
+    """One step of :class:`schuss.Adam` on one array, in place; ``eps_hat``, if given, stands for ``eps``."""
+    epsilon = {"eps": eps} if eps_hat is None else {"eps_hat": eps_hat}
+    _step(optimizers.Adam, p, g, {"m": m, "v": v}, t, lr, {"beta1": beta1, "beta2": beta2, **epsilon})
+
+
+def rmsprop_(
+    p: Any,
+    g: Any,
+    h: Any,
+    a: Any = None,
+    v: Any = None,
+    *,
+    t: int,
+    lr: float,
+    decay_rate: float = 0.99,
+    eps: float = 1e-7,
+    momentum: float = 0.0,
+) -> None:
+    """One step of :class:`schuss.RMSprop` on one array, in place.
+
+    It is centered if ``a`` is given, and has momentum if ``v`` is.
+    """
+    if (v is not None) != (momentum > 0):
+        raise ValueError(f"v and a momentum above 0 go together, got momentum={momentum!r} and v={type(v).__name__}")
+    arguments = {"decay_rate": decay_rate, "eps": eps, "centered": a is not None, "momentum": momentum}
+    _step(optimizers.RMSprop, p, g, {"h": h, "a": a, "v": v}, t, lr, arguments)
+
+
+def adafactor_(
+    p: Any,
+    g: Any,
+    u: Any,
+    row: Any = None,
+    column: Any = None,
+    v: Any = None,
+    *,
+    t: int,
+    lr: float,
+    beta2_decay: float = -0.8,
+    eps: float | None = None,
+    eps2: float = 1e-3,
+    clip_threshold: float = 1.0,
+    weight_decay: float = 0.0,
+) -> None:
+    """One step of :class:`schuss.Adafactor` on one array, in place.
+
+    Give ``row`` and ``column`` for matrices, ``v`` for vectors. For a matrix of shape (m, n) ``row`` has the shape
+    (m, 1) and ``column`` (1, n).
+    """
+    factors = {"v": v} if v is not None else {"row": row, "column": column}
+    expected = optimizers.Adafactor()._new_state(None, p)
+    for slot, array in factors.items():
+        if slot not in expected or getattr(array, "shape", None) != expected[slot].shape:
+            wanted = {name: array.shape for name, array in expected.items() if name != "u"}
+            raise ValueError(f"adafactor_ needs, for p of shape {p.shape}, arrays of these shapes: {wanted}")
+        if array.dtype != expected[slot].dtype:
+            raise TypeError(f"{slot} is {array.dtype}, p is {expected[slot].dtype}; they must be equal")
+    arguments = {
+        "beta2_decay": beta2_decay,
+        "eps": eps,
+        "eps2": eps2,
+        "clip_threshold": clip_threshold,
+        "weight_decay": weight_decay,
+    }
+    given = {name: value for name, value in arguments.items() if value is not None}
+    _step(optimizers.Adafactor, p, g, {"u": u, **factors}, t, lr, given)

@@ -1,0 +1,483 @@
+"""Learning rates as functions of the step: ``t -> lr``, where ``t`` is 1 at the first update.
+
+A schedule is taken as ``lr=`` by every optimizer and in groups, and can be called by itself. Each is a frozen
+dataclass: its repr is the call that makes it, and two that are equal give the same rates.
+
+PyTorch and Optax count steps from 0. Where they have a schedule of the same name, ours at ``t`` is theirs at
+``t - 1``. A function made by Optax is taken by the optimizers as it is, and then called with ``t - 1``.
+
+>>> from schuss.schedules import WarmupCosine
+>>> schedule = WarmupCosine(lr=1e-3, warmup=10, steps=100)
+>>> schedule
+WarmupCosine(lr=0.001, warmup=10, steps=100, start=0.0, end=0.0)
+>>> [round(schedule(t), 6) for t in (1, 6, 11, 101)]
+[0.0, 0.0005, 0.001, 0.0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from math import cos, floor, isfinite, pi, sqrt
+from typing import Literal
+
+__all__ = [
+    "WSD",
+    "Constant",
+    "Cosine",
+    "CosineWarmRestarts",
+    "Cyclic",
+    "Exponential",
+    "InverseSqrt",
+    "InverseTime",
+    "Joined",
+    "Linear",
+    "Noam",
+    "OneCycle",
+    "PiecewiseConstant",
+    "Polynomial",
+    "ReduceOnPlateau",
+    "Scaled",
+    "Schedule",
+    "Step",
+    "Warmup",
+    "WarmupCosine",
+    "join",
+]
+
+# Fields that count steps or epochs; all other numbers are rates and factors, which are not negative.
+_COUNTS = frozenset(
+    {"steps", "steps_per_epoch", "step_size", "period", "warmup", "stable", "decay", "up", "down", "d_model"}
+)
+
+
+class Schedule:
+    """What all schedules share: the checks of their fields, and that they are called with a step."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, each.name)
+            what = f"{type(self).__name__}: {each.name}"
+            if each.name in _COUNTS and value is not None:
+                least = 0 if each.name in ("warmup", "stable") else 1
+                if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                    raise ValueError(f"{what} must be a whole number, at least {least}, got {value!r}")
+            elif isinstance(value, (int, float)) and not (isfinite(value) and value >= 0):
+                raise ValueError(f"{what} must be finite and not negative, got {value!r}")
+
+    def __call__(self, t: int) -> float:
+        """Return the learning rate of step ``t``, which is 1 at the first update."""
+        raise NotImplementedError
+
+
+def _epoch(t: int, steps_per_epoch: int) -> int:
+    """How many passes over the data lie behind step t."""
+    return (t - 1) // steps_per_epoch
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    """From start to end along half a wave."""
+    return end + (start - end) * (1 + cos(pi * share)) / 2
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same rate at every step: ``lr``."""
+
+    lr: float
+
+    def __call__(self, t: int) -> float:
+        return self.lr
+
+
+@dataclass(frozen=True)
+class InverseTime(Schedule):
+    """``lr / (1 + decay_rate * epoch)``; Andrew Ng's course, "Learning rate decay".
+
+    An epoch is ``steps_per_epoch`` steps: with 1, as is the default, each step counts. The first epoch is number
+    ``first_epoch``: 0 here and in Optax and Keras, 1 in the course's table.
+    """
+
+    lr: float
+    decay_rate: float
+    steps_per_epoch: int = 1
+    first_epoch: int = 0
+
+    def __call__(self, t: int) -> float:
+        return self.lr / (1 + self.decay_rate * (_epoch(t, self.steps_per_epoch) + self.first_epoch))
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """``lr * gamma ** epoch``, the course's ``0.95 ** epoch * alpha0``; ``torch.optim.lr_scheduler.ExponentialLR``."""
+
+    lr: float
+    gamma: float = 0.95
+    steps_per_epoch: int = 1
+    first_epoch: int = 0
+
+    def __call__(self, t: int) -> float:
+        return self.lr * self.gamma ** (_epoch(t, self.steps_per_epoch) + self.first_epoch)
+
+
+@dataclass(frozen=True)
+class InverseSqrt(Schedule):
+    """``lr * k / sqrt(t + shift)``: the course's ``k / sqrt(t) * alpha0``.
+
+    "Dive into Deep Learning" writes ``eta / sqrt(t + 1)`` and counts from 0: the same rates, with no shift.
+    """
+
+    lr: float
+    k: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, t: int) -> float:
+        return self.lr * self.k / sqrt(t + self.shift)
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """The staircase: ``lr * gamma ** (epoch // step_size)``; ``torch.optim.lr_scheduler.StepLR``."""
+
+    lr: float
+    step_size: int
+    gamma: float = 0.1
+    steps_per_epoch: int = 1
+
+    def __call__(self, t: int) -> float:
+        return self.lr * self.gamma ** (_epoch(t, self.steps_per_epoch) // self.step_size)
+
+
+@dataclass(frozen=True)
+class PiecewiseConstant(Schedule):
+    """Rates chosen by hand: ``rates[0]`` for the first ``boundaries[0]`` epochs, then ``rates[1]``, and so on.
+
+    >>> [PiecewiseConstant((0.1, 0.01), boundaries=(2,))(t) for t in (1, 2, 3)]
+    [0.1, 0.1, 0.01]
+    """
+
+    rates: tuple[float, ...]
+    boundaries: tuple[int, ...]
+    steps_per_epoch: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "rates", tuple(self.rates))
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        _check_boundaries("PiecewiseConstant", len(self.rates), self.boundaries)
+        for rate in self.rates:
+            Constant(rate)
+
+    def __call__(self, t: int) -> float:
+        epoch = _epoch(t, self.steps_per_epoch)
+        return self.rates[sum(epoch >= boundary for boundary in self.boundaries)]
+
+
+def _check_boundaries(what: str, parts: int, boundaries: Sequence[int]) -> None:
+    if len(boundaries) != parts - 1 or any(a >= b for a, b in pairwise((0, *boundaries))):
+        raise ValueError(f"{what} of {parts} parts needs {parts - 1} rising boundaries, got {tuple(boundaries)}")
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """A straight line from ``lr`` to ``end`` in ``steps`` steps; ``optax.linear_schedule``."""
+
+    lr: float
+    end: float
+    steps: int
+
+    def __call__(self, t: int) -> float:
+        return self.lr + (self.end - self.lr) * min((t - 1) / self.steps, 1.0)
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """``end + (lr - end) * (1 - (t - 1) / steps) ** power``, then ``end``; ``optax.polynomial_schedule``."""
+
+    lr: float
+    steps: int
+    power: float = 1.0
+    end: float = 0.0
+
+    def __call__(self, t: int) -> float:
+        left = 1 - min((t - 1) / self.steps, 1.0)
+        return self.end + (self.lr - self.end) * float(left**self.power)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from ``lr`` to ``end``, where it stays; Loshchilov and Hutter, arXiv:1608.03983.
+
+    ``optax.cosine_decay_schedule``. PyTorch's ``CosineAnnealingLR`` is the same for ``steps`` steps, then rises again.
+    """
+
+    lr: float
+    steps: int
+    end: float = 0.0
+
+    def __call__(self, t: int) -> float:
+        return _cosine(self.lr, self.end, min((t - 1) / self.steps, 1.0))
+
+
+@dataclass(frozen=True)
+class CosineWarmRestarts(Schedule):
+    """Half a cosine of ``period`` steps, again and again, each ``factor`` times as long as the one before.
+
+    Loshchilov and Hutter, SGDR, arXiv:1608.03983; ``torch.optim.lr_scheduler.CosineAnnealingWarmRestarts``.
+    """
+
+    lr: float
+    period: int
+    factor: int = 1
+    end: float = 0.0
+
+    def __call__(self, t: int) -> float:
+        at, period = t - 1, self.period
+        if self.factor <= 1:
+            at %= period
+        else:
+            while at >= period:
+                at, period = at - period, period * self.factor
+        return _cosine(self.lr, self.end, at / period)
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """Up from ``lr / div`` to ``lr`` along a cosine, then down to ``lr / div / final_div``.
+
+    Smith and Topin, super-convergence, arXiv:1708.07120; ``torch.optim.lr_scheduler.OneCycleLR``. ``rise`` is the
+    share of the ``steps`` that go up.
+    """
+
+    lr: float
+    steps: int
+    rise: float = 0.3
+    div: float = 25.0
+    final_div: float = 1e4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.rise * self.steps - 1 < self.steps - 1 and self.div > 0 and self.final_div > 0):
+            raise ValueError(f"{self!r} leaves no step to go up, or none to go down")
+
+    def __call__(self, t: int) -> float:
+        top, last = self.rise * self.steps - 1, self.steps - 1
+        start = self.lr / self.div
+        if t - 1 <= top:
+            return _cosine(start, self.lr, (t - 1) / top)
+        return _cosine(self.lr, start / self.final_div, min((t - 1 - top) / (last - top), 1.0))
+
+
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """A straight line from ``start`` to the first rate of ``then`` in ``warmup`` steps, then ``then``.
+
+    >>> schedule = Warmup(Step(lr=0.1, step_size=2), warmup=2)
+    >>> [round(schedule(t), 3) for t in range(1, 7)]
+    [0.0, 0.05, 0.1, 0.1, 0.01, 0.01]
+    """
+
+    then: Callable[[int], float]
+    warmup: int
+    start: float = 0.0
+
+    def __call__(self, t: int) -> float:
+        if t > self.warmup:
+            return float(self.then(t - self.warmup))
+        return self.start + (float(self.then(1)) - self.start) * (t - 1) / self.warmup
+
+
+@dataclass(frozen=True)
+class WarmupCosine(Schedule):
+    """A straight line to ``lr`` in ``warmup`` steps, then half a cosine to ``end`` at step ``steps``.
+
+    ``optax.warmup_cosine_decay_schedule``.
+    """
+
+    lr: float
+    warmup: int
+    steps: int
+    start: float = 0.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup >= self.steps:
+            raise ValueError(f"WarmupCosine: warmup must be less than steps, got {self.warmup} of {self.steps}")
+
+    def __call__(self, t: int) -> float:
+        if t <= self.warmup:
+            return self.start + (self.lr - self.start) * (t - 1) / self.warmup
+        return _cosine(self.lr, self.end, min((t - 1 - self.warmup) / (self.steps - self.warmup), 1.0))
+
+
+@dataclass(frozen=True)
+class Noam(Schedule):
+    """``factor * d_model ** -0.5 * min(t ** -0.5, t * warmup ** -1.5)``; Vaswani et al., arXiv:1706.03762, 5.3."""
+
+    d_model: int
+    warmup: int = 4000
+    factor: float = 1.0
+
+    def __call__(self, t: int) -> float:
+        rise = t / self.warmup / sqrt(self.warmup) if self.warmup else float("inf")
+        return self.factor / sqrt(self.d_model) * min(1 / sqrt(t), rise)
+
+
+@dataclass(frozen=True)
+class WSD(Schedule):
+    """Warm-up, stable, decay: a line up to ``lr``, ``stable`` steps of it, a line down to ``end``.
+
+    Hu et al., MiniCPM, arXiv:2404.06395.
+    """
+
+    lr: float
+    warmup: int
+    stable: int
+    decay: int
+    start: float = 0.0
+    end: float = 0.0
+
+    def __call__(self, t: int) -> float:
+        if t <= self.warmup:
+            return self.start + (self.lr - self.start) * (t - 1) / self.warmup
+        return self.lr + (self.end - self.lr) * min(max((t - 1 - self.warmup - self.stable) / self.decay, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class Cyclic(Schedule):
+    """Straight lines between ``low`` and ``high``: ``up`` steps, then ``down`` (as many, if not given), and again.
+
+    Smith, cyclical learning rates, arXiv:1506.01186; ``torch.optim.lr_scheduler.CyclicLR``. The mode says what becomes
+    of the height of a cycle: it stays ("triangular"), is halved each time ("triangular2"), or falls by ``gamma`` with
+    every step ("exp_range").
+    """
+
+    low: float
+    high: float
+    up: int = 2000
+    down: int | None = None
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular"
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode not in ("triangular", "triangular2", "exp_range"):
+            raise ValueError(f"Cyclic: mode must be triangular, triangular2 or exp_range, got {self.mode!r}")
+
+    def __call__(self, t: int) -> float:
+        down = self.up if self.down is None else self.down
+        period = self.up + down
+        cycle = floor((t - 1) / period)
+        at = (t - 1) - cycle * period
+        height = at / self.up if at <= self.up else 1 - (at - self.up) / down
+        scale = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": self.gamma ** (t - 1)}[self.mode]
+        return self.low + (self.high - self.low) * height * scale
+
+
+@dataclass(frozen=True)
+class Scaled(Schedule):
+    """Another schedule times a factor: one course for optimizers whose rates differ."""
+
+    schedule: Callable[[int], float]
+    factor: float
+
+    def __call__(self, t: int) -> float:
+        return self.factor * float(self.schedule(t))
+
+
+@dataclass(frozen=True)
+class Joined(Schedule):
+    """One schedule after the other, each counted from its own start; made by :func:`join`."""
+
+    schedules: tuple[Callable[[int], float], ...]
+    boundaries: tuple[int, ...]
+
+    def __call__(self, t: int) -> float:
+        part = sum(t > boundary for boundary in self.boundaries)
+        return float(self.schedules[part](t - (self.boundaries[part - 1] if part else 0)))
+
+
+def join(schedules: Sequence[Callable[[int], float]], boundaries: Sequence[int]) -> Joined:
+    """Return a schedule that follows the first for ``boundaries[0]`` steps, then the second, and so on.
+
+    Each is counted from its own start; ``optax.join_schedules``.
+
+    Raises
+    ------
+    ValueError
+        If there is not one boundary between each two schedules, or they do not rise.
+
+    Examples
+    --------
+    >>> schedule = join([Linear(0.0, 0.1, 2), Constant(0.1), Exponential(0.1, 0.5)], boundaries=[2, 4])
+    >>> [schedule(t) for t in range(1, 7)]
+    [0.0, 0.05, 0.1, 0.1, 0.1, 0.05]
+    """
+    _check_boundaries("join", len(schedules), boundaries)
+    return Joined(tuple(schedules), tuple(boundaries))
+
+
+@dataclass
+class ReduceOnPlateau(Schedule):
+    """A rate that falls when what is reported to it has stopped to improve.
+
+    After more than ``patience`` reports in a row without an improvement the rate is multiplied by ``factor``, down to
+    ``least``; for ``cooldown`` reports after that none counts as bad. An improvement is by more than ``threshold``, as
+    a share of the best value (mode "rel") or as it is ("abs"). ``torch.optim.lr_scheduler.ReduceLROnPlateau``.
+
+    The one schedule that is not frozen: :meth:`report` changes it.
+
+    Examples
+    --------
+    >>> schedule = ReduceOnPlateau(lr=0.1, factor=0.5, patience=1)
+    >>> for loss in (1.0, 0.5, 0.5, 0.5):
+    ...     schedule.report(loss)
+    >>> schedule(5)
+    0.05
+    """
+
+    lr: float
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    threshold_mode: Literal["rel", "abs"] = "rel"
+    cooldown: int = 0
+    least: float = 0.0
+    maximize: bool = False
+    current: float = field(init=False, repr=False)
+    best: float | None = field(init=False, repr=False, default=None)
+    bad: int = field(init=False, repr=False, default=0)
+    cooling: int = field(init=False, repr=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.current = self.lr
+        super().__post_init__()
+        if self.threshold_mode not in ("rel", "abs"):
+            raise ValueError(f"ReduceOnPlateau: threshold_mode must be rel or abs, got {self.threshold_mode!r}")
+        if self.factor >= 1:
+            raise ValueError(f"ReduceOnPlateau: factor must be less than 1, got {self.factor!r}")
+
+    def __call__(self, t: int) -> float:
+        return self.current
+
+    def report(self, value: float) -> None:
+        """Tell what was reached: a loss, or with ``maximize`` an accuracy."""
+        value = float(value)
+        if self._improves(value):
+            self.best, self.bad = value, 0
+        else:
+            self.bad += 1
+        if self.cooling > 0:
+            self.cooling, self.bad = self.cooling - 1, 0
+        if self.bad > self.patience:
+            self.current = max(self.current * self.factor, self.least)
+            self.cooling, self.bad = self.cooldown, 0
+
+    def _improves(self, value: float) -> bool:
+        if self.best is None:
+            return True
+        sign = 1 if self.maximize else -1
+        margin = self.threshold * (abs(self.best) if self.threshold_mode == "rel" else 1.0)
+        return sign * (value - self.best) > margin

@@ -1,0 +1,133 @@
+"""The functions of schuss.functional take the steps of the classes, on state that the caller owns."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import schuss
+from conftest import assert_same_bits
+from schuss import functional
+
+NAMES = {"ScheduleFreeSGD": "schedule_free_sgd_", "ScheduleFreeAdamW": "schedule_free_adamw_"}
+CASES = [
+    *((rule, {}) for rule in schuss.optimizers.OPTIMIZERS if rule not in ("Adam", "Adafactor")),
+    ("Adam", {"eps": 1e-8}),
+    ("Adam", {"eps_hat": 1e-3, "beta1": 0.5}),
+    ("RMSprop", {"centered": True}),
+    ("RMSprop", {"momentum": 0.5}),
+    ("RMSprop", {"centered": True, "momentum": 0.5}),
+    ("ScheduleFreeSGD", {"warmup": 4, "weight_decay": 0.1}),
+]
+
+
+def function_of(rule):
+    return getattr(functional, NAMES.get(rule, rule.lower() + "_"))
+
+
+@pytest.mark.parametrize(("rule", "arguments"), CASES, ids=[f"{rule}-{list(a)}" for rule, a in CASES])
+def test_the_steps_of_the_class(rule, arguments, dtype):
+    rng = np.random.default_rng(0)
+    p = rng.normal(size=(30, 40)).astype(dtype)
+    params = {"p": p.copy()}
+    opt = schuss.optimizers.OPTIMIZERS[rule](lr=0.1, **arguments)
+    state = {slot: p.copy() if slot in ("z", "x") else np.zeros_like(p) for slot in opt._slots()}
+    given = {name: value for name, value in arguments.items() if name != "centered"}
+    for t in range(1, 8):
+        g = rng.normal(size=p.shape).astype(dtype)
+        opt.update(params, {"p": g})
+        assert function_of(rule)(p, g, t=t, lr=0.1, **state, **given) is None
+        assert_same_bits(p, params["p"], f"p after step {t}")
+        for slot, array in state.items():
+            assert_same_bits(array, opt.state["p"][slot], f"{slot} after step {t}")
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (9,), (2, 3, 4)])
+def test_adafactor(shape):
+    rng = np.random.default_rng(0)
+    p = rng.normal(size=shape)
+    params, opt = {"p": p.copy()}, schuss.Adafactor(lr=0.1, eps=1e-3)
+    u = np.zeros_like(p)
+    if len(shape) < 2:
+        factors = {"v": np.zeros_like(p)}
+    else:
+        factors = {"row": np.zeros((*shape[:-1], 1)), "column": np.zeros((*shape[:-2], 1, shape[-1]))}
+    for t in (1, 2, 3):
+        g = rng.normal(size=shape)
+        opt.update(params, {"p": g})
+        functional.adafactor_(p, g, u, **factors, t=t, lr=0.1, eps=1e-3)
+        assert_same_bits(p, params["p"])
+        for slot, array in factors.items():
+            assert_same_bits(array, opt.state["p"][slot])
+
+
+def test_steps_in_any_order():
+    """What a rule knows of past steps (the weights of an average, a product) does not hang on past calls."""
+    for function, slots, expected in (
+        (functional.schedule_free_sgd_, "zx", 1 / 5),
+        (functional.nadam_, "mv", None),
+    ):
+        results = []
+        for before in ((), (1, 2, 3, 4), (9, 2)):
+            for t in (*before, 5):
+                p, state = np.ones(1), {slot: np.ones(1) for slot in slots}
+                function(p, np.ones(1), **state, t=t, lr=0.5)
+            results.append(p[0])
+            if expected is not None:
+                np.testing.assert_allclose(state["x"], 1 + expected * (0.5 - 1))
+        assert len(set(results)) == 1
+
+
+def test_all_are_there_and_say_what_they_take():
+    assert {function_of(rule).__name__ for rule in schuss.optimizers.OPTIMIZERS} == set(functional.__all__)
+    assert (
+        str(inspect.signature(functional.momentum_))
+        == "(p, g, v, *, t, lr, momentum: 'float' = 0.9, dampening: 'float' = 0.0)"
+    )
+    parameters = inspect.signature(functional.adam_).parameters
+    assert list(parameters) == ["p", "g", "m", "v", "t", "lr", "beta1", "beta2", "eps", "eps_hat"]
+    assert parameters["eps"].default == 1e-8
+
+
+REFUSED = [
+    ({"t": 0}, ValueError, "t must be a whole number from 1 on, got 0"),
+    ({"t": 1.5}, ValueError, "t must be a whole number from 1 on, got 1.5"),
+    ({"lr": -1}, ValueError, "lr must be finite and at least 0, got -1"),
+    ({"momentum": 2}, ValueError, r"momentum must be in \[0, 1\), got 2"),
+    ({"nesterov": True}, TypeError, r"momentum_\(\): got an unexpected keyword argument 'nesterov'; it is called as"),
+    ({"p": 1.0}, TypeError, "p: a float cannot change in place"),
+    ({"p": [1.0, 2.0]}, TypeError, "expected a numpy.ndarray of float32 or float64, got list"),
+    ({"g": np.ones(3)}, ValueError, r"has shape \(3,\), its parameter has shape \(2,\)"),
+    ({"g": np.ones(2, np.float32)}, TypeError, "is float32, its parameter is float64"),
+    ({"v": np.zeros(3)}, ValueError, r"its state was made for float64 of shape \(3,\)"),
+    ({"v": np.zeros(2, np.float32)}, ValueError, "its state was made for float32"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "match"), REFUSED)
+def test_bad_input_changes_nothing(change, error, match):
+    given = {"p": np.ones(2), "g": np.ones(2), "v": np.full(2, 0.5), "t": 1, "lr": 0.1}
+    p, v = given["p"], given["v"]
+    with pytest.raises(error, match=match):
+        functional.momentum_(**{**given, **change})
+    assert p.tolist() == [1, 1]
+    assert v.tolist() == [0.5, 0.5]
+
+
+def test_overlap_is_refused():
+    p = np.ones(4)
+    with pytest.raises(ValueError, match="overlap in memory"):
+        functional.momentum_(p, np.ones(4), p, t=1, lr=0.1)
+    assert p.tolist() == [1] * 4
+
+
+def test_rmsprop_and_adafactor_say_which_arrays_they_need():
+    p = np.ones((2, 3))
+    with pytest.raises(ValueError, match="v and a momentum above 0 go together"):
+        functional.rmsprop_(p, p * 1, p * 0, t=1, lr=0.1, momentum=0.5)
+    with pytest.raises(ValueError, match=r"needs, for p of shape \(2, 3\), arrays of these shapes"):
+        functional.adafactor_(p, p * 1, p * 0, t=1, lr=0.1)
+    with pytest.raises(TypeError, match="row is float32, p is float64"):
+        functional.adafactor_(p, p * 1, p * 0, np.zeros((2, 1), "f"), np.zeros((1, 3)), t=1, lr=0.1)
+    assert p.tolist() == [[1] * 3] * 2

@@ -1,0 +1,99 @@
+"""docs/conventions.md is true: in each row of its tables the two sides take the same 20 steps in float64.
+
+The rows are read from the page itself. What is not installed is skipped; the extra `parity` has it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import schuss
+
+PAGE = Path(__file__).parents[1] / "docs" / "conventions.md"
+ROWS = re.findall(r"^\| `(schuss\..*?)` \| `((torch|optax|keras)\..*?)` \|", PAGE.read_text(), re.MULTILINE)
+STEPS = 20
+# PyTorch's Muon computes in bfloat16, which has three decimal digits.
+LOOSE = {"torch.optim.Muon": 0.03}
+
+
+def need(name):
+    if name == "keras":
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+        pytest.importorskip("torch", reason="PyTorch is not installed (extra parity)")
+    return pytest.importorskip(name, reason=f"{name} is not installed (extra parity)")
+
+
+def torch_steps(text, params, gradients):
+    torch = need("torch")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # the scalars of its NAdam are tensors of this type
+    try:
+        tensors = [torch.nn.Parameter(torch.tensor(p)) for p in params]
+        opt = eval(text, {"torch": torch, "params": tensors})
+        for grads in gradients:
+            for tensor, g in zip(tensors, grads, strict=True):
+                tensor.grad = torch.tensor(g)
+            opt.step()
+            yield [tensor.detach().numpy() for tensor in tensors]
+    finally:
+        torch.set_default_dtype(before)
+
+
+def optax_steps(text, params, gradients):
+    optax = need("optax")
+    jax = importlib.import_module("jax")
+    importlib.import_module("optax.contrib")
+    with jax.enable_x64(True):
+        opt = eval(text, {"optax": optax})
+        values = [jax.numpy.array(p) for p in params]
+        state = opt.init(values)
+        for grads in gradients:
+            updates, state = opt.update([jax.numpy.array(g) for g in grads], state, values)
+            values = optax.apply_updates(values, updates)
+            yield [np.asarray(value) for value in values]
+
+
+def keras_steps(text, params, gradients):
+    keras = need("keras")
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        opt = eval(text, {"keras": keras})
+        variables = [keras.Variable(p) for p in params]
+        for grads in gradients:
+            opt.apply([keras.ops.convert_to_tensor(g) for g in grads], variables)
+            yield [keras.ops.convert_to_numpy(variable) for variable in variables]
+    finally:
+        keras.config.set_floatx(before)
+
+
+PEERS = {"torch": torch_steps, "optax": optax_steps, "keras": keras_steps}
+
+
+def test_the_page_has_rows_of_all_three():
+    assert {peer for _, _, peer in ROWS} == set(PEERS)
+    missing = [name for name in schuss.optimizers.OPTIMIZERS if f"schuss.{name}(" not in PAGE.read_text()]
+    assert not missing
+
+
+@pytest.mark.parametrize(("ours", "theirs", "peer"), ROWS, ids=[theirs for _, theirs, _ in ROWS])
+def test_the_same_steps(ours, theirs, peer):
+    rng = np.random.default_rng(0)
+    shapes = [(7, 5), (4, 6)] if "Muon" in ours else [(7, 5), (6,)]
+    start = [rng.normal(size=shape) for shape in shapes]
+    gradients = [[rng.normal(size=shape) for shape in shapes] for _ in range(STEPS)]
+    params = [p.copy() for p in start]
+    opt = eval(ours, {"schuss": schuss})
+    tolerance = LOOSE.get(theirs.split("(")[0], 1e-12)
+    seen = 0
+    for grads, expected in zip(gradients, PEERS[peer](theirs, start, gradients), strict=True):
+        opt.update(params, grads)
+        for p, e in zip(params, expected, strict=True):
+            np.testing.assert_allclose(p, e, rtol=tolerance, atol=tolerance, err_msg=f"after step {opt.t}")
+        seen += 1
+    assert seen == STEPS
