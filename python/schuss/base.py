@@ -178,6 +178,7 @@ class Optimizer:
 
     _engine: _core.Engine
     _members: tuple[tuple[str, Mapping[str, Any], Optimizer], ...] = ()
+    _patterns_known: bool = False  # whether each pattern has been seen to match a name
 
     def __init_subclass__(cls) -> None:
         own = signature(cls.__init__)
@@ -226,6 +227,7 @@ class Optimizer:
         if name == "groups":
             members = [(pattern, given, self._member(pattern, given)) for pattern, given in self.groups.items()]
             object.__setattr__(self, "_members", tuple(members))
+            object.__setattr__(self, "_patterns_known", False)
             if made:
                 self._engine.forget_plan()
         if made and name in _OPTIONS:
@@ -269,7 +271,7 @@ class Optimizer:
         own = signature(type(self)).parameters
         given = ((name, getattr(self, name)) for name in self._arguments)
         shown = (
-            f"{name}={dict(value) if name == 'groups' else value!r}"
+            f"{name}={ ({k: dict(v) for k, v in value.items()} if name == 'groups' else value)!r}"
             for name, value in given
             if value is not None and (name not in _OPTIONS or value != own[name].default)
         )
@@ -449,11 +451,12 @@ class Optimizer:
     def _groups_of(self, names: Sequence[Any], params: Params) -> list[int]:
         """The number of each name's group: 0, or the place of the first pattern that matches, from 1 on."""
         patterns = list(self.groups)
-        if self.t == 0:
+        if not self._patterns_known:
             everything = [str(name) for name in (params if isinstance(params, Mapping) else range(len(params)))]
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in everything):
                     raise ValueError(f"groups[{pattern!r}] matches no parameter; there are {', '.join(everything)}")
+            object.__setattr__(self, "_patterns_known", True)
         return [
             next((i for i, pattern in enumerate(patterns, 1) if fnmatchcase(str(name), pattern)), 0) for name in names
         ]

@@ -1,0 +1,228 @@
+"""Schedules: the formulas by hand, PyTorch's and Optax's where they have one, and how optimizers take them."""
+
+from __future__ import annotations
+
+import dataclasses
+from math import cos, pi, sqrt
+
+import numpy as np
+import pytest
+import schuss
+from schuss import schedules as S
+from schuss.specs import SCHEDULES, parse_optimizer, parse_schedule
+
+BY_HAND = [
+    (S.Constant(0.1), [0.1, 0.1, 0.1]),
+    (S.InverseTime(0.2, 1.0), [0.2, 0.1, 0.2 / 3]),
+    (S.InverseTime(0.2, 1.0, first_epoch=1), [0.1, 0.2 / 3, 0.05]),  # the course's table
+    (S.InverseTime(0.2, 1.0, steps_per_epoch=2), [0.2, 0.2, 0.1, 0.1, 0.2 / 3]),
+    (S.Exponential(1.0), [1, 0.95, 0.95**2]),
+    (S.Exponential(1.0, 0.5, steps_per_epoch=2, first_epoch=1), [0.5, 0.5, 0.25]),
+    (S.InverseSqrt(0.3), [0.3, 0.3 / sqrt(2), 0.3 / sqrt(3)]),
+    (S.InverseSqrt(0.3, k=2.0, shift=3), [0.3, 0.6 / sqrt(5)]),
+    (S.Step(1.0, 2, 0.5), [1, 1, 0.5, 0.5, 0.25]),
+    (S.Step(1.0, 1, 0.5, steps_per_epoch=3), [1, 1, 1, 0.5]),
+    (S.PiecewiseConstant((3.0, 2.0, 1.0), (1, 3)), [3, 2, 2, 1, 1]),
+    (S.PiecewiseConstant((3.0, 2.0), (1,), steps_per_epoch=2), [3, 3, 2]),
+    (S.Linear(1.0, 0.0, 4), [1, 0.75, 0.5, 0.25, 0, 0]),
+    (S.Polynomial(1.0, 2, power=2.0), [1, 0.25, 0, 0]),
+    (S.Cosine(1.0, 2, end=0.5), [1, 0.75, 0.5, 0.5]),
+    (S.CosineWarmRestarts(1.0, 2, 2), [1, 0.5, 1, (1 + cos(pi / 4)) / 2, 0.5]),
+    (S.Warmup(S.Constant(1.0), 4), [0, 0.25, 0.5, 0.75, 1, 1]),
+    (S.Warmup(S.Linear(1.0, 0.0, 2), 1, start=0.5), [0.5, 1, 0.5, 0]),
+    (S.WarmupCosine(1.0, 2, 4), [0, 0.5, 1, 0.5, 0, 0]),
+    (S.Noam(4, 2, 2.0), [2 / 2 * 2**-1.5, 1 / sqrt(2), 1 / sqrt(3)]),
+    (S.WSD(1.0, 2, 2, 2, end=0.5), [0, 0.5, 1, 1, 1, 0.75, 0.5, 0.5]),
+    (S.Cyclic(0.0, 1.0, 2), [0, 0.5, 1, 0.5, 0, 0.5]),
+    (S.Cyclic(0.0, 1.0, 1, 3, "triangular2"), [0, 1, 2 / 3, 1 / 3, 0, 0.5]),
+    (S.Scaled(S.Linear(1.0, 0.0, 2), 4.0), [4, 2, 0]),
+    (S.join([S.Constant(5.0), S.Linear(1.0, 0.0, 2)], [2]), [5, 5, 1, 0.5, 0]),
+]
+
+
+@pytest.mark.parametrize(("schedule", "rates"), BY_HAND, ids=[repr(s) for s, _ in BY_HAND])
+def test_by_hand(schedule, rates):
+    found = [schedule(t) for t in range(1, len(rates) + 1)]
+    np.testing.assert_allclose(found, rates, rtol=1e-14, atol=1e-16)
+    assert all(type(rate) is float for rate in found)
+
+
+def test_every_schedule_is_tested_by_hand_or_against_a_peer():
+    tested = {type(s).__name__ for s, _ in BY_HAND} | {type(s).__name__ for s, _ in (*TORCH, *OPTAX)}
+    assert {each.__name__ for each in SCHEDULES.values() if isinstance(each, type)} == tested - {"Joined"} | {
+        "ReduceOnPlateau"
+    }
+
+
+TORCH = [
+    (S.Exponential(0.5, 0.9), lambda L, o: L.ExponentialLR(o, 0.9)),
+    (S.Step(0.5, 7, 0.3), lambda L, o: L.StepLR(o, 7, 0.3)),
+    (S.PiecewiseConstant((0.5, 0.05, 0.005), (5, 11)), lambda L, o: L.MultiStepLR(o, [5, 11])),
+    (S.Linear(0.25, 0.5, 9), lambda L, o: L.LinearLR(o, 0.5, 1.0, 9)),
+    (S.Polynomial(0.5, 30, 1.7), lambda L, o: L.PolynomialLR(o, 30, 1.7)),
+    (S.Cosine(0.5, 39, 0.1), lambda L, o: L.CosineAnnealingLR(o, 39, 0.1)),
+    (S.CosineWarmRestarts(0.5, 5, 2, 0.1), lambda L, o: L.CosineAnnealingWarmRestarts(o, 5, 2, 0.1)),
+    (S.CosineWarmRestarts(0.5, 7), lambda L, o: L.CosineAnnealingWarmRestarts(o, 7)),
+    (S.OneCycle(0.5, 40), lambda L, o: L.OneCycleLR(o, 0.5, 40, cycle_momentum=False)),
+    (
+        S.OneCycle(0.5, 41, 0.4, 10.0, 100.0),
+        lambda L, o: L.OneCycleLR(o, 0.5, 41, None, None, 0.4, "cos", False, 0.85, 0.95, 10.0, 100.0),
+    ),
+    (S.Cyclic(0.1, 0.5, 6, 9), lambda L, o: L.CyclicLR(o, 0.1, 0.5, 6, 9, cycle_momentum=False)),
+    (
+        S.Cyclic(0.1, 0.5, 5, mode="triangular2"),
+        lambda L, o: L.CyclicLR(o, 0.1, 0.5, 5, None, "triangular2", cycle_momentum=False),
+    ),
+    (
+        S.Cyclic(0.1, 0.5, 5, mode="exp_range", gamma=0.9),
+        lambda L, o: L.CyclicLR(o, 0.1, 0.5, 5, None, "exp_range", 0.9, cycle_momentum=False),
+    ),
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch: that a scheduler steps without its optimizer
+@pytest.mark.parametrize(("ours", "theirs"), TORCH, ids=[repr(s) for s, _ in TORCH])
+def test_pytorchs(ours, theirs):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra parity)")
+    opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = theirs(torch.optim.lr_scheduler, opt)
+    for t in range(1, 40):
+        assert ours(t) == pytest.approx(opt.param_groups[0]["lr"], rel=1e-12, abs=1e-15), t
+        scheduler.step()
+
+
+def _joined(o):
+    return o.join_schedules([o.linear_schedule(0.0, 1.0, 5), o.cosine_decay_schedule(1.0, 9)], [6])
+
+
+OPTAX = [
+    (S.Constant(0.3), lambda o: o.constant_schedule(0.3)),
+    (S.Linear(0.3, 0.1, 10), lambda o: o.linear_schedule(0.3, 0.1, 10)),
+    (S.Polynomial(0.3, 10, 1.7, 0.1), lambda o: o.polynomial_schedule(0.3, 0.1, 1.7, 10)),
+    (S.Cosine(0.3, 10, 0.06), lambda o: o.cosine_decay_schedule(0.3, 10, 0.2)),
+    (S.Exponential(0.3, 0.9, 4), lambda o: o.exponential_decay(0.3, 4, 0.9, staircase=True)),
+    (S.PiecewiseConstant((0.3, 0.03), (5,)), lambda o: o.piecewise_constant_schedule(0.3, {5: 0.1})),
+    (S.WarmupCosine(0.3, 5, 20, 0.1, 0.05), lambda o: o.warmup_cosine_decay_schedule(0.1, 0.3, 5, 20, 0.05)),
+    (S.join([S.Linear(0.0, 1.0, 5), S.Cosine(1.0, 9)], [6]), _joined),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), OPTAX, ids=[repr(s) for s, _ in OPTAX])
+def test_optaxs(ours, theirs):
+    optax = pytest.importorskip("optax", reason="Optax is not installed (extra parity)")
+    import jax
+
+    with jax.enable_x64(True):
+        schedule = theirs(optax)
+        for t in range(1, 25):
+            assert ours(t) == pytest.approx(float(schedule(t - 1)), rel=1e-12, abs=1e-15), t
+
+
+def test_optimizers_take_optaxs_as_they_are():
+    optax = pytest.importorskip("optax", reason="Optax is not installed (extra parity)")
+    params = {"p": np.zeros(1)}
+    opt = schuss.SGD(lr=optax.linear_schedule(1.0, 0.0, 4))
+    for expected in (1.0, 0.75, 0.5):
+        opt.update(params, {"p": np.ones(1)})
+        assert opt.current_lr == expected
+    assert params["p"][0] == -2.25
+
+
+def test_plateau_by_hand():
+    schedule = S.ReduceOnPlateau(1.0, 0.5, patience=1, threshold=0.1, cooldown=1, least=0.2)
+    rates = []
+    for loss in (10, 9.5, 8.9, 8.5, 8.2, 8.1, 8.1, 8.1, 1, 1, 1, 1, 1, 1):
+        schedule.report(loss)
+        rates.append(schedule(len(rates) + 1))
+    #          10   -    8.9  -    half cool -     half 1    -     least
+    assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.2, 0.2, 0.2, 0.2]
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_plateau_is_pytorchs(maximize):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra parity)")
+    opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    mode = "max" if maximize else "min"
+    peer = torch.optim.lr_scheduler.ReduceLROnPlateau(opt, mode, 0.3, 2, 0.05, "rel", 2, 0.01)
+    ours = S.ReduceOnPlateau(0.5, 0.3, 2, 0.05, "rel", 2, 0.01, maximize)
+    values = np.random.default_rng(0).uniform(1, 3, 60).round(1)
+    for t, value in enumerate(values, 1):
+        peer.step(value)
+        ours.report(value)
+        assert ours(t) == pytest.approx(opt.param_groups[0]["lr"], rel=1e-12)
+    assert ours(1) < 0.1
+
+
+BAD = [
+    (lambda: S.Constant(-1), "Constant: lr must be finite and not negative, got -1"),
+    (lambda: S.Constant(float("nan")), "Constant: lr .*got nan"),
+    (lambda: S.Cosine(0.1, 0), "Cosine: steps must be a whole number, at least 1, got 0"),
+    (lambda: S.Step(0.1, 1.5), "Step: step_size must be a whole number, at least 1, got 1.5"),
+    (lambda: S.PiecewiseConstant((1, 2), ()), "PiecewiseConstant of 2 parts needs 1 rising boundaries, got"),
+    (lambda: S.join([S.Constant(1)] * 3, [5, 5]), "join of 3 parts needs 2 rising boundaries"),
+    (lambda: S.WarmupCosine(1.0, 5, 5), "warmup must be less than steps"),
+    (lambda: S.OneCycle(1.0, 2), "leaves no step to go up"),
+    (lambda: S.Cyclic(0, 1, mode="round"), "mode must be triangular"),
+    (lambda: S.ReduceOnPlateau(1.0, factor=1.0), "factor must be less than 1"),
+    (lambda: S.ReduceOnPlateau(1.0, threshold_mode="?"), "threshold_mode must be rel or abs"),
+]
+
+
+@pytest.mark.parametrize(("make", "match"), BAD)
+def test_bad_values_are_refused(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+@pytest.mark.parametrize("schedule", [s for s, _ in BY_HAND if "Joined" not in repr(s)], ids=repr)
+def test_their_repr_makes_them_again(schedule):
+    assert parse_schedule(repr(schedule)) == schedule
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        schedule.lr = 2
+
+
+def test_schedules_in_optimizers_and_groups():
+    params = {"a": np.zeros(1), "b": np.zeros(1)}
+    opt = schuss.SGD(lr=S.Linear(1.0, 0.0, 4), groups={"b": {"lr": S.Constant(2.0)}})
+    for _ in range(3):
+        opt.update(params, {"a": np.ones(1), "b": np.ones(1)})
+    assert (params["a"][0], params["b"][0], opt.current_lr) == (-2.25, -6.0, 0.5)
+
+
+SPECS = [
+    ("Adam", "Adam(lr=0.001, beta1=0.9, beta2=0.999, eps_hat=1e-07)"),
+    (" SGD(0.5) ", "SGD(lr=0.5)"),
+    (
+        "SGD(lr=Warmup(Cosine(0.1, 20), warmup=5))",
+        "SGD(lr=Warmup(then=Cosine(lr=0.1, steps=20, end=0.0), warmup=5, start=0.0))",
+    ),
+    ("SGD(lr=join([Constant(1), Constant(2)], [5]))", None),
+    (
+        "Lion(groups={'*b': {'lr': 0.1}})",
+        "Lion(lr=0.0001, beta1=0.9, beta2=0.99, groups={'*b': {'lr': 0.1}})",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), SPECS)
+def test_optimizers_from_text(text, shown):
+    opt = parse_optimizer(text).make()
+    assert shown is None or repr(opt) == shown
+
+
+BAD_SPECS = [
+    ("Adamm", "no optimizer is called 'Adamm'; there are SGD, "),
+    ("Adam(", r"'Adam\(' cannot be read; write a name, as in Adam, or a call"),
+    ("Adam.SGD()", "cannot be read"),
+    ("Adam(lr=-1)", r"'Adam\(lr=-1\)': lr must be finite and at least 0, got -1"),
+    ("Adam(learning_rate=1)", "here it is called 'lr'"),
+    ("Adam(lr=open('x'))", "is neither a number nor a schedule"),
+    ("Adam(lr=Cosine(0.1))", "missing 1 required positional argument: 'steps'"),
+    ("__import__('os')", "no optimizer is called '__import__'"),
+]
+
+
+@pytest.mark.parametrize(("text", "match"), BAD_SPECS)
+def test_bad_text_is_refused(text, match):
+    with pytest.raises(ValueError, match=match):
+        parse_optimizer(text)
