@@ -261,3 +261,90 @@ def test_importing_the_package_needs_numpy_alone():
     code = "import sys, schuss, schuss.cli; print(*(m for m in sys.modules if '.' not in m))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not set(loaded) & {"matplotlib", "tqdm", "pooch", "mlxtend", "sklearn", "pandas", "scipy", "torch"}
+
+
+def test_optimizers_with_arguments_and_a_schedule(capsys, digits):
+    command = [
+        *RACE,
+        "--data-dir",
+        str(digits),
+        "--optimizers",
+        "Lion(lr=1e-3)",
+        "SGD",
+        "--schedule",
+        "Linear(1, 0, 12)",
+    ]
+    assert cli.main([*command, "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["optimizer"] for run in runs] == ["Lion(lr=1e-3)", "SGD"]
+    assert cli.main(["compare", "path", "--optimizers", "SGD(lr=1.0)", "--schedule", "Constant(0.5)", "--json"]) == 0
+    (way,) = json.loads(capsys.readouterr().out)["paths"]
+    assert way["points"][1] == pytest.approx([-7 + 0.5 * 0.7, 2 - 0.5 * 4])
+    assert way["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("command", "match"),
+    [
+        (["compare", "path", "--optimizers", "Adam(lr=-1)"], "lr must be finite and at least 0, got -1"),
+        (["compare", "path", "--optimizers", "Adam(beta=0.5)"], "Adam has no argument 'beta'"),
+        (["compare", "mnist", "--schedule", "Cosine(1)"], "missing 1 required positional argument"),
+        (["plot", "schedule", "Sawtooth(1)"], "no schedule is called 'Sawtooth'"),
+        (["compare", "path", "--optimizers", "Muon"], r"params\['x'\]: Muon is for matrices"),
+        (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
+    ],
+)
+def test_one_line_and_status_2(capsys, command, match):
+    try:
+        status = cli.main(command)
+    except SystemExit as stop:
+        status = stop.code
+    shown = capsys.readouterr()
+    assert status == 2
+    assert re.search(match, shown.err)
+    assert len(shown.err.strip().splitlines()) == 1
+
+
+def test_compare_decay(capsys, digits, tmp_path):
+    assert cli.main(["compare", "decay", "--data-dir", str(digits), "--epochs", "4", "--out", "d"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:6]] == [
+        "constant",
+        "1 / (1 + decay epoch)",
+        "0.95 ^ epoch",
+        "k / sqrt(t)",
+        "staircase",
+    ]
+    assert (tmp_path / "d" / "decay.png").read_bytes().startswith(b"\x89PNG")
+    rows = (tmp_path / "d" / "decay_curves.csv").read_text().splitlines()
+    assert rows[0] == "schedule,iteration,loss"
+    assert len(rows) == 1 + 5 * (4 * 4 // 5)
+
+
+def test_plot_schedule(capsys, tmp_path):
+    assert cli.main(["plot", "schedule", "Step(0.1, 2)", "Noam(64, 3)", "--steps", "5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schedules"]["Step(0.1, 2)"] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+    assert (tmp_path / "schuss-results" / "schedule.png").stat().st_size > 5000
+
+
+def test_train_mnist(capsys, digits, tmp_path):
+    command = ["train", "mnist", "--data-dir", str(digits), "--hidden", "8", "--epochs", "6", "--batch-size", "10"]
+    assert cli.main([*command, "--patience", "2", "--json"]) == 0
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    epochs = len(found["losses"])
+    assert found["stopped_early"] == (epochs < 6)
+    assert found["best_epoch"] == 1 + found["validation"].index(max(found["validation"]))
+    confusion = np.array(found["confusion"])
+    assert confusion.sum() == 20
+    assert found["test_accuracy"] == np.trace(confusion) / 20
+    assert len(re.findall(r"epoch +\d+: loss", shown.err)) == epochs
+    saved = np.load(tmp_path / "schuss-results" / "mnist_network.npz")
+    net = schuss.nn.MultiLayerNet(784, [8], 10)
+    for name, p in saved.items():
+        net.params[name][...] = p
+    _, test = datasets.load_mnist(data_dir=digits)
+    assert net.accuracy(*test) == found["test_accuracy"]
+    for name in ("training", "confusion", "misread"):
+        assert (tmp_path / "schuss-results" / f"mnist_{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -165,3 +165,49 @@ def test_a_colour_for_each():
     more = plots.colors(["Lion", "SGD", "Adam", "Adam(lr=0.1)"])
     assert len({more[name] for name in ("Lion", "SGD", "Adam", "Adam(lr=0.1)")}) == 4
     assert (more["SGD"], more["Adam"]) == (six["SGD"], six["Adam"])
+
+
+def test_a_constant_rate_wanders_and_decays_close_in():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 12)).astype(np.float32)
+    t = (x @ rng.normal(size=(12, 10)) + rng.gumbel(size=(400, 10))).argmax(axis=1)
+    constant, *decays = experiments.decay(((x, t), (x, t)), epochs=12)
+    assert constant.schedule(10**6) == 0.4
+    for run in decays:
+        assert run.schedule(run.iterations[-1]) < 0.2
+        assert run.wander < constant.wander / 2
+        assert 0 <= run.excess < constant.excess
+
+
+def test_training_learns_and_keeps_the_best():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 784)).astype(np.float32)
+    t = x[:, :10].argmax(axis=1)
+    seen = []
+    training = experiments.train(((x[:500], t[:500]), (x[500:], t[500:])), hidden=[32], epochs=4, watch=seen.append)
+    assert len(seen) == len(training.losses) == len(training.rates)
+    assert training.losses[-1] < training.losses[0]
+    assert training.rates[0] > training.rates[-1]
+    wrong = {place for place, _, _ in training.misread}
+    assert len(wrong) == 100 - np.trace(training.confusion)
+    assert all(true != read and t[500 + place] == true for place, true, read in training.misread)
+
+
+def test_full_mnist_is_read_well(shared_data):
+    """What the command does with its defaults, for two of its ten epochs."""
+    data = datasets.load_mnist(data_dir=shared_data / "mnist")
+    training = experiments.train(data, epochs=2)
+    assert training.test_accuracy > 0.97
+
+
+def test_schedule_free_networks_are_tested_at_their_averages():
+    (run,) = experiments.mnist(DIGITS, ["ScheduleFreeSGD(momentum=0.5)"], **SMALL).runs
+    net = experiments.MultiLayerNet(12, [8], 10, seed=0)
+    batches = np.random.default_rng(0)
+    opt = experiments.parse_optimizer("ScheduleFreeSGD(momentum=0.5)").make()
+    for _ in range(30):
+        batch = batches.integers(0, 200, 16)
+        opt.update(net.params, net.gradient(DIGITS[0][0][batch], DIGITS[0][1][batch]))
+    for name, x in opt.averaged_params.items():
+        net.params[name][...] = x
+    assert net.accuracy(*DIGITS[1]) == run.accuracy

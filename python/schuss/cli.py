@@ -471,15 +471,17 @@ def _compare_decay(args: argparse.Namespace) -> int:
         _write_figure(args.out / "decay.png", plots.decay_figure(runs)),
         _write(args.out / "decay_curves.csv", _csv(("schedule", "iteration", "loss"), rows)),
     ]
-    header = ("schedule", "last rate", "final loss", "wander")
+    header = ("schedule", "last rate", "above minimum", "wander")
     lines = (
-        (run.name, f"{run.schedule(run.iterations[-1]):.4g}", f"{run.final_loss:.4f}", f"{run.wander:.5f}")
-        for run in runs
+        (run.name, f"{run.schedule(run.iterations[-1]):.4g}", f"{run.excess:.5f}", f"{run.wander:.5f}") for run in runs
     )
-    text = _table(header, lines) + "\nfinal loss, wander: mean and deviation over the last quarter of the steps"
+    text = (
+        _table(header, lines)
+        + f"\nthe loss above its minimum, {runs[0].minimum:.4f}: mean and deviation over the last quarter of the steps"
+    )
     result = {
         "data": source,
-        "runs": [{"schedule": repr(run.schedule), "final_loss": run.final_loss, "wander": run.wander} for run in runs],
+        "runs": [{"schedule": repr(run.schedule), "excess": run.excess, "wander": run.wander} for run in runs],
     }
     _report(args.json, result, text, files)
     return 0

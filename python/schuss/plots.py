@@ -167,18 +167,17 @@ def decay_figure(runs: Sequence[Decay]) -> Any:
     """Loss over iterations, one line per schedule, and below it the rates."""
     figure = _figure(7, 5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    for axes, label in ((upper, "loss over all examples"), (lower, "learning rate")):
+    for axes, label in ((upper, "loss above the minimum"), (lower, "learning rate")):
         axes.set(ylabel=label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     lower.set_xlabel("iteration")
     color = colors([run.name for run in runs])
     for run in runs:
-        upper.semilogy(run.iterations, run.losses, color=color[run.name], linewidth=1, label=run.name)
+        above = np.array(run.losses) - run.minimum
+        upper.semilogy(run.iterations, above, color=color[run.name], linewidth=1, label=run.name)
         lower.plot(run.iterations, [run.schedule(t) for t in run.iterations], color=color[run.name], linewidth=1)
-    lowest = min(min(run.losses) for run in runs)
-    upper.set_ylim(lowest * 0.97, max(run.losses[len(run.losses) // 20] for run in runs))
-    upper.legend(frameon=False)
+    upper.legend(frameon=False, ncols=2)
     return figure
 
 
@@ -189,7 +188,7 @@ def schedule_figure(schedules: Mapping[str, Schedule], steps: int) -> Any:
     t = np.arange(1, steps + 1)
     for name, schedule in schedules.items():
         axes.plot(t, [schedule(int(step)) for step in t], label=name)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper left", frameon=False, fontsize=8)
     return figure
 
 
