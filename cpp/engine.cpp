@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "entries.hpp"
 #include "isa.hpp"
@@ -14,6 +15,8 @@ namespace schuss {
 
 // Below, the work is done in a microsecond or two, and letting go of the GIL would cost a tenth of that.
 constexpr size_t worth_releasing_the_gil = size_t{64} << 10;
+
+using Clock = std::chrono::steady_clock;
 
 namespace {
 
@@ -101,13 +104,14 @@ void Engine::ask_scalars(const py::object& optimizer, std::array<double, max_sca
   read_scalars(kernel_, checked(PyObject_VectorcallMethod(scalars_name, arguments, 3, nullptr)), scalars);
 }
 
-// The optimizer answers with (clip_norm, on_nonfinite, average, [(scalars, l2, clip_value, sign), ...]).
+// The optimizer answers with (clip_norm, on_nonfinite, average, flush, [(scalars, l2, clip_value, sign), ...]).
 Engine::Caution Engine::ask_orders(const py::object& optimizer) {
   const py::tuple answer = optimizer.attr("_orders")(t_ + 1);
   Caution caution{answer[0].cast<double>(), static_cast<OnNonfinite>(answer[1].cast<int>())};
   orders_.average = answer[2].cast<double>();
   orders_.groups.clear();
-  for (const py::handle each : answer[3]) {
+  orders_.flush = answer[3].cast<bool>();
+  for (const py::handle each : answer[4]) {
     const py::tuple given = py::reinterpret_borrow<py::tuple>(each);
     Group group;
     read_scalars(kernel_, given[0], group.scalars);
@@ -124,7 +128,8 @@ void Engine::set_plain(bool plain) {
   orders_ = Orders{};
 }
 
-void Engine::make_plan(const py::object& optimizer, const py::object& params, py::dict& fresh) {
+py::object Engine::make_plan(const py::object& optimizer, const py::object& params) {
+  py::dict fresh;
   std::vector<std::vector<py::object>> states;
   std::vector<size_t> groups;
   for (const Entry& entry : entries_) states.push_back(state_of(optimizer, entry, fresh));
@@ -134,6 +139,7 @@ void Engine::make_plan(const py::object& optimizer, const py::object& params, py
     groups = optimizer.attr("_groups_of")(names, params).cast<std::vector<size_t>>();
   }
   plan_.make(entries_, states, groups);
+  return fresh.empty() ? py::object() : std::move(fresh);
 }
 
 // Looks at all gradients before anything is written. False: this step is to be skipped.
@@ -159,7 +165,7 @@ bool Engine::heed(const Caution& caution, int threads) {
   return true;
 }
 
-void Engine::set_ratios(const py::object& optimizer, const std::vector<Plan::Norms>& norms, const py::dict& fresh) {
+void Engine::set_ratios(const py::object& optimizer, const std::vector<Plan::Norms>& norms, const py::object& fresh) {
   for (size_t i = 0; i < norms.size(); ++i) {
     const auto& scalars = orders_.groups[plan_.group_of(i)].scalars;
     if (kernel_.ratio) {
@@ -197,34 +203,33 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
   collect(params, grads, entries_);
   lap("checks");
 
-  py::dict fresh;
-  if (!plan_.follow(entries_)) make_plan(optimizer, params, fresh);
+  // State that the plan is the first to need is kept once it is certain that the step is taken.
+  struct Fresh {
+    Plan& plan;
+    py::object state;
+    ~Fresh() {
+      if (state) plan.forget();
+    }
+  } fresh{plan_, {}};
+  if (!plan_.follow(entries_)) fresh.state = make_plan(optimizer, params);
   plan_.load_floats(entries_);
   lap("plan");
 
-  // New state is kept once it is certain that the step is taken.
-  struct Undo {
-    Plan* plan;
-    ~Undo() {
-      if (plan) plan->forget();
-    }
-  } undo{fresh.empty() ? nullptr : &plan_};
   const size_t traffic = plan_.traffic();
   const int threads = pace_.size_for(traffic);
-  const auto begin = std::chrono::steady_clock::now();
+  const bool timed = traffic >= worth_releasing_the_gil;
+  const auto begin = timed ? Clock::now() : Clock::time_point();
   if (caution.survey() && !heed(caution, threads)) return;
   if (kernel_.measure_f32) {
     std::vector<Plan::Norms> norms;
     work_on(traffic, [&] { norms = plan_.measure(orders_, threads); });
-    set_ratios(optimizer, norms, fresh);
+    set_ratios(optimizer, norms, fresh.state);
   }
-  for (const auto& [key, arrays] : fresh) state_[key] = arrays;
-  undo.plan = nullptr;
+  if (fresh.state) state_.attr("update")(std::exchange(fresh.state, {}));
   work_on(traffic, [&] { plan_.run(orders_, threads); });
-  if (kernel_.measure_f32 && !kernel_.ratio) optimizer.attr("_commit")();
-  if (traffic >= worth_releasing_the_gil)
-    pace_.took(std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count());
   ++t_;
+  if (kernel_.measure_f32 && !kernel_.ratio) optimizer.attr("_commit")();
+  if (timed) pace_.took(std::chrono::nanoseconds(Clock::now() - begin).count());
   lap("region and kernel");
 
   for (size_t i = 0; i < entries_.size(); ++i)
@@ -267,7 +272,6 @@ void step_once(const std::string& rule, const py::tuple& scalars, const py::obje
 
 std::map<std::string, int64_t> Engine::profile(const py::object& optimizer, const py::object& params,
                                                const py::object& grads) {
-  using Clock = std::chrono::steady_clock;
   std::map<std::string, int64_t> times;
   Clock::time_point last = Clock::now();
   const auto lap = [&](const char* part) {

@@ -72,9 +72,10 @@ class Engine {
   void ask_scalars(const py::object& optimizer, std::array<double, max_scalars>& scalars) const;
   Caution ask_orders(const py::object& optimizer);
   std::vector<py::object> state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const;
-  void make_plan(const py::object& optimizer, const py::object& params, py::dict& fresh);
+  // The state that it has made, by name; no object where there was none to be made.
+  py::object make_plan(const py::object& optimizer, const py::object& params);
   bool heed(const Caution& caution, int threads);
-  void set_ratios(const py::object& optimizer, const std::vector<Plan::Norms>& norms, const py::dict& fresh);
+  void set_ratios(const py::object& optimizer, const std::vector<Plan::Norms>& norms, const py::object& fresh);
 
   const Kernel& kernel_;
   const py::tuple slots_;

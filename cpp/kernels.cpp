@@ -1,7 +1,7 @@
 // The table of rules x {float, double}. This file is compiled once per ISA.
 #include "kernels.hpp"
 
-#include "passes.hpp"
+#include "queries.hpp"
 #include "rules.hpp"
 #include "sweep.hpp"
 
@@ -52,7 +52,7 @@ constexpr Kernel rules[] = {
     {nullptr, 0, 0, nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 
-constexpr Kernels kernels = {rules, passes<float>, passes<double>};
+constexpr Kernels kernels = {rules, queries<float>, queries<double>};
 
 }  // namespace
 

@@ -2,11 +2,25 @@
 #pragma once
 #include <stddef.h>
 
-// One step over n contiguous elements of parameter p with gradient g; nothing overlaps.
-using Sweep = void (*)(const double* scalars, size_t n, void* p, const void* g, void* const* slots);
+// What stands around a rule, the same for each: what the gradient goes through before it, in this order, and the
+// running average of the parameter after it.
+struct Around {
+  double scale = 1;       // g = scale g
+  double shrink = 1;      // g = shrink g
+  double clip_value = 0;  // g = min(max(g, -clip_value), clip_value); infinity where there is none
+  double sign = 1;        // g = sign g
+  double l2 = 0;          // g = g + l2 p, if it is not 0
+  double average = -1;    // mean = average mean + (1 - average) p, if it is not negative
+};
+
+// One step over n contiguous elements of parameter p with gradient g; nothing overlaps. `around` is nullptr where
+// nothing stands around the rule. The mean, if there is one, is the slot after the rule's own.
+using Sweep = void (*)(const double* scalars, const Around* around, size_t n, void* p, const void* g,
+                       void* const* slots);
 
 // The first half of a step that has two; u receives the direction whose norm is wanted.
-using Measure = void (*)(const double* scalars, size_t n, const void* p, const void* g, void* const* slots, void* u);
+using Measure = void (*)(const double* scalars, const Around* around, size_t n, const void* p, const void* g,
+                         void* const* slots, void* u);
 
 constexpr size_t max_slots = 4, max_scalars = 9;
 
@@ -20,24 +34,20 @@ struct Kernel {
   double (*ratio)(const double* scalars, double p_norm, double u_norm);
 };
 
-// What else is done with a block of n contiguous elements, for each rule alike.
+// What is asked of a block of n contiguous elements, each times a scale, before a step.
 template <class T>
-struct Passes {
-  void (*multiply)(size_t n, T* x, double a);                                      // x = a x
-  void (*clip)(size_t n, T* x, double limit);                                      // x = min(max(x, -limit), limit)
-  void (*add_multiple)(size_t n, T* x, const T* p, double a);                      // x = x + a p
-  void (*average)(size_t n, T* mean, const T* p, double decay, double remainder);  // mean = decay mean + remainder p
-  double (*squares)(size_t n, const T* x);                                         // sum of x x
-  bool (*finite)(size_t n, const T* x);                                            // no NaN, no infinity
+struct Queries {
+  double (*squares)(size_t n, const T* x, double scale);  // the sum of their squares
+  bool (*finite)(size_t n, const T* x, double scale);     // whether none is NaN or infinite
 };
 
 struct Kernels {
   const Kernel* rules;
-  Passes<float> f32;
-  Passes<double> f64;
+  Queries<float> f32;
+  Queries<double> f64;
 
   template <class T>
-  const Passes<T>& passes() const {
+  const Queries<T>& queries() const {
     if constexpr (sizeof(T) == sizeof(float))
       return f32;
     else

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "engine.hpp"
+#include "flush.hpp"
 #include "isa.hpp"
 #include "layers.hpp"
 #include "stream.hpp"
@@ -74,6 +75,7 @@ PYBIND11_MODULE(_core, m) {
   py::list names;
   for (const isa::Choice& each : isa::available()) names.append(each.name);
   m.attr("isas_available") = py::tuple(names);
+  m.attr("can_flush") = schuss::Flush::available;
   m.attr("openmp") = team::openmp();
 
   m.def("set_threads", &team::set_threads, py::arg("threads"));

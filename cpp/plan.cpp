@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "flush.hpp"
 #include "team.hpp"
 
 namespace schuss {
@@ -240,8 +241,9 @@ size_t Plan::traffic() const {
 
 // work(tensor, from, to) for each thread's part of the row of all tensors: equal bytes to each, cut between blocks.
 template <class Work>
-void Plan::each_share(int threads, Work work) const {
+void Plan::each_share(int threads, bool flush, Work work) const {
   const auto share = [&](int rank, int size) {
+    const Flush mode(flush);
     if (ends_.empty()) return;
     const size_t total = ends_.back();
     const size_t low = total / static_cast<size_t>(size) * static_cast<size_t>(rank);
@@ -276,10 +278,7 @@ constexpr unsigned gradient = 2, all = ~0u, all_but_gradient = ~2u, state_alone 
 
 // For each block: stages in the operands that are read, calls work(block), stages out those that are written.
 template <class T, class Work>
-void Plan::each_block(const Tensor& tensor, const Orders& orders, unsigned read, unsigned written, size_t from,
-                      size_t to, Work work) const {
-  const Passes<T>& passes = kernels_.passes<T>();
-  const Group& group = orders.groups[tensor.group];
+void Plan::each_block(const Tensor& tensor, unsigned read, unsigned written, size_t from, size_t to, Work work) const {
   alignas(64) T scratch[max_operands][block_elements];
   for (size_t first = from; first < to; first += block_elements) {
     Block<T> block{first / block_elements, std::min(block_elements, to - first), {}};
@@ -287,16 +286,6 @@ void Plan::each_block(const Tensor& tensor, const Orders& orders, unsigned read,
       if (!(read >> o & 1)) continue;
       block.at[o] = tensor.staged[o] ? scratch[o] : reinterpret_cast<T*>(tensor.base[o]) + first;
       if (tensor.staged[o]) stage_in(*tensor.axes, o, tensor.base[o], sizeof(T), first, block.n, scratch[o]);
-    }
-    if (orders.prepare(group)) {
-      T* const g = scratch[1];
-      if (!tensor.staged[1]) std::copy_n(block.at[1], block.n, g);
-      block.at[1] = g;
-      if (orders.scale != 1) passes.multiply(block.n, g, orders.scale);
-      if (orders.shrink != 1) passes.multiply(block.n, g, orders.shrink);
-      if (group.clips()) passes.clip(block.n, g, group.clip_value);
-      if (group.sign != 1) passes.multiply(block.n, g, group.sign);
-      if (group.l2 != 0) passes.add_multiple(block.n, g, block.at[0], group.l2);
     }
     work(block);
     for (size_t o = 0; o < operands(); ++o)
@@ -312,7 +301,7 @@ std::array<double, max_scalars> Plan::scalars_of(const Tensor& tensor, const Ord
 }
 
 void Plan::run(const Orders& orders, int threads) {
-  each_share(threads, [&](const Tensor& tensor, size_t from, size_t to) {
+  each_share(threads, orders.flush, [&](const Tensor& tensor, size_t from, size_t to) {
     tensor.is_double ? step<double>(tensor, orders, from, to) : step<float>(tensor, orders, from, to);
   });
 }
@@ -321,9 +310,10 @@ template <class T>
 void Plan::step(const Tensor& tensor, const Orders& orders, size_t from, size_t to) const {
   const Sweep sweep = tensor.is_double ? kernel_.f64 : kernel_.f32;
   const std::array<double, max_scalars> scalars = scalars_of(tensor, orders);
+  const Group& group = orders.groups[tensor.group];
+  const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
   std::array<void*, max_operands> at;
-  const bool bare = !orders.prepare(orders.groups[tensor.group]) && orders.average < 0;
-  if (bare && !tensor.axes) {
+  if (!tensor.axes) {
     // A vector that straddles two cache lines costs twice. NumPy aligns to 16 bytes only, so a long run goes up to
     // the parameter's next line by itself; the state lies as the parameter does.
     constexpr size_t line = 64, long_run = 4096;
@@ -332,22 +322,20 @@ void Plan::step(const Tensor& tensor, const Orders& orders, size_t from, size_t 
     for (const auto& [first, last] : {std::pair(from, from + head), std::pair(from + head, to)}) {
       if (first == last) continue;
       for (size_t o = 0; o < operands(); ++o) at[o] = tensor.base[o] + first * sizeof(T);
-      sweep(scalars.data(), last - first, at[0], at[1], &at[2]);
+      sweep(scalars.data(), around, last - first, at[0], at[1], &at[2]);
     }
     return;
   }
-  each_block<T>(tensor, orders, all, all_but_gradient, from, to, [&](const Block<T>& block) {
+  each_block<T>(tensor, all, all_but_gradient, from, to, [&](const Block<T>& block) {
     std::copy(block.at.begin(), block.at.end(), at.begin());
-    sweep(scalars.data(), block.n, at[0], at[1], &at[2]);
-    if (orders.average >= 0)
-      kernels_.passes<T>().average(block.n, block.at[1 + slots_], block.at[0], orders.average, 1 - orders.average);
+    sweep(scalars.data(), around, block.n, at[0], at[1], &at[2]);
   });
 }
 
 std::vector<Plan::Norms> Plan::measure(const Orders& orders, int threads) {
   p_sums_.resize(blocks_);
   u_sums_.resize(blocks_);
-  each_share(threads, [&](const Tensor& tensor, size_t from, size_t to) {
+  each_share(threads, orders.flush, [&](const Tensor& tensor, size_t from, size_t to) {
     tensor.is_double ? measure<double>(tensor, orders, from, to) : measure<float>(tensor, orders, from, to);
   });
   std::vector<Norms> norms;
@@ -361,27 +349,25 @@ std::vector<Plan::Norms> Plan::measure(const Orders& orders, int threads) {
 
 template <class T>
 void Plan::measure(const Tensor& tensor, const Orders& orders, size_t from, size_t to) {
-  const Passes<T>& passes = kernels_.passes<T>();
+  const Queries<T>& queries = kernels_.queries<T>();
   const Measure half = tensor.is_double ? kernel_.measure_f64 : kernel_.measure_f32;
   const std::array<double, max_scalars> scalars = scalars_of(tensor, orders);
-  each_block<T>(tensor, orders, all, state_alone, from, to, [&](const Block<T>& block) {
+  const Around around = orders.around(orders.groups[tensor.group]);
+  each_block<T>(tensor, all, state_alone, from, to, [&](const Block<T>& block) {
     alignas(64) T u[block_elements];
     std::array<void*, max_operands> at;
     std::copy(block.at.begin(), block.at.end(), at.begin());
-    half(scalars.data(), block.n, at[0], at[1], &at[2], u);
-    p_sums_[tensor.first_block + block.index] = passes.squares(block.n, block.at[0]);
-    u_sums_[tensor.first_block + block.index] = passes.squares(block.n, u);
+    half(scalars.data(), &around, block.n, at[0], at[1], &at[2], u);
+    p_sums_[tensor.first_block + block.index] = queries.squares(block.n, block.at[0], 1);
+    u_sums_[tensor.first_block + block.index] = queries.squares(block.n, u, 1);
   });
 }
 
 Plan::Survey Plan::survey(const Orders& orders, int threads) {
   u_sums_.resize(blocks_);
   finite_.resize(blocks_);
-  Orders scaled;  // the scale comes before the check and the norm, all else after them
-  scaled.groups.resize(orders.groups.size());
-  scaled.scale = orders.scale;
-  each_share(threads, [&](const Tensor& tensor, size_t from, size_t to) {
-    tensor.is_double ? survey<double>(tensor, scaled, from, to) : survey<float>(tensor, scaled, from, to);
+  each_share(threads, orders.flush, [&](const Tensor& tensor, size_t from, size_t to) {
+    tensor.is_double ? survey<double>(tensor, orders.scale, from, to) : survey<float>(tensor, orders.scale, from, to);
   });
   Survey found{0, none};
   std::vector<double> sums;
@@ -396,11 +382,13 @@ Plan::Survey Plan::survey(const Orders& orders, int threads) {
 }
 
 template <class T>
-void Plan::survey(const Tensor& tensor, const Orders& orders, size_t from, size_t to) {
-  const Passes<T>& passes = kernels_.passes<T>();
-  each_block<T>(tensor, orders, gradient, nothing, from, to, [&](const Block<T>& block) {
-    u_sums_[tensor.first_block + block.index] = passes.squares(block.n, block.at[1]);
-    finite_[tensor.first_block + block.index] = passes.finite(block.n, block.at[1]);
+void Plan::survey(const Tensor& tensor, double scale, size_t from, size_t to) {
+  const Queries<T>& queries = kernels_.queries<T>();
+  each_block<T>(tensor, gradient, nothing, from, to, [&](const Block<T>& block) {
+    // Squares of finite numbers may overflow; only then are the numbers themselves looked at.
+    const double sum = queries.squares(block.n, block.at[1], scale);
+    u_sums_[tensor.first_block + block.index] = sum;
+    finite_[tensor.first_block + block.index] = std::isfinite(sum) || queries.finite(block.n, block.at[1], scale);
   });
 }
 

@@ -1,8 +1,7 @@
 // The plan of an update: every array checked against the others, then all tensors as one row of work.
 //
-// The work is cut into blocks. On a block the gradient is staged in, scaled, clipped, turned and decayed; the rule
-// runs; the running average follows; and what is strided is staged out. Where there is none of all this, the rule runs
-// on the arrays themselves, as far as a thread's share goes.
+// A thread's share of an array that is contiguous is one run of the kernel; what is strided is staged in and out, block
+// by block. The norms are summed by blocks, too.
 #pragma once
 #include <array>
 #include <limits>
@@ -24,7 +23,6 @@ struct Entry {
 struct Group {
   std::array<double, max_scalars> scalars{};
   double sign = 1, clip_value = std::numeric_limits<double>::infinity(), l2 = 0;
-  bool clips() const { return clip_value < std::numeric_limits<double>::infinity(); }
 };
 
 // What a step is to do. A plain one has one group, with nothing but its scalars.
@@ -33,10 +31,12 @@ struct Orders {
   double scale = 1;     // of the gradients, on their way in
   double shrink = 1;    // the factor that brings their norm down to what it may be
   double average = -1;  // what is left of the running average of the parameters; below 0 there is none
+  bool flush = false;   // whether subnormal numbers count as zero
 
-  // Whether a gradient of the group is changed before the rule sees it.
-  bool prepare(const Group& group) const {
-    return scale != 1 || shrink != 1 || group.clips() || group.sign != 1 || group.l2 != 0;
+  Around around(const Group& group) const { return {scale, shrink, group.clip_value, group.sign, group.l2, average}; }
+  bool plain(const Group& group) const {
+    return scale == 1 && shrink == 1 && group.clip_value == std::numeric_limits<double>::infinity() &&
+           group.sign == 1 && group.l2 == 0 && average < 0;
   }
 };
 
@@ -121,16 +121,15 @@ class Plan {
   std::array<double, max_scalars> scalars_of(const Tensor& tensor, const Orders& orders) const;
 
   template <class Work>
-  void each_share(int threads, Work work) const;
+  void each_share(int threads, bool flush, Work work) const;
   template <class T, class Work>
-  void each_block(const Tensor& tensor, const Orders& orders, unsigned read, unsigned written, size_t from, size_t to,
-                  Work work) const;
+  void each_block(const Tensor& tensor, unsigned read, unsigned written, size_t from, size_t to, Work work) const;
   template <class T>
   void step(const Tensor& tensor, const Orders& orders, size_t from, size_t to) const;
   template <class T>
   void measure(const Tensor& tensor, const Orders& orders, size_t from, size_t to);
   template <class T>
-  void survey(const Tensor& tensor, const Orders& orders, size_t from, size_t to);
+  void survey(const Tensor& tensor, double scale, size_t from, size_t to);
 
   const Kernels& kernels_;
   const Kernel& kernel_;

@@ -22,6 +22,8 @@ void run(size_t n, T* p, const T* g, T* const* slots, int slot_count, int thread
   if (slot_count == 0) loop(size, p, g, threads);
   if (slot_count == 1) loop(size, p, g, threads, slots[0]);
   if (slot_count == 2) loop(size, p, g, threads, slots[0], slots[1]);
+  if (slot_count == 3) loop(size, p, g, threads, slots[0], slots[1], slots[2]);
+  if (slot_count == 4) loop(size, p, g, threads, slots[0], slots[1], slots[2], slots[3]);
 }
 
 template void run(size_t, float*, const float*, float* const*, int, int);

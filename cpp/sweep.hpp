@@ -5,7 +5,28 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "kernels.hpp"
+
 namespace {
+
+// What the gradient goes through before the rule. A factor of 1 and a limit of infinity change no bit.
+template <class T>
+struct Prepare {
+  T scale, shrink, high, sign, l2;
+  explicit Prepare(const Around& around)
+      : scale(static_cast<T>(around.scale)),
+        shrink(static_cast<T>(around.shrink)),
+        high(static_cast<T>(around.clip_value)),
+        sign(static_cast<T>(around.sign)),
+        l2(static_cast<T>(around.l2)) {}
+  T operator()(T g, T p) const {
+    g *= scale;
+    g *= shrink;
+    g = g < -high ? -high : g > high ? high : g;
+    g *= sign;
+    return l2 != 0 ? g + l2 * p : g;
+  }
+};
 
 // plan.cpp has proven that no two of the arrays overlap: __restrict and `omp simd` only pass that on.
 template <class Rule, class T, class... Slot>
@@ -15,10 +36,27 @@ void step_loop(const Rule rule, size_t n, T* __restrict p, const T* __restrict g
 }
 
 template <class Rule, class T, class... Slot>
-void measure_loop(const Rule rule, size_t n, const T* __restrict p, const T* __restrict g, T* __restrict u,
-                  Slot* __restrict... s) {
+void prepared_loop(const Rule rule, const Prepare<T> prepare, size_t n, T* __restrict p, const T* __restrict g,
+                   Slot* __restrict... s) {
 #pragma omp simd
-  for (size_t i = 0; i < n; ++i) u[i] = rule.measure(p[i], g[i], s[i]...);
+  for (size_t i = 0; i < n; ++i) rule(p[i], prepare(g[i], p[i]), s[i]...);
+}
+
+template <class Rule, class T, class... Slot>
+void averaged_loop(const Rule rule, const Prepare<T> prepare, T left, T added, size_t n, T* __restrict p,
+                   const T* __restrict g, T* __restrict mean, Slot* __restrict... s) {
+#pragma omp simd
+  for (size_t i = 0; i < n; ++i) {
+    rule(p[i], prepare(g[i], p[i]), s[i]...);
+    mean[i] = left * mean[i] + added * p[i];
+  }
+}
+
+template <class Rule, class T, class... Slot>
+void measure_loop(const Rule rule, const Prepare<T> prepare, size_t n, const T* __restrict p, const T* __restrict g,
+                  T* __restrict u, Slot* __restrict... s) {
+#pragma omp simd
+  for (size_t i = 0; i < n; ++i) u[i] = rule.measure(p[i], prepare(g[i], p[i]), s[i]...);
 }
 
 // Turns the array of slots into arguments of call(s...), one by one, until the rule has all of its own.
@@ -42,16 +80,25 @@ Rule round_scalars(const double* scalars) {
 }
 
 template <class Rule, class T>
-void sweep(const double* scalars, size_t n, void* p, const void* g, void* const* slots) {
+void sweep(const double* scalars, const Around* around, size_t n, void* p_, const void* g_, void* const* slots) {
   const Rule rule = round_scalars<Rule, T>(scalars);
-  unpack<Rule, T>(slots, [=](auto*... s) { step_loop(rule, n, static_cast<T*>(p), static_cast<const T*>(g), s...); });
+  T* const p = static_cast<T*>(p_);
+  const T* const g = static_cast<const T*>(g_);
+  unpack<Rule, T>(slots, [=](auto*... s) {
+    if (!around) return step_loop(rule, n, p, g, s...);
+    if (around->average < 0) return prepared_loop(rule, Prepare<T>(*around), n, p, g, s...);
+    const T left = static_cast<T>(around->average), added = static_cast<T>(1 - around->average);
+    averaged_loop(rule, Prepare<T>(*around), left, added, n, p, g, static_cast<T*>(slots[Rule::slots]), s...);
+  });
 }
 
 template <class Rule, class T>
-void measure(const double* scalars, size_t n, const void* p, const void* g, void* const* slots, void* u) {
+void measure(const double* scalars, const Around* around, size_t n, const void* p, const void* g, void* const* slots,
+             void* u) {
   const Rule rule = round_scalars<Rule, T>(scalars);
   unpack<Rule, T>(slots, [=](auto*... s) {
-    measure_loop(rule, n, static_cast<const T*>(p), static_cast<const T*>(g), static_cast<T*>(u), s...);
+    measure_loop(rule, Prepare<T>(*around), n, static_cast<const T*>(p), static_cast<const T*>(g), static_cast<T*>(u),
+                 s...);
   });
 }
 

@@ -37,6 +37,7 @@ OPTIONS = {
     "clip_norm": None,
     "ema": None,
     "on_nonfinite": "propagate",
+    "flush_subnormals": False,
     "groups": {},
 }
 

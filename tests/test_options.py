@@ -275,6 +275,7 @@ BAD = [
     ({"clip_value": -1}, ValueError, "clip_value must be finite and at least 0, got -1"),
     ({"clip_norm": float("nan")}, ValueError, "clip_norm must be .*got nan"),
     ({"ema": 1.0}, ValueError, r"ema must be in \[0, 1\), got 1.0"),
+    ({"flush_subnormals": 1}, TypeError, "flush_subnormals must be True or False, got 1"),
     ({"maximize": 1}, TypeError, "maximize must be True or False, got 1"),
     ({"on_nonfinite": "ignore"}, ValueError, "on_nonfinite must be one of propagate, skip, raise, got 'ignore'"),
 ]
@@ -363,3 +364,25 @@ def test_options_on_floats():
     opt.update(params, {"x": 2.0})
     assert params["x"] == pytest.approx(1 - (1 + 0.5), abs=1e-6)
     assert opt.ema_params["x"] == pytest.approx(0.25, abs=1e-6)
+
+
+@pytest.mark.skipif(not schuss._core.can_flush, reason="this processor has no such mode that we know")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_subnormal_numbers_are_flushed_if_asked_for(dtype, threads):
+    """With zero gradients the averages sink; what would be subnormal is zero, on every thread, in this call alone."""
+    schuss.set_num_threads(threads, grain=1)
+    tiny = np.finfo(dtype).tiny
+    params = {"p": np.ones(5000, dtype), "q": np.ones((70, 70), dtype)[:, ::2]}
+    grads = {name: np.zeros_like(p) for name, p in params.items()}
+    opt = schuss.Momentum(momentum=0.5, flush_subnormals=True)
+    opt.update(params, grads)
+    for slots in opt.state.values():
+        slots["v"][...] = tiny
+    opt.update(params, grads)
+    assert all((slots["v"] == 0).all() for slots in opt.state.values())
+    assert np.multiply(np.full(100, tiny), dtype(0.5)).all()  # NumPy is as it was
+    opt.flush_subnormals = False
+    for slots in opt.state.values():
+        slots["v"][...] = tiny
+    opt.update(params, grads)
+    assert all((slots["v"] == tiny / 2).all() for slots in opt.state.values())

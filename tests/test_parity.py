@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import schuss
 
+pytestmark = pytest.mark.filterwarnings("default")  # the peers' own deprecations are theirs to mend
+
 PAGE = Path(__file__).parents[1] / "docs" / "conventions.md"
 ROWS = re.findall(r"^\| `(schuss\..*?)` \| `((torch|optax|keras)\..*?)` \|", PAGE.read_text(), re.MULTILINE)
 STEPS = 20

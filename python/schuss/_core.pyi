@@ -6,6 +6,7 @@ __version__: str
 isa: str
 isas_available: tuple[str, ...]
 openmp: str
+can_flush: bool
 
 def set_threads(threads: int) -> None: ...
 def threads() -> int: ...

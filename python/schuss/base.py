@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     clip_norm: float | None
     ema: float | None
     on_nonfinite: Literal["propagate", "skip", "raise"]
+    flush_subnormals: bool
     groups: Mapping[str, Mapping[str, Any]]
 
 
@@ -46,7 +47,7 @@ class L2Options(Options, total=False):
     weight_decay: float
 
 
-_OPTIONS = ("weight_decay", "maximize", "clip_value", "clip_norm", "ema", "on_nonfinite", "groups")
+_OPTIONS = ("weight_decay", "maximize", "clip_value", "clip_norm", "ema", "on_nonfinite", "flush_subnormals", "groups")
 
 
 # What other frameworks and books call our arguments; the first that a class has is the one meant.
@@ -89,9 +90,28 @@ def number(name: str, value: Any, low: float, high: float, *, open_end: bool) ->
     return found
 
 
+def flag(name: str, value: Any) -> bool:
+    """Return True or False, which it must be."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 # Ranges of hyperparameters: lowest, highest, whether the highest is excluded.
 POSITIVE = (0.0, float("inf"), False)
 SHARE = (0.0, 1.0, True)
+
+
+class _Engine:
+    """Makes an optimizer's engine when it is first needed, as only then all arguments are known."""
+
+    def __get__(self, opt: Optimizer, owner: type[Optimizer]) -> _core.Engine:
+        engine = _core.Engine(*opt._structure())
+        engine.plain = opt._is_plain()
+        # Not through __dict__, which would make a dict of the attributes and each access to them slower.
+        object.__setattr__(opt, "_engine", engine)
+        object.__setattr__(opt, "_made", True)
+        return engine
 
 
 class Optimizer:
@@ -119,10 +139,14 @@ class Optimizer:
         What to do where a gradient has an element that is NaN or infinite: what NumPy does; leave out the whole
         step and count it in :attr:`skipped`; or raise FloatingPointError. It is decided over all gradients before
         anything is written.
+    flush_subnormals : bool, default False
+        Count numbers below the normal range (1.2e-38 in float32) as zero during the step; the caller's own mode is
+        restored after it. Averages of gradients that have been zero for long sink there, where some processors are
+        slow. The results are then no longer those of plain NumPy.
     groups : mapping of pattern -> mapping of arguments, optional
         Other arguments for the parameters whose name matches the pattern (as in the module fnmatch, with case);
-        the first pattern that matches counts. All but ``clip_norm``, ``ema``, ``on_nonfinite`` and ``groups``, which
-        concern all parameters together, may differ.
+        the first pattern that matches counts. Options that concern all parameters together cannot differ:
+        ``clip_norm``, ``ema``, ``on_nonfinite``, ``flush_subnormals`` and ``groups``.
 
     Attributes
     ----------
@@ -165,7 +189,7 @@ class Optimizer:
         "clip_norm": POSITIVE,
         "ema": SHARE,
     }
-    _global: ClassVar[tuple[str, ...]] = ("clip_norm", "ema", "on_nonfinite", "groups")
+    _global: ClassVar[tuple[str, ...]] = ("clip_norm", "ema", "on_nonfinite", "flush_subnormals", "groups")
 
     lr: LearningRate
     weight_decay: float = 0.0
@@ -174,9 +198,11 @@ class Optimizer:
     clip_norm: float | None = None
     ema: float | None = None
     on_nonfinite: Literal["propagate", "skip", "raise"] = "propagate"
+    flush_subnormals: bool = False
     groups: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
-    _engine: _core.Engine
+    _engine = _Engine()
+    _made: bool = False
     _members: tuple[tuple[str, Mapping[str, Any], Optimizer], ...] = ()
     _patterns_known: bool = False  # whether each pattern has been seen to match a name
 
@@ -217,7 +243,7 @@ class Optimizer:
         return f"{cls.__name__} has no argument {name!r}; it takes {', '.join(cls._arguments)}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        made = "_engine" in self.__dict__
+        made = self._made
         before = self._structure() if made else None
         old = getattr(self, name, None)
         object.__setattr__(self, name, self._checked(name, value))
@@ -243,10 +269,10 @@ class Optimizer:
                 return None
             low, high, open_end = ranges[name]
             return number(name, value, low, high, open_end=open_end)
-        if name == "maximize":
-            if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"maximize must be True or False, got {value!r}")
-            return bool(value)
+        if name in ("maximize", "flush_subnormals"):
+            if name == "flush_subnormals" and value and not _core.can_flush:
+                raise ValueError("flush_subnormals=True cannot be had on this processor")
+            return flag(name, value)
         if name == "on_nonfinite":
             if value not in _ON_NONFINITE:
                 raise ValueError(f"on_nonfinite must be one of {', '.join(_ON_NONFINITE)}, got {value!r}")
@@ -257,15 +283,6 @@ class Optimizer:
             frozen = {str(pattern): MappingProxyType(dict(given)) for pattern, given in value.items()}
             return MappingProxyType(frozen)
         raise AttributeError(f"cannot set {name!r}: {type(self)._unknown(name)}")
-
-    def __getattr__(self, name: str) -> Any:
-        # The engine is made when it is first needed, as only then all arguments are known.
-        if name != "_engine":
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        engine = _core.Engine(*self._structure())
-        object.__setattr__(self, "_engine", engine)
-        engine.plain = self._is_plain()
-        return engine
 
     def __repr__(self) -> str:
         own = signature(type(self)).parameters
@@ -298,6 +315,7 @@ class Optimizer:
             or self.clip_norm is not None
             or self.ema is not None
             or self.on_nonfinite != "propagate"
+            or self.flush_subnormals
             or self.groups
         )
 
@@ -429,7 +447,7 @@ class Optimizer:
             state["ema"] = copy_of(p)
         return state
 
-    def _orders(self, t: int) -> tuple[float, int, float, list[tuple[tuple[float, ...], float, float, float]]]:
+    def _orders(self, t: int) -> tuple[float, int, float, bool, list[tuple[tuple[float, ...], float, float, float]]]:
         groups = []
         for given, member in (({}, self), *((given, member) for _, given, member in self._members)):
             for name in self._arguments:
@@ -445,6 +463,7 @@ class Optimizer:
             clip_norm,
             _ON_NONFINITE.index(self.on_nonfinite),
             -1.0 if self.ema is None else self.ema,
+            self.flush_subnormals,
             groups,
         )
 

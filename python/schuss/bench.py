@@ -24,6 +24,7 @@ import numpy as np
 
 from . import _core, peers, plots, threads
 from ._extras import need
+from .experiments import TEXTBOOK
 from .info import info
 from .optimizers import OPTIMIZERS, Adam
 
@@ -39,6 +40,7 @@ GPT2: list[tuple[int, ...]] = [(50257, 768), (1024, 768), *(_BLOCK * 12), (768,)
 FAST = frozenset({"numpy", "textbook", "torch fused", "deepspeed", "optax", "numba"})
 
 ITERATION = "MNIST iteration"
+COMPOSITION = "clip+decay+EMA"
 STREAM = "stream limit"
 # How long one contender is timed before the next has its turn, and the rest between, in which the threads of
 # the one before fall asleep: OpenMP's keep their cores busy for some 3 ms, OpenBLAS's for some 30.
@@ -63,8 +65,11 @@ class Case:
 
     @property
     def bytes(self) -> int:
-        """What a step must move at least: the gradient in, the parameter and each state in and out."""
-        streams = 3 + 2 * len(OPTIMIZERS[self.rule].slots)
+        """What a step must move at least: the gradient in, the parameter and each state in and out.
+
+        The composition reads the gradient twice, for its norm, and has the average in and out.
+        """
+        streams = 3 + 2 * len(OPTIMIZERS[self.rule].slots) + 3 * (self.name == COMPOSITION)
         return streams * self.parameters * np.dtype(self.dtype).itemsize
 
 
@@ -143,7 +148,11 @@ def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> lis
     slopes = -0.1 * (numbers + np.copysign(0.1, numbers)).astype(case.dtype)
     params, grads = ([np.resize(values, shape) for shape in case.shapes] for values in (numbers, slopes))
     with _settled(case.threads):
-        runners = {peer.name: peer.start(case.rule, params, grads) for peer in contenders}
+        if case.name == COMPOSITION:
+            started = {peer.name: peers.composition(peer.name, params, grads) for peer in contenders}
+            runners = {name: runner for name, runner in started.items() if runner is not None}
+        else:
+            runners = {peer.name: peer.start(case.rule, params, grads) for peer in contenders}
         for runner in runners.values():
             runner.step()
             runner.step()
@@ -153,7 +162,9 @@ def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> lis
                 np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-5, err_msg=f"{name} steps otherwise")
         del params, grads, ours
         steps: dict[str, Callable[[], object]] = {name: runner.step for name, runner in runners.items()}
-        return _rows(case, time_turns({**steps, STREAM: _stream(case)}, budget))
+        if case.name != COMPOSITION:
+            steps[STREAM] = _stream(case)
+        return _rows(case, time_turns(steps, budget))
 
 
 def run_iteration(contenders: Sequence[peers.Peer], n: int, budget: float) -> list[Row]:
@@ -183,7 +194,7 @@ def _rows(case: Case, seconds: dict[str, list[float]]) -> list[Row]:
             float(np.quantile(times, 0.75)),
             case.bytes / medians[name] / 1e9 if moves else None,
             medians[name] / medians["schuss"],
-            medians[STREAM] / medians[name] if moves else None,
+            medians[STREAM] / medians[name] if STREAM in medians else None,
         )
         for name, times in seconds.items()
     ]
@@ -214,18 +225,27 @@ def cases(quick: bool, n_threads: int) -> Iterator[tuple[Case, frozenset[str] | 
         yield Case(_size_name(n), "Adam", [(n,)], "float32", n_threads), FAST if slow else None, budget
     yield Case("MNIST tensors", "Adam", MNIST, "float32", n_threads), None, budget
     yield Case("1,000 x 1,000", "Adam", [(1000,)] * 1000, "float32", n_threads), None, budget
+    yield Case(COMPOSITION, "Adam", [(3 * 10**7,)], "float32", n_threads), frozenset({"torch fused"}), budget
     if not quick:
         # Against one peer alone: each holds four arrays of 500 MB.
         yield Case("GPT-2 small", "Adam", GPT2, "float32", n_threads), frozenset({"torch fused"}), 12
     for rule, dtype, count in product(OPTIMIZERS, ("float32", "float64"), sorted({1, n_threads})):
+        if rule == "Muon":
+            continue  # its time is that of matrix products
+        if rule in TEXTBOOK:
+            mine = [3 * 10**7] if quick else sizes
+        else:
+            mine = [] if quick or count < n_threads else [10**3, 10**5, 3 * 10**7]
         if quick and (count < n_threads or rule not in ("SGD", "Momentum", "Adam")):
             continue
-        for n in sizes[-1:] if quick else sizes:
+        for n in mine:
             if n <= 3 * 10**7 and (rule, dtype, count) == ("Adam", "float32", n_threads):
                 continue  # was in the first part
+            if n == 10**8 and (dtype, count) != ("float32", n_threads):
+                continue
             numpy_too = count == n_threads and n <= 10**7 and not quick
             wanted = frozenset({"numpy"}) if numpy_too else frozenset()
-            yield Case(_size_name(n), rule, [(n,)], dtype, count), wanted, 1.0
+            yield Case(_size_name(n), rule, [(n,)], dtype, count), wanted, 0.4
 
 
 def _time_text(seconds: float) -> str:
@@ -251,7 +271,11 @@ def _print_case(rows: Sequence[Row]) -> None:
 
 def _print_summary(rows: Sequence[Row], n_threads: int) -> None:
     """Adam in float32: each peer's time over ours."""
-    mine = [row for row in rows if (row.rule, row.dtype, row.threads) == ("Adam", "float32", n_threads)]
+    mine = [
+        row
+        for row in rows
+        if (row.dtype, row.threads) == ("float32", n_threads) and (row.rule == "Adam" or row.case == COMPOSITION)
+    ]
     names = list(dict.fromkeys(row.contender for row in mine if row.contender != "schuss"))
     print(f"\nAdam, float32, {n_threads} thread(s): their time / ours")
     print(f"  {'':16}{'ours':>9}" + "".join(f"{name:>15}" for name in names))
@@ -285,11 +309,11 @@ def _print_limits(rows: Sequence[Row], n_threads: int) -> None:
         }
         if all(number is None for row in table.values() for number in row):
             continue
-        print(f"\n{title}\n  {'':18}" + "".join(f"{size:>8}" for size in sizes))
+        print(f"\n{title}\n  {'':27}" + "".join(f"{size:>8}" for size in sizes))
         for (rule, dtype), row in table.items():
             if any(number is not None for number in row):
                 texts = ("" if number is None else f"{number:.2f}" for number in row)
-                print(f"  {rule:9}{dtype:9}" + "".join(f"{text:>8}" for text in texts))
+                print(f"  {rule:18}{dtype:9}" + "".join(f"{text:>8}" for text in texts))
 
 
 def profile(repeats: int = 3000) -> dict[str, dict[str, float]]:

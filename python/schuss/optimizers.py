@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import POSITIVE, SHARE, L2Options, LearningRate, Optimizer, Options, copy_of, number
+from .base import POSITIVE, SHARE, L2Options, LearningRate, Optimizer, Options, copy_of, flag, number
 from .reference import orthogonalized
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ class RMSprop(Optimizer):
         self.momentum = momentum
 
     def _checked(self, name: str, value: Any) -> Any:
-        return _flag(name, value) if name == "centered" else super()._checked(name, value)
+        return flag(name, value) if name == "centered" else super()._checked(name, value)
 
     def _kernel(self) -> str:
         return f"RMSprop{'Centered' * self.centered}{'Momentum' * (self.momentum > 0)}"
@@ -579,7 +579,7 @@ class AMSGrad(Optimizer):
         self.bias_correction = bias_correction
 
     def _checked(self, name: str, value: Any) -> Any:
-        return _flag(name, value) if name == "bias_correction" else super()._checked(name, value)
+        return flag(name, value) if name == "bias_correction" else super()._checked(name, value)
 
     def _scalars(self, lr: float, t: int) -> Scalars:
         if not self.bias_correction:
@@ -1423,7 +1423,7 @@ class Muon(Optimizer):
 
     def _checked(self, name: str, value: Any) -> Any:
         if name == "nesterov":
-            return _flag(name, value)
+            return flag(name, value)
         if name == "steps":
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"steps must be a whole number from 1 on, got {value!r}")
@@ -1584,12 +1584,6 @@ class Adafactor(Optimizer):
         for kept, mean in self._pending:
             kept[...] = mean
         object.__setattr__(self, "_pending", ())
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
 
 
 # The one table that tests, benchmark, experiments and command line read.

@@ -55,7 +55,7 @@ def _by_name(table: dict[str, type[Any]]) -> Callable[[str, Arrays, Arrays], Run
     def start(rule: str, params: Arrays, grads: Arrays) -> Runner:
         named = {str(i): p.copy() for i, p in enumerate(params)}
         gradients = {str(i): g.copy() for i, g in enumerate(grads)}
-        opt = table[rule](lr=LR, **ARGUMENTS[rule])
+        opt = table[rule](lr=LR, **ARGUMENTS.get(rule, {}))
         return Runner(lambda: opt.update(named, gradients), lambda: list(named.values()))
 
     return start
@@ -224,6 +224,39 @@ PEERS = [
     Peer("numba", "numba", _ADAM, _numba),
     Peer("thinc", "thinc", _ADAM, _thinc),
 ]
+
+
+# A step with all that stands around it: the norm clipped, AdamW, a running average of the parameters.
+
+CLIP, DECAY, EMA = 1.0, 0.01, 0.999
+
+
+def composition(name: str, params: Arrays, grads: Arrays) -> Runner | None:
+    """Start the composition as that peer does it; None if it is not compared."""
+    starts = {"schuss": _our_composition, "torch fused": _torch_composition}
+    return starts[name](params, grads) if name in starts else None
+
+
+def _our_composition(params: Arrays, grads: Arrays) -> Runner:
+    mine, gradients = [p.copy() for p in params], [g.copy() for g in grads]
+    opt = optimizers.AdamW(LR, BETA1, BETA2, eps=EPS, weight_decay=DECAY, clip_norm=CLIP, ema=EMA)
+    return Runner(lambda: opt.update(mine, gradients), lambda: mine)
+
+
+def _torch_composition(params: Arrays, grads: Arrays) -> Runner:
+    tensors = _tensors(params, grads)
+    import torch
+
+    averages = [tensor.detach().clone() for tensor in tensors]
+    opt = torch.optim.AdamW(tensors, LR, (BETA1, BETA2), EPS, DECAY, fused=True)
+
+    def run() -> None:
+        torch.nn.utils.clip_grad_norm_(tensors, CLIP, foreach=True)
+        opt.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, tensors, 1 - EMA)
+
+    return Runner(run, lambda: [tensor.detach().numpy() for tensor in tensors])
 
 
 # A training iteration of the textbook's network: draw a batch of 128, compute the gradient, step with Adam.

@@ -66,6 +66,7 @@ class Optimizer:
         clip_norm: float | None = None,
         ema: float | None = None,
         on_nonfinite: str = "propagate",
+        flush_subnormals: bool = False,
         groups: Any = None,
     ) -> None:
         self.lr, self.weight_decay, self.maximize = lr, weight_decay, maximize
@@ -76,6 +77,8 @@ class Optimizer:
             on_nonfinite,
         )
         self.groups = groups or {}
+        if flush_subnormals:
+            raise ValueError("NumPy has no mode in which subnormal numbers count as zero")
         self.t = self.skipped = 0
         self.state: dict[Any, dict[str, Any]] = {}
 
