@@ -19,29 +19,6 @@ from .reference import orthogonalized
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = [
-    "LAMB",
-    "LARS",
-    "SGD",
-    "AMSGrad",
-    "AdaDelta",
-    "AdaGrad",
-    "Adafactor",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Adan",
-    "Lion",
-    "Momentum",
-    "Muon",
-    "NAdam",
-    "Nesterov",
-    "RAdam",
-    "RMSprop",
-    "ScheduleFreeAdamW",
-    "ScheduleFreeSGD",
-]
-
 Scalars = tuple[float, ...]
 
 
@@ -1586,29 +1563,9 @@ class Adafactor(Optimizer):
         object.__setattr__(self, "_pending", ())
 
 
-# The one table that tests, benchmark, experiments and command line read.
+# The one table that tests, benchmark, experiments and command line read: the classes above, as they stand.
 OPTIMIZERS: dict[str, type[Optimizer]] = {
-    cls.__name__: cls
-    for cls in (
-        SGD,
-        Momentum,
-        Nesterov,
-        AdaGrad,
-        RMSprop,
-        Adam,
-        AdamW,
-        AMSGrad,
-        Adamax,
-        NAdam,
-        RAdam,
-        AdaDelta,
-        Adafactor,
-        Lion,
-        LAMB,
-        LARS,
-        Adan,
-        ScheduleFreeSGD,
-        ScheduleFreeAdamW,
-        Muon,
-    )
+    name: cls
+    for name, cls in list(globals().items())
+    if isinstance(cls, type) and issubclass(cls, Optimizer) and cls is not Optimizer and not name.startswith("_")
 }

@@ -24,29 +24,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "LAMB",
-    "LARS",
-    "SGD",
-    "AMSGrad",
-    "AdaDelta",
-    "AdaGrad",
-    "Adafactor",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Adan",
-    "Lion",
-    "Momentum",
-    "Muon",
-    "NAdam",
-    "Nesterov",
-    "RAdam",
-    "RMSprop",
-    "ScheduleFreeAdamW",
-    "ScheduleFreeSGD",
-]
-
 
 class Optimizer:
     """What all rules share: the step count ``t``, the state, and the walk over the parameters."""
@@ -711,27 +688,7 @@ class Adafactor(Optimizer):
 
 
 OPTIMIZERS: dict[str, type[Any]] = {
-    cls.__name__: cls
-    for cls in (
-        SGD,
-        Momentum,
-        Nesterov,
-        AdaGrad,
-        RMSprop,
-        Adam,
-        AdamW,
-        AMSGrad,
-        Adamax,
-        NAdam,
-        RAdam,
-        AdaDelta,
-        Adafactor,
-        Lion,
-        LAMB,
-        LARS,
-        Adan,
-        ScheduleFreeSGD,
-        ScheduleFreeAdamW,
-        Muon,
-    )
+    name: cls
+    for name, cls in list(globals().items())
+    if isinstance(cls, type) and issubclass(cls, Optimizer) and cls is not Optimizer
 }
