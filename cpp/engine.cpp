@@ -123,6 +123,14 @@ Engine::Caution Engine::ask_orders(const py::object& optimizer) {
   return caution;
 }
 
+void Engine::restore(int64_t t, int64_t skipped_before, const py::dict& state) {
+  const Turn turn(*this);
+  plan_.forget();
+  state_ = state;
+  t_ = t;
+  skipped = skipped_before;
+}
+
 void Engine::set_plain(bool plain) {
   plain_ = plain;
   orders_ = Orders{};

@@ -33,6 +33,9 @@ class Engine {
   std::map<std::string, int64_t> profile(const py::object& optimizer, const py::object& params,
                                          const py::object& grads);
 
+  // Goes on from a saved step: its count, how many were skipped, and the state by name and slot.
+  void restore(int64_t t, int64_t skipped_before, const py::dict& state);
+
   // To be called where what `_groups_of` says has changed.
   void forget_plan() { plan_.forget(); }
 

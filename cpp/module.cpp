@@ -98,6 +98,7 @@ PYBIND11_MODULE(_core, m) {
       .def("update", &schuss::Engine::update, py::arg("optimizer"), py::arg("params"), py::arg("grads"),
            py::arg("grad_scale"))
       .def("profile", &schuss::Engine::profile, py::arg("optimizer"), py::arg("params"), py::arg("grads"))
+      .def("restore", &schuss::Engine::restore, py::arg("t"), py::arg("skipped"), py::arg("state"))
       .def("forget_plan", &schuss::Engine::forget_plan)
       .def_property("plain", &schuss::Engine::plain, &schuss::Engine::set_plain)
       .def_readwrite("skipped", &schuss::Engine::skipped)

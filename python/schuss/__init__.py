@@ -15,6 +15,7 @@ from . import threads  # noqa: F401  first: it prepares the loading of the compi
 from . import datasets, functional, nn, reference, schedules
 from ._core import __version__
 from .base import Optimizer
+from .checkpoint import load
 from .info import info
 from .optimizers import (
     LAMB,
@@ -67,6 +68,7 @@ __all__ = [
     "functional",
     "get_num_threads",
     "info",
+    "load",
     "nn",
     "reference",
     "schedules",

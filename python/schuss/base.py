@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from fnmatch import fnmatchcase
 from inspect import Parameter, signature
 from math import isfinite
+from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
 
@@ -423,6 +424,85 @@ class Optimizer:
         """
         self._engine.update(self, params, grads, grad_scale)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all there is to know as a plain dict: format, class, arguments, ``t``, and copies of the state.
+
+        The learning rate is in it as a number or as the description of a schedule; another function cannot be.
+
+        Examples
+        --------
+        >>> import numpy as np, schuss
+        >>> opt = schuss.Momentum(lr=0.5)
+        >>> opt.update({"W": np.zeros(2)}, {"W": np.ones(2)})
+        >>> saved = opt.state_dict()
+        >>> saved["class"], saved["t"], saved["state"]
+        ('Momentum', 1, {'W': {'v': array([-0.5, -0.5])}})
+        >>> again = schuss.Momentum()
+        >>> again.load_state_dict(saved)
+        >>> again
+        Momentum(lr=0.5, momentum=0.9, dampening=0.0)
+        """
+        from .checkpoint import state_dict
+
+        return state_dict(self)
+
+    def load_state_dict(self, saved: Mapping[str, Any], *, lr: LearningRate | None = None) -> None:
+        """Go on from what :meth:`state_dict` has returned: arguments, counts and state.
+
+        Parameters
+        ----------
+        saved : mapping
+        lr : float or callable, optional
+            Taken in place of the saved one; needed where that was a function which is no schedule of ours.
+
+        Raises
+        ------
+        ValueError
+            If it is of another class or format version, or if an argument, a name, a shape or a dtype is wrong. All
+            is checked before anything changes.
+        """
+        from .checkpoint import restore
+
+        restore(self, saved, lr)
+
+    def save(self, path: str | PathLike[str], params: Params | None = None) -> None:
+        """Write the optimizer, and its parameters if given, to a safetensors file, to be read by :func:`schuss.load`.
+
+        The file is written beside its place and put there when it is on the disk. Whenever the process or the machine
+        stops, there is either the old file or the new one, whole.
+
+        Parameters
+        ----------
+        path : path of the file
+        params : mapping or list, as for :meth:`update`, optional
+
+        Raises
+        ------
+        ValueError
+            If the learning rate is a function that is no schedule of ours, or a name is neither a string nor a number.
+        OSError
+            If the file cannot be written; the old one is then as it was.
+        """
+        from .checkpoint import save
+
+        save(self, path, params)
+
+    def __reduce__(self) -> Any:
+        given = {name: getattr(self, name, None) for name in self._arguments}
+        given["groups"] = {pattern: dict(arguments) for pattern, arguments in self.groups.items()}
+        memory = [member._memory() for member in (self, *(member for _, _, member in self._members))]
+        state = {name: dict(slots) for name, slots in self.state.items()}
+        return _rebuilt, (type(self), given, memory, self.t, self.skipped, state)
+
+    def _memory(self) -> dict[str, Any]:
+        """What a rule remembers of past steps beside arrays, as JSON has it."""
+        return {}
+
+    def _remember(self, memory: Mapping[str, Any]) -> None:
+        """Take back what _memory() has returned, or raise ValueError."""
+        if memory != {}:
+            raise ValueError(f"{type(self).__name__} remembers nothing of past steps, got {memory!r}")
+
     # The engine calls those that follow. What stands in the first two costs every update.
 
     def _lr_at(self, t: int) -> float:
@@ -486,6 +566,18 @@ class Optimizer:
 
     def _commit(self) -> None:
         """The step has been taken: keep what _ratio() has computed."""
+
+
+def _rebuilt(
+    cls: type[Optimizer], given: dict[str, Any], memory: list[Any], t: int, skipped: int, state: dict[Any, Any]
+) -> Optimizer:
+    """A copy of an optimizer, for pickle and copy."""
+    opt = cls(**{name: value for name, value in given.items() if value is not None})
+    for member, remembered in zip((opt, *(member for _, _, member in opt._members)), memory, strict=True):
+        member._remember(remembered)
+    copies = {name: {slot: copy_of(array) for slot, array in slots.items()} for name, slots in state.items()}
+    opt._engine.restore(t, skipped, copies)
+    return opt
 
 
 _LINE, _HUGE_PAGE = 64, 2 << 20

@@ -1156,6 +1156,15 @@ class _ScheduleFree(Optimizer):
         """The averages x by name, which are to be evaluated and kept; the live arrays."""
         return {name: slots["x"] for name, slots in self.state.items()}
 
+    def _memory(self) -> dict[str, Any]:
+        return {"sums": list(self._sums)}
+
+    def _remember(self, memory: Mapping[str, Any]) -> None:
+        t, *sums = memory["sums"]
+        if not isinstance(t, int) or len(sums) != 3 or not all(isinstance(each, float) for each in sums):
+            raise ValueError(f"the sums of a schedule-free rule are a step and three numbers, got {memory['sums']!r}")
+        object.__setattr__(self, "_sums", (t, *sums))
+
     def _scalars_alone(self, lr: float, t: int) -> Scalars:
         if self._sums[0] not in (t - 1, t):
             object.__setattr__(self, "_sums", (0, 0.0, 0.0, 0.0))

@@ -1,0 +1,388 @@
+"""Checkpoints: an optimizer, and its parameters if wanted, as a plain dict or as a file that is whole or not there.
+
+The file is in the format safetensors: arrays, and all else as JSON in its metadata. Nothing is ever unpickled from it.
+
+>>> import numpy as np, schuss, tempfile, os
+>>> params = {"W": np.ones(3)}
+>>> opt = schuss.Adam(lr=schuss.schedules.Cosine(0.1, steps=100))
+>>> opt.update(params, {"W": np.ones(3)})
+>>> with tempfile.TemporaryDirectory() as folder:
+...     path = os.path.join(folder, "run.safetensors")
+...     opt.save(path, params)
+...     again, params = schuss.load(path)
+>>> again.t, again.lr, params["W"].round(4)
+(1, Cosine(lr=0.1, steps=100, end=0.0), array([0.9, 0.9, 0.9]))
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._extras import need
+from .base import Optimizer, copy_of
+from .optimizers import OPTIMIZERS
+from .schedules import Joined, Schedule
+from .specs import SCHEDULES
+
+if TYPE_CHECKING:
+    from .base import LearningRate
+
+__all__ = ["FORMAT", "Checkpoint", "load", "load_torch_state", "state_dict"]
+
+FORMAT = 1
+_KEY = "schuss"  # the entry of the file's metadata that is ours
+
+
+class Checkpoint(NamedTuple):
+    """What a file held: the optimizer, and the parameters if they were saved with it."""
+
+    optimizer: Any
+    params: Any
+
+
+# What is not an array, as JSON and back.
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Schedule):
+        found = {each.name: _encode(getattr(value, each.name)) for each in fields(value)}  # type: ignore[arg-type]
+        return {"schedule": type(value).__name__, "fields": found}
+    if isinstance(value, Mapping):
+        return {"mapping": [[_encode(name), _encode(given)] for name, given in value.items()]}
+    if isinstance(value, (tuple, list)):
+        return {"tuple": [_encode(each) for each in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if callable(value):
+        return {"function": repr(value)}
+    raise ValueError(f"{value!r} cannot be saved")
+
+
+def _decode(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    (kind,) = value.keys() & {"schedule", "mapping", "tuple", "function"}
+    if kind == "mapping":
+        return {_decode(name): _decode(given) for name, given in value["mapping"]}
+    if kind == "tuple":
+        return tuple(_decode(each) for each in value["tuple"])
+    if kind == "function":
+        raise ValueError(
+            f"a learning rate was the function {value['function']}, which a checkpoint cannot hold: "
+            "give lr=... in its place"
+        )
+    cls = {**SCHEDULES, "Joined": Joined}[value["schedule"]]
+    found = {name: _decode(given) for name, given in value["fields"].items()}
+    schedule = cls(**{each.name: found.pop(each.name) for each in fields(cls) if each.init})
+    for name, given in found.items():
+        object.__setattr__(schedule, name, given)
+    return schedule
+
+
+def state_dict(opt: Optimizer) -> dict[str, Any]:
+    """Return all there is to know of an optimizer; the state arrays are copies."""
+    return {
+        "format": FORMAT,
+        "class": type(opt).__name__,
+        "arguments": {name: _encode(getattr(opt, name)) for name in opt._arguments},
+        "t": opt.t,
+        "skipped": opt.skipped,
+        "memory": [member._memory() for member in (opt, *(member for _, _, member in opt._members))],
+        "state": {name: {slot: copy_of(a) for slot, a in slots.items()} for name, slots in opt.state.items()},
+    }
+
+
+def restore(opt: Optimizer, saved: Mapping[str, Any], lr: LearningRate | None = None) -> None:
+    """Make of ``opt`` what was saved; where anything is wrong with that, say what, and change nothing."""
+    for name, value in vars(made_from(saved, type(opt), lr)).items():
+        object.__setattr__(opt, name, value)
+
+
+def made_from(
+    saved: Mapping[str, Any], cls: type[Optimizer] | None = None, lr: LearningRate | None = None
+) -> Optimizer:
+    """Make an optimizer from a saved dict, of which nothing is taken on trust."""
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"a saved state is a dict, got {type(saved).__name__}")
+    missing = {"format", "class", "arguments", "t", "skipped", "memory", "state"} - set(saved)
+    if missing:
+        raise ValueError(f"this is no state of a schuss optimizer: it lacks {', '.join(sorted(missing))}")
+    if saved["format"] != FORMAT:
+        raise ValueError(f"the state has format {saved['format']!r}, this version of schuss reads format {FORMAT}")
+    name = saved["class"]
+    if name not in OPTIMIZERS:
+        raise ValueError(f"the state is of a class {name!r}, which this version of schuss does not have")
+    if cls is not None and cls.__name__ != name:
+        raise ValueError(f"the state is of {name}, this optimizer is {cls.__name__}")
+    cls = OPTIMIZERS[name]
+    if not isinstance(saved["arguments"], Mapping) or set(saved["arguments"]) != set(cls._arguments):
+        raise ValueError(f"the state's arguments are not those of {name}: {', '.join(cls._arguments)}")
+    given = {argument: value for argument, value in saved["arguments"].items() if argument != "lr" or lr is None}
+    try:
+        decoded: dict[str, Any] = {argument: _decode(value) for argument, value in given.items()}
+        if lr is not None:
+            decoded["lr"] = lr
+        opt: Optimizer = cls(**{argument: value for argument, value in decoded.items() if value is not None})
+        for member, memory in zip((opt, *(m for _, _, m in opt._members)), saved["memory"], strict=True):
+            member._remember(memory)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"the state of {name} cannot be restored: {error}") from error
+    for count in ("t", "skipped"):
+        if isinstance(saved[count], bool) or not isinstance(saved[count], int) or not 0 <= saved[count] < 2**62:
+            raise ValueError(f"the state's {count} must be a whole number, got {saved[count]!r}")
+    opt._engine.restore(saved["t"], saved["skipped"], _checked_state(opt, saved["state"]))
+    return opt
+
+
+def _checked_state(opt: Optimizer, state: Any) -> dict[Any, dict[str, NDArray[Any]]]:
+    """Copies of the state arrays, which must be those that the optimizer would have made."""
+    if not isinstance(state, Mapping):
+        raise ValueError(f"the state must be a dict of name -> slots, got {type(state).__name__}")
+    found: dict[Any, dict[str, NDArray[Any]]] = {}
+    for name, slots in state.items():
+        if not isinstance(slots, Mapping):
+            raise ValueError(f"the state of {name!r} must be a dict of slot -> array, got {type(slots).__name__}")
+        for slot, array in slots.items():
+            if type(array) is not np.ndarray or array.dtype not in (np.float32, np.float64):
+                what = getattr(array, "dtype", type(array).__name__)
+                raise ValueError(f"the state {slot!r} of {name!r} must be an array of float32 or float64, got {what}")
+        full = next((array for slot, array in slots.items() if slot in opt._structure()[1]), None)
+        expected = {} if full is None else opt._new_state(name, full)
+        if not opt._structure()[1] and not slots:
+            found[name] = {}
+            continue
+        if set(slots) != set(expected):
+            wanted = ", ".join(opt._structure()[1])
+            raise ValueError(
+                f"the state of {name!r} has the slots {', '.join(slots)}; {type(opt).__name__} has {wanted}"
+            )
+        for slot, array in slots.items():
+            if (array.shape, array.dtype) != (expected[slot].shape, expected[slot].dtype):
+                raise ValueError(
+                    f"the state {slot!r} of {name!r} is {array.dtype} of shape {array.shape}, "
+                    f"expected {expected[slot].dtype} of shape {expected[slot].shape}"
+                )
+        found[name] = {slot: copy_of(array) for slot, array in slots.items()}
+    return found
+
+
+# Files.
+
+
+def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> None:
+    """Write an optimizer, and its parameters if given, to a file: all of it, or what was there before stays."""
+    safetensors = need("safetensors.numpy", "saving checkpoints", package="safetensors")
+    saved = state_dict(opt)
+    if any("function" in text for text in _kinds(saved["arguments"])):
+        raise ValueError(
+            "lr is a function, which a checkpoint cannot hold; use a schedule of schuss.schedules, or keep state_dict()"
+        )
+    arrays: dict[str, NDArray[Any]] = {}
+    state = [
+        [_saved_name(name), {slot: _put(arrays, f"state/{i}/{slot}", array) for slot, array in slots.items()}]
+        for i, (name, slots) in enumerate(saved.pop("state").items())
+    ]
+    listed = None
+    if params is not None:
+        pairs = params.items() if isinstance(params, Mapping) else enumerate(params)
+        listed = [
+            [_saved_name(name), _put(arrays, f"params/{i}", _checked_param(name, p))]
+            for i, (name, p) in enumerate(pairs)
+        ]
+    document = {**saved, "state": state, "params": listed, "list": not isinstance(params, Mapping)}
+    text = json.dumps(document, allow_nan=False)
+    _write_whole(Path(path), lambda partial: safetensors.save_file(arrays, partial, {_KEY: text}))
+
+
+def _kinds(value: Any) -> list[Any]:
+    """All keys within an encoded value."""
+    if isinstance(value, Mapping):
+        return [*value, *(key for each in value.values() for key in _kinds(each))]
+    if isinstance(value, list):
+        return [key for each in value for key in _kinds(each)]
+    return []
+
+
+def _saved_name(name: Any) -> Any:
+    if isinstance(name, bool) or not isinstance(name, (str, int)):
+        raise ValueError(f"names must be strings or whole numbers to be saved, got {name!r}")
+    return name
+
+
+def _checked_param(name: Any, p: Any) -> NDArray[Any]:
+    array = np.asarray(p)
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"params[{name!r}]: expected an array of float32 or float64, got {type(p).__name__}")
+    return array
+
+
+def _put(arrays: dict[str, NDArray[Any]], key: str, array: NDArray[Any]) -> str:
+    arrays[key] = np.asarray(array, order="C")
+    return key
+
+
+def _write_whole(path: Path, write: Callable[[str], object]) -> None:
+    """Write a new file beside the old one, see it on the disk, put it in the old one's place, see that on the disk."""
+    folder = path.parent
+    handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        os.close(handle)
+        write(partial)
+        _sync(partial)
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+        os.chmod(partial, mode)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):
+        _sync(folder, os.O_DIRECTORY)
+
+
+def _sync(path: str | os.PathLike[str], flags: int = 0) -> None:
+    handle = os.open(path, os.O_RDONLY | flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read what :meth:`schuss.Optimizer.save` has written.
+
+    Parameters
+    ----------
+    path : path of the file
+
+    Returns
+    -------
+    Checkpoint
+        A pair of the optimizer and of the parameters: a dict, a list, or None where none were saved.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, cut short, or not one of ours; the message names it and says what is wrong.
+    FileNotFoundError, PermissionError, ...
+        As the system says.
+
+    Notes
+    -----
+    Everything is checked before anything is made: the format and its version, the class, its arguments, the names,
+    shapes and dtypes of all arrays. No code in the file is run; arrays cannot point outside of it.
+    """
+    safetensors = need("safetensors", "loading checkpoints", package="safetensors")
+    try:
+        with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise ValueError("it is a safetensors file, but not one of schuss")
+            document = json.loads(metadata[_KEY])
+            names = set(file.keys())
+            state, params = _listed(document, names)
+            arrays = {name: file.get_tensor(name) for name in names}
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
+        raise ValueError(f"{os.fspath(path)} is not a whole checkpoint of schuss: {error}") from error
+    try:
+        found = {name: {slot: arrays[key] for slot, key in slots.items()} for name, slots in state}
+        opt = made_from({**document, "state": found})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from error
+    if params is None:
+        return Checkpoint(opt, None)
+    for name, key in params:
+        if arrays[key].dtype not in (np.float32, np.float64):
+            raise ValueError(f"{os.fspath(path)}: params[{name!r}] is {arrays[key].dtype}, not float32 or float64")
+    if document["list"]:
+        return Checkpoint(opt, [copy_of(arrays[key]) for _, key in params])
+    return Checkpoint(opt, {name: copy_of(arrays[key]) for name, key in params})
+
+
+def _listed(document: Any, names: set[str]) -> tuple[list[Any], list[Any] | None]:
+    """The lists of state and parameters, if they name each array of the file once and no other."""
+    if not isinstance(document, dict):
+        raise ValueError("its metadata is no JSON object")
+    state, params = document["state"], document["params"]
+    if not isinstance(document["list"], bool):
+        raise ValueError("its metadata does not say whether the parameters are a list")
+    keys = [key for _, slots in state for key in slots.values()] + [key for _, key in params or ()]
+    if sorted(keys) != sorted(names):
+        raise ValueError("its arrays are not those that its metadata lists")
+    for listed in (state, params or ()):
+        owners = [name for name, _ in listed]
+        if len(set(owners)) != len(owners) or not all(isinstance(name, (str, int)) for name in owners):
+            raise ValueError("its metadata lists a name twice, or one that is none")
+    return state, params
+
+
+# PyTorch's state: slot -> (its name there, whether it lacks the factor -lr that ours holds).
+_TORCH: dict[str, dict[str, tuple[str, bool]]] = {
+    "SGD": {},
+    "Momentum": {"v": ("momentum_buffer", True)},
+    "Nesterov": {"v": ("momentum_buffer", True)},
+    "AdaGrad": {"h": ("sum", False)},
+    "RMSprop": {"h": ("square_avg", False), "a": ("grad_avg", False), "v": ("momentum_buffer", True)},
+    "AMSGrad": {"m": ("exp_avg", False), "v": ("exp_avg_sq", False), "h": ("max_exp_avg_sq", False)},
+    "Adamax": {"m": ("exp_avg", False), "u": ("exp_inf", False)},
+    "AdaDelta": {"h": ("square_avg", False), "d": ("acc_delta", False)},
+    **{name: {"m": ("exp_avg", False), "v": ("exp_avg_sq", False)} for name in ("Adam", "AdamW", "NAdam", "RAdam")},
+}
+
+
+def load_torch_state(opt: Optimizer, state: Mapping[Any, Mapping[str, Any]], names: Sequence[Any], t: int) -> None:
+    """Go on from where an optimizer of PyTorch has stopped.
+
+    Parameters
+    ----------
+    opt : Optimizer
+        With the arguments that take the same steps (docs/conventions.md).
+    state : mapping of index -> name -> array
+        PyTorch's ``state_dict()["state"]`` with its tensors as arrays:
+        ``{i: {k: v.numpy() for k, v in s.items()} for i, s in torch_opt.state_dict()["state"].items()}``.
+    names : sequence
+        The name here of each parameter there, by its index.
+    t : int
+        How many steps have been made. (PyTorch counts per parameter, and its SGD not at all.)
+
+    Raises
+    ------
+    ValueError
+        If a rule is one that PyTorch does not have, a name is missing, an array has another shape than the others of
+        its parameter, or a count of PyTorch's differs from ``t``. Nothing has changed then.
+    """
+    kind = type(opt).__name__
+    if kind not in _TORCH:
+        raise ValueError(f"{kind} has no state that could come from PyTorch; {', '.join(_TORCH)} have")
+    lr = opt._lr_at(max(t, 1))
+    found: dict[Any, dict[str, NDArray[Any]]] = {}
+    for index, theirs in state.items():
+        if not 0 <= index < len(names):
+            raise ValueError(f"the state has a parameter {index}, of which names has no name")
+        if "step" in theirs and int(theirs["step"]) != t:
+            raise ValueError(f"parameter {index} has made {int(theirs['step'])} steps, not t={t}")
+        slots: dict[str, NDArray[Any]] = {}
+        for slot in opt._slots():
+            name, lacks_lr = _TORCH[kind][slot]
+            if theirs.get(name) is None:
+                raise ValueError(f"parameter {index} has no {name!r}, from which {slot!r} would come")
+            array = np.array(theirs[name])
+            slots[slot] = -lr * array if lacks_lr else array
+            slots[slot] = slots[slot].astype(array.dtype, copy=False)
+        found[names[index]] = slots
+    saved = {**state_dict(opt), "t": t, "skipped": 0, "state": found}
+    restore(opt, saved, lr=opt.lr)

@@ -1,0 +1,464 @@
+"""Checkpoints: a resumed run goes on bit for bit; a kill leaves a whole file; nothing wrong is let in."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+import pickle
+import random
+import signal
+import struct
+import time
+
+import numpy as np
+import pytest
+import schuss
+from conftest import assert_same_bits, assert_same_optimizers
+from schuss import checkpoint
+from schuss.schedules import Cosine, Linear, ReduceOnPlateau, Warmup, join
+
+safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed (extra checkpoint)")
+
+RULES = list(schuss.optimizers.OPTIMIZERS)
+GROUPS = {"b": {"lr": 0.05}}
+
+
+def through_dict(opt):
+    again = type(opt)()
+    again.load_state_dict(opt.state_dict())
+    return again
+
+
+def through_file(opt, tmp_path):
+    opt.save(tmp_path / "file")
+    return schuss.load(tmp_path / "file").optimizer
+
+
+WAYS = {
+    "state_dict": lambda opt, path: through_dict(opt),
+    "file": through_file,
+    "pickle": lambda opt, path: pickle.loads(pickle.dumps(opt)),
+    "deepcopy": lambda opt, path: copy.deepcopy(opt),
+    "copy": lambda opt, path: copy.copy(opt),
+}
+
+
+def options_of(rule):
+    options = {"ema": 0.9, "clip_norm": 3.0, "on_nonfinite": "skip", "groups": GROUPS, "maximize": True}
+    if rule in ("RMSprop",):
+        options |= {"centered": True, "momentum": 0.5}
+    if "ScheduleFree" in rule:
+        options |= {"warmup": 4}
+    return options
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_resumed_run_goes_on_bit_for_bit(rule, way, tmp_path):
+    rng = np.random.default_rng(0)
+    opt = schuss.optimizers.OPTIMIZERS[rule](lr=Cosine(0.1, 20), **options_of(rule))
+    params = {"a": rng.normal(size=(4, 5)), "b": rng.normal(size=(6, 3)).astype(np.float32)}
+
+    def gradients(step):
+        return {name: np.random.default_rng(step).normal(size=p.shape).astype(p.dtype) for name, p in params.items()}
+
+    for step in range(5):
+        opt.update(params, gradients(step))
+    bad = gradients(5)
+    bad["a"][0, 0] = np.nan
+    opt.update(params, bad)
+    assert opt.skipped == 1
+    again = WAYS[way](opt, tmp_path)
+    assert repr(again) == repr(opt)
+    assert (again.t, again.skipped) == (5, 1)
+    assert_same_optimizers(again, opt)
+    twins = {name: p.copy() for name, p in params.items()}
+    for step in range(6, 12):
+        opt.update(params, gradients(step))
+        again.update(twins, gradients(step))
+        for name, p in params.items():
+            assert_same_bits(twins[name], p, f"{name} after step {step}")
+        assert_same_optimizers(again, opt)
+
+
+def test_copies_share_nothing():
+    opt = schuss.Momentum()
+    params = {"p": np.ones(3)}
+    opt.update(params, {"p": np.ones(3)})
+    saved = opt.state_dict()
+    others = [copy.copy(opt), copy.deepcopy(opt), through_dict(opt)]
+    before = opt.state["p"]["v"].copy()
+    for other in others:
+        other.update({"p": np.ones(3)}, {"p": np.ones(3)})
+    saved["state"]["p"]["v"][:] = 7
+    assert_same_bits(opt.state["p"]["v"], before)
+    assert opt.t == 1
+
+
+@pytest.mark.parametrize(
+    "lr", [0.5, Linear(1.0, 0.1, 9), Warmup(join([Linear(1, 0, 5), Cosine(0.5, 9)], [5]), 3)], ids=repr
+)
+def test_learning_rates_survive(lr, tmp_path):
+    opt = schuss.SGD(lr=lr)
+    assert through_file(opt, tmp_path).lr == lr
+    assert through_dict(opt).lr == lr
+
+
+def test_a_plateau_goes_on_where_it_was(tmp_path):
+    opt = schuss.SGD(lr=ReduceOnPlateau(1.0, patience=1, cooldown=2))
+    for loss in (1, 1, 1):
+        opt.lr.report(loss)
+    for again in (through_file(opt, tmp_path), through_dict(opt), pickle.loads(pickle.dumps(opt))):
+        assert again.lr == opt.lr
+        assert again.lr is not opt.lr
+        assert again.current_lr == 0.1
+
+
+def test_a_function_cannot_be_saved(tmp_path):
+    opt = schuss.SGD(lr=lambda t: 1 / t)
+    with pytest.raises(ValueError, match="lr is a function, which a checkpoint cannot hold; use a schedule"):
+        opt.save(tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+    other = schuss.SGD(lr=0.5)
+    with pytest.raises(ValueError, match=r"the function <function .*give lr=\.\.\. in its place"):
+        other.load_state_dict(opt.state_dict())
+    assert other.lr == 0.5
+    other.load_state_dict(opt.state_dict(), lr=0.25)
+    assert other.lr == 0.25
+
+
+@pytest.mark.parametrize("container", [dict, list])
+def test_parameters_are_saved_beside(container, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = [
+        rng.normal(size=(3, 4)).T,
+        np.array(2.0),
+        np.zeros((0, 3), np.float32),
+        np.asfortranarray(rng.normal(size=(5, 6))),
+    ]
+    params = arrays if container is list else {f"p{i}": p for i, p in enumerate(arrays)}
+    opt = schuss.Adam()
+    opt.update(
+        params, [p * 0.5 for p in arrays] if container is list else {f"p{i}": p * 0.5 for i, p in enumerate(arrays)}
+    )
+    opt.save(tmp_path / "file", params)
+    again, found = schuss.load(tmp_path / "file")
+    assert type(found) is container
+    assert_same_optimizers(again, opt)
+    for mine, theirs in zip(found if container is list else found.values(), arrays, strict=True):
+        assert_same_bits(mine, theirs)
+        assert mine.flags.writeable
+    again.update(found, arrays if container is list else params)
+
+
+def test_names_that_cannot_be_saved(tmp_path):
+    opt = schuss.SGD()
+    with pytest.raises(ValueError, match=r"names must be strings or whole numbers to be saved, got \('W', 1\)"):
+        opt.save(tmp_path / "file", {("W", 1): np.ones(2)})
+    with pytest.raises(TypeError, match=r"params\['W'\]: expected an array of float32 or float64, got list"):
+        opt.save(tmp_path / "file", {"W": [1, 2]})
+    assert not list(tmp_path.iterdir())
+
+
+WRONG = [
+    (lambda d: d.update(format=2), "has format 2, this version of schuss reads format 1"),
+    (lambda d: d.update({"class": "Adamm"}), "a class 'Adamm', which this version of schuss does not have"),
+    (lambda d: d.update({"class": "SGD"}), "the state is of SGD, this optimizer is Adam"),
+    (lambda d: d.pop("t"), "it lacks t"),
+    (lambda d: d.update(t=-1), "t must be a whole number, got -1"),
+    (lambda d: d.update(t=1.5), "t must be a whole number, got 1.5"),
+    (lambda d: d.update(skipped=True), "skipped must be a whole number, got True"),
+    (lambda d: d["arguments"].pop("beta1"), "arguments are not those of Adam"),
+    (lambda d: d["arguments"].update(beta1=2), r"beta1 must be in \[0, 1\), got 2"),
+    (lambda d: d["arguments"].update(lr={"schedule": "Evil", "fields": {}}), "cannot be restored"),
+    (lambda d: d.update(memory=[{"sums": 1}]), "remembers nothing"),
+    (lambda d: d.update(state=[1]), "must be a dict of name -> slots, got list"),
+    (lambda d: d["state"].update(W=3), "the state of 'W' must be a dict of slot -> array, got int"),
+    (lambda d: d["state"]["W"].pop("m"), "has the slots v; Adam has m, v"),
+    (lambda d: d["state"]["W"].update(x=np.ones(3)), "has the slots m, v, x; Adam has m, v"),
+    (lambda d: d["state"]["W"].update(m=np.ones(4)), r"is float64 of shape \(3,\), expected float64 of shape \(4,\)"),
+    (lambda d: d["state"]["W"].update(v=np.ones(3, "f4")), "is float32 of shape"),
+    (lambda d: d["state"]["W"].update(v=np.ones(3, int)), "must be an array of float32 or float64, got int64"),
+    (lambda d: d["state"]["W"].update(v=[1.0] * 3), "must be an array of float32 or float64, got list"),
+]
+
+
+@pytest.mark.parametrize(("change", "match"), WRONG)
+def test_a_wrong_state_changes_nothing(change, match):
+    opt, params = schuss.Adam(lr=0.5), {"W": np.ones(3)}
+    opt.update(params, {"W": np.ones(3)})
+    saved = opt.state_dict()
+    change(saved)
+    before, kept = repr(opt), copy.deepcopy(opt)
+    with pytest.raises(ValueError, match=match):
+        opt.load_state_dict(saved)
+    assert repr(opt) == before
+    assert_same_optimizers(opt, kept)
+    with pytest.raises(TypeError, match="a saved state is a dict, got list"):
+        opt.load_state_dict([])
+
+
+# Files that are not what they seem.
+
+
+@pytest.fixture
+def good(tmp_path):
+    opt, params = schuss.Adam(), {"W": np.arange(6.0).reshape(2, 3), "b": np.ones(2, np.float32)}
+    opt.update(params, {"W": np.ones((2, 3)), "b": np.ones(2, np.float32)})
+    opt.save(tmp_path / "good", params)
+    return (tmp_path / "good").read_bytes()
+
+
+def parts(data):
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def joined(header, body):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def changed(change):
+    def make(data):
+        header, body = parts(data)
+        document = json.loads(header["__metadata__"]["schuss"])
+        change(header, document)
+        if "schuss" in header["__metadata__"]:
+            header["__metadata__"]["schuss"] = json.dumps(document)
+        return joined(header, body)
+
+    return make
+
+
+def _overlap(header, document):
+    first, second = (name for name in header if name.startswith("state/0/"))
+    header[second]["data_offsets"] = header[first]["data_offsets"]
+
+
+def _swap(header, document):
+    (_, first), (_, second) = document["state"]
+    first["m"], second["m"] = second["m"], first["m"]
+
+
+HOSTILE = {
+    "empty": lambda data: b"",
+    "a byte": lambda data: b"\x00",
+    "a pickle": lambda data: pickle.dumps({"a": 1}),
+    "zeros": lambda data: bytes(1000),
+    "huge header": lambda data: struct.pack("<Q", 2**63) + data[8:],
+    "header beyond the file": lambda data: struct.pack("<Q", len(data)) + data[8:],
+    "a header of 200 MB": lambda data: struct.pack("<Q", 200_000_000) + data[8:],
+    "no JSON": lambda data: joined(b"{" * 5000, b""),
+    "deep JSON": lambda data: joined(b'{"__metadata__":' * 3000, b""),
+    "another's file": lambda data: safetensors.save({"x": np.ones(3)}),
+    "another's metadata": lambda data: safetensors.save({"x": np.ones(3)}, {"format": "pt"}),
+    "our key, no JSON": lambda data: safetensors.save({"x": np.ones(3)}, {"schuss": "{"}),
+    "our key, a list": lambda data: safetensors.save({"x": np.ones(3)}, {"schuss": "[]"}),
+    "our key, deep": lambda data: safetensors.save({"x": np.ones(3)}, {"schuss": "[" * 100_000}),
+    "an array too many": lambda data: safetensors.save({"x": np.ones(3)}, {"schuss": '{"state": [], "params": null}'}),
+    "overlapping offsets": changed(_overlap),
+    "offset beyond the end": changed(lambda h, d: h["params/0"].update(data_offsets=[0, 10**9])),
+    "negative offset": changed(lambda h, d: h["params/0"].update(data_offsets=[-8, 40])),
+    "shape without its bytes": changed(lambda h, d: h["params/0"].update(shape=[2, 4])),
+    "overflowing shape": changed(lambda h, d: h["params/0"].update(shape=[2**40, 2**40])),
+    "another dtype": changed(lambda h, d: h["params/0"].update(dtype="I64")),
+    "a path as a name": changed(lambda h, d: d["state"][0][1].update(m="../../etc/passwd")),
+    "a name twice": changed(lambda h, d: d["state"].__setitem__(1, ["W", d["state"][1][1]])),
+    "a name that is a list": changed(lambda h, d: d["state"][0].__setitem__(0, ["W"])),
+    "another class": changed(lambda h, d: d.update({"class": "os.system"})),
+    "another version": changed(lambda h, d: d.update(format=99)),
+    "state of another's shape": changed(_swap),
+    "a bad argument": changed(lambda h, d: d["arguments"].update(lr=-1)),
+    "an unknown schedule": changed(lambda h, d: d["arguments"].update(lr={"schedule": "eval", "fields": {"x": "1"}})),
+    "t as text": changed(lambda h, d: d.update(t="9")),
+    "no state": changed(lambda h, d: d.pop("state")),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files_are_refused(kind, good, tmp_path):
+    path = tmp_path / "bad"
+    path.write_bytes(HOSTILE[kind](good))
+    with pytest.raises(ValueError, match=str(path)):
+        schuss.load(path)
+
+
+def test_a_file_cut_anywhere_is_refused(good, tmp_path):
+    path = tmp_path / "cut"
+    for length in range(len(good)):
+        path.write_bytes(good[:length])
+        with pytest.raises(ValueError, match="is not a whole checkpoint of schuss"):
+            schuss.load(path)
+
+
+def test_a_flipped_bit_is_refused_or_harmless(good, tmp_path):
+    """Numbers may differ, as the format has no checksum; the process lives, and what loads is an optimizer."""
+    path, rng = tmp_path / "flipped", random.Random(0)
+    for _ in range(400):
+        data = bytearray(good)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        refused, found = "", None
+        try:
+            found = schuss.load(path)
+        except ValueError as error:
+            refused = str(error)
+        assert str(path) in refused or type(found.optimizer) is schuss.Adam
+
+
+def test_a_missing_file_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        schuss.load(tmp_path / "none")
+    with pytest.raises(FileNotFoundError):
+        schuss.SGD().save(tmp_path / "none" / "file")
+
+
+# Whole or not there.
+
+
+def test_what_is_there_stays_when_writing_fails(good, tmp_path, monkeypatch):
+    for broken in ("fsync", "replace"):
+
+        def fail(*args, **kwargs):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, broken, fail)
+            with pytest.raises(OSError, match="No space left"):
+                schuss.SGD().save(tmp_path / "good")
+        assert (tmp_path / "good").read_bytes() == good
+        assert [path.name for path in tmp_path.iterdir()] == ["good"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_full_disk_is_an_error(monkeypatch, tmp_path):
+    """The file limit of the process stands for the disk's: writing stops halfway through."""
+    resource = pytest.importorskip("resource")
+    opt, params = schuss.Momentum(), {"W": np.ones(100_000)}
+    opt.save(tmp_path / "file", params)
+    before = (tmp_path / "file").read_bytes()
+    opt.update(params, {"W": np.ones(100_000)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+    try:
+        with pytest.raises((OSError, Exception), match=r"(?i)file too large"):
+            opt.save(tmp_path / "file", params)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / "file").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_mode_of_the_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        schuss.SGD().save(tmp_path / "file")
+        assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+        os.chmod(tmp_path / "file", 0o600)
+        schuss.SGD().save(tmp_path / "file")
+        assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_killed_at_any_moment_it_leaves_a_whole_file(tmp_path):
+    """300 processes that save without end are killed at random; each time the file is one of those that were saved."""
+    path, rng = tmp_path / "file", random.Random(0)
+    opt, params = schuss.Momentum(lr=1.0, momentum=0.0), {"W": np.zeros(20_000)}
+    opt.update(params, {"W": np.zeros(20_000)})
+    opt.save(path, params)
+    seen = set()
+    for _ in range(300):
+        child = os.fork()
+        if child == 0:
+            while True:
+                # Each file holds one number everywhere, in the parameters and, with its sign turned, in the state.
+                params["W"] += 1
+                opt.state["W"]["v"][:] = -params["W"]
+                opt.save(path, params)
+        time.sleep(rng.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        again, found = schuss.load(path)
+        value = found["W"][0]
+        assert (found["W"] == value).all()
+        assert (again.state["W"]["v"] == -value).all()
+        assert again.t == 1
+        seen.add(value)
+        params["W"][:] = value
+    assert len(seen) > 50
+
+
+# From PyTorch.
+
+TORCH = [
+    ("schuss.Momentum(0.1, 0.8)", "SGD(params, 0.1, momentum=0.8)"),
+    ("schuss.Nesterov(0.1, 0.8)", "SGD(params, 0.1, momentum=0.8, nesterov=True)"),
+    ("schuss.SGD(0.1)", "SGD(params, 0.1)"),
+    ("schuss.AdaGrad(0.1, eps=1e-10)", "Adagrad(params, 0.1)"),
+    ("schuss.RMSprop(0.1, eps=1e-8, centered=True, momentum=0.5)", "RMSprop(params, 0.1, centered=True, momentum=0.5)"),
+    ("schuss.Adam(0.1, eps=1e-8)", "Adam(params, 0.1)"),
+    ("schuss.AdamW(0.1)", "AdamW(params, 0.1)"),
+    ("schuss.AMSGrad(0.1, bias_correction=True)", "Adam(params, 0.1, amsgrad=True)"),
+    ("schuss.Adamax(0.1)", "Adamax(params, 0.1)"),
+    ("schuss.NAdam(0.1)", "NAdam(params, 0.1)"),
+    ("schuss.RAdam(0.1)", "RAdam(params, 0.1)"),
+    ("schuss.AdaDelta(0.5)", "Adadelta(params, 0.5)"),
+]
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("ours", "theirs"), TORCH, ids=[theirs for _, theirs in TORCH])
+def test_a_run_of_pytorch_goes_on_here(ours, theirs):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra parity)")
+    rng = np.random.default_rng(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        tensors = [torch.nn.Parameter(torch.tensor(rng.normal(size=shape))) for shape in ((7, 5), (6,))]
+        peer = eval(f"torch.optim.{theirs}", {"torch": torch, "params": tensors})
+
+        def step():
+            for tensor in tensors:
+                tensor.grad = torch.tensor(rng.normal(size=tensor.shape))
+            peer.step()
+
+        for _ in range(5):
+            step()
+        state = {
+            i: {k: v.numpy() for k, v in s.items() if v is not None} for i, s in peer.state_dict()["state"].items()
+        }
+        opt = eval(ours, {"schuss": schuss})
+        checkpoint.load_torch_state(opt, state, ["W", "b"], t=5)
+        params = {name: tensor.detach().numpy().copy() for name, tensor in zip(("W", "b"), tensors, strict=True)}
+        for _ in range(5):
+            step()
+            opt.update(params, {name: tensor.grad.numpy() for name, tensor in zip(params, tensors, strict=True)})
+            for p, tensor in zip(params.values(), tensors, strict=True):
+                np.testing.assert_allclose(p, tensor.detach().numpy(), rtol=1e-12)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_what_is_wrong_with_a_state_of_pytorchs():
+    opt = schuss.Adam()
+    good = {"exp_avg": np.ones(2), "exp_avg_sq": np.ones(2), "step": np.array(3.0)}
+    for state, names, match in (
+        ({0: good}, ["W"], "has made 3 steps, not t=4"),
+        ({1: {**good, "step": 4}}, ["W"], "a parameter 1, of which names has no name"),
+        ({0: {"exp_avg": np.ones(2), "step": 4}}, ["W"], "parameter 0 has no 'exp_avg_sq', from which 'v' would come"),
+        ({0: {**good, "step": 4, "exp_avg": np.ones(3)}}, ["W"], "expected float64 of shape"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            checkpoint.load_torch_state(opt, state, names, t=4)
+        assert opt.t == 0
+        assert not opt.state
+    with pytest.raises(ValueError, match="Lion has no state that could come from PyTorch"):
+        checkpoint.load_torch_state(schuss.Lion(), {}, [], t=1)
