@@ -19,6 +19,19 @@ BITWISE = [*ELEMENTWISE, "LAMB", "LARS"]
 RULES = [*BITWISE, "Adafactor"]
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--thorough", action="store_true", help="tens of thousands of random examples, and what takes long"
+    )
+
+
+@pytest.fixture
+def thorough(request) -> None:
+    """For tests that are run at night."""
+    if not request.config.getoption("--thorough"):
+        pytest.skip("takes long: run with --thorough")
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The directory of real data sets: SCHUSS_TEST_DATA, or shared/data beside the checkout."""

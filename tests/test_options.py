@@ -207,6 +207,18 @@ def test_groups_follow_what_they_do_not_say():
     assert params["a"][0] == -21.9 + 0.9 * -20.9
 
 
+def test_a_group_begins_from_all_other_arguments():
+    """In whatever order they are given, and whether a value is a default or not."""
+    opt = schuss.RMSprop(groups={"b": {"momentum": 0.5}}, ema=0.0, momentum=0.9, centered=True)
+    params = {"a": np.zeros(1), "b": np.zeros(1)}
+    for _ in range(2):
+        opt.update(params, {"a": np.ones(1), "b": np.ones(1)})
+    assert set(opt.state["a"]) == set(opt.state["b"]) == {"h", "a", "v", "ema"}
+    assert params["a"][0] < params["b"][0] < 0
+    with pytest.raises(ValueError, match=r"groups\['b'\]: all parameters must have the same state slots"):
+        schuss.RMSprop(momentum=0.9, groups={"b": {"momentum": 0.0}})
+
+
 def test_groups_of_lists_go_by_position():
     params = [np.zeros(1) for _ in range(11)]
     schuss.SGD(lr=1.0, groups={"1?": {"lr": 2.0}, "[02]": {"lr": 3.0}}).update(params, [np.ones(1)] * 11)

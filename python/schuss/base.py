@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from fnmatch import fnmatchcase
+from functools import wraps
 from inspect import Parameter, signature
 from math import isfinite
 from os import PathLike
@@ -217,6 +218,15 @@ class Optimizer:
                 arguments.append(Parameter(option, Parameter.KEYWORD_ONLY, default=default))
         cls._arguments = tuple(argument.name for argument in arguments)
         cls.__signature__ = own.replace(parameters=arguments)  # type: ignore[attr-defined]
+        make = cls.__init__
+
+        @wraps(make)
+        def __init__(self: Optimizer, *args: Any, groups: Any = None, **kwargs: Any) -> None:
+            make(self, *args, **kwargs)
+            if groups is not None:  # at last, as a group begins from all other arguments
+                self.groups = groups
+
+        cls.__init__ = __init__  # type: ignore[method-assign]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         for name in kwargs:
@@ -338,7 +348,7 @@ class Optimizer:
             member: Optimizer = type(self)(**{**arguments, **given})
         except (TypeError, ValueError) as error:
             raise type(error)(f"groups[{pattern!r}]: {error}") from None
-        if member._structure()[:2] != self._structure()[:2] and not self.ema:
+        if (member._kernel(), member._slots()) != (self._kernel(), self._slots()):
             raise ValueError(f"groups[{pattern!r}]: all parameters must have the same state slots")
         return member
 
