@@ -273,3 +273,37 @@ def test_every_other_isa(isa):
         text=True,
     )
     assert shown.stdout.strip() == isa
+
+
+MATRICES = {
+    "square": lambda make: make((6, 6)),
+    "wide": lambda make: make((5, 40)),
+    "tall": lambda make: make((40, 5)),
+    "one element": lambda make: make((1, 1)),
+    "Fortran": lambda make: np.asfortranarray(make((33, 65))),
+    "reversed": lambda make: make((40, 60))[::-2, ::3],
+    "large": lambda make: make((90, 130)),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "clip_value": 0.5, "ema": 0.9, "clip_norm": 10.0}])
+@pytest.mark.parametrize("rule", ["Muon", "Adafactor", "LAMB", "LARS"])
+def test_rules_with_norms_and_matrices(rule, options, dtype, threads):
+    """Those that promise no bits on every layout agree with the reference to a few of them."""
+    schuss.set_num_threads(threads, grain=1)
+    make = ordinary(np.random.default_rng(11), dtype)
+    params = {name: form(make) for name, form in MATRICES.items()}
+    twins = {name: p.copy() for name, p in params.items()}
+    opt = schuss.optimizers.OPTIMIZERS[rule](lr=0.1, **options)
+    ref = reference.OPTIMIZERS[rule](lr=0.1, **options)
+    tolerance = {"rtol": 2e-4, "atol": 1e-5} if dtype is np.float32 else {"rtol": 1e-11, "atol": 1e-13}
+    for step in range(6):
+        grads = {name: make(p.shape) for name, p in params.items()}
+        opt.update(params, grads, grad_scale=0.5)
+        ref.update(twins, grads, grad_scale=0.5)
+        for name, p in params.items():
+            np.testing.assert_allclose(p, twins[name], **tolerance, err_msg=f"{name} after step {step}")
+            assert set(opt.state[name]) == set(ref.state[name])
+            for slot, array in ref.state[name].items():
+                np.testing.assert_allclose(opt.state[name][slot], array, **tolerance, err_msg=f"{name}, {slot}")
