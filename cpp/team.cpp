@@ -32,9 +32,24 @@ void after_fork() { orphaned = used.load(); }
 const int registered = pthread_atfork(nullptr, nullptr, after_fork);
 #endif
 
+// OpenMP's own limit as it was at first. Where it is lower now, someone (threadpoolctl, omp_set_num_threads) has asked
+// for fewer threads in this process, and is heeded; set_threads() and the environment have been heeded before.
+int now_allowed() {
+#ifdef _OPENMP
+  static const int at_first = omp_get_max_threads();
+  const int now = omp_get_max_threads();
+  return now < at_first ? std::min(now, most.load()) : most.load();
+#else
+  return 1;
+#endif
+}
+
 }  // namespace
 
-void set_threads(int threads) { most = threads; }
+void set_threads(int threads) {
+  now_allowed();
+  most = threads;
+}
 int threads() { return most; }
 void set_grain(size_t bytes) { fewest_bytes = bytes; }
 size_t grain() { return fewest_bytes; }
@@ -60,10 +75,11 @@ int Pace::size_for(size_t bytes) { return last_size_ = choose(bytes); }
 int Pace::choose(size_t bytes) {
   timed_ = false;
 #ifdef _OPENMP
-  if (orphaned || omp_in_parallel() || most == 1) return 1;
-  if (fewest_bytes) return static_cast<int>(std::clamp<size_t>(bytes / fewest_bytes, 1, static_cast<size_t>(most)));
-  if (bytes < always_alone) return 1;
-  if (bytes >= always_team) return most;
+  if (orphaned || omp_in_parallel()) return 1;
+  if (!fewest_bytes && bytes < always_alone) return 1;
+  const int allowed = now_allowed();
+  if (fewest_bytes) return static_cast<int>(std::clamp<size_t>(bytes / fewest_bytes, 1, static_cast<size_t>(allowed)));
+  if (allowed == 1 || bytes >= always_team) return allowed;
   if (bytes != bytes_) {
     *this = Pace{};
     bytes_ = bytes;
@@ -84,7 +100,7 @@ int Pace::choose(size_t bytes) {
   }
   settled_ = calls_ > 0 && teamed_ == before;  // a first call wakes the others up, or fetches from their caches
   ++calls_;
-  return teamed_ ? most.load() : 1;
+  return teamed_ ? allowed : 1;
 #else
   static_cast<void>(bytes);
   return 1;
