@@ -107,9 +107,9 @@ def test_ctrl_c_leaves_a_completed_update():
     interrupted = 0
     for delay in np.linspace(0.001, 0.012, 12):
         done = opt.t
-        signal.setitimer(signal.ITIMER_REAL, delay)
         previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
         try:
+            signal.setitimer(signal.ITIMER_REAL, delay)
             opt.update(params, grads)
             signal.setitimer(signal.ITIMER_REAL, 0)
         except KeyboardInterrupt:
