@@ -45,9 +45,10 @@ def constant(struct: str) -> str:
 
 def swapped_slot(struct: str) -> str:
     """The first two state arrays change places; a single one is not kept; where there is none nothing is changed."""
-    last = struct.rindex("operator()(")
-    head, parameters, body = struct[:last], *struct[last:].split("{", 1)
-    names = re.findall(r"T&? (\w+)(?=[,)])", parameters)[2:]
+    half = re.search(r"measure\([^)]*T& ", struct)  # of a rule in two halves, the one that writes the state
+    begin = half.start() if half else struct.rindex("operator()(")
+    head, parameters, body = struct[:begin], *struct[begin:].split("{", 1)
+    names = [name for name in re.findall(r"T&? (\w+)(?=[,)])", parameters) if name not in ("p", "g")]
     if len(names) == 1:
         parameters = parameters.replace(f"T& {names[0]}", f"T {names[0]}")
     elif names:

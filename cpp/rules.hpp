@@ -326,7 +326,7 @@ struct Adafactor {
   static constexpr int slots = 1;
   T decay, rate, share, eps, eps2, threshold, ratio;
   T measure(T, T g, T& u) const { return u = g; }
-  void operator()(T& p, T, T& u) const { p = decay * p - ratio * u; }
+  void operator()(T& p, T, T u) const { p = decay * p - ratio * u; }
 };
 
 }  // namespace
