@@ -14,23 +14,10 @@ using py::detail::npy_api;
 
 std::string type_name(py::handle value) { return Py_TYPE(value.ptr())->tp_name; }
 
-// The types compared on every call; leaked on purpose, as they must outlive the interpreter's last module.
-struct Types {
+// The types compared on every call; never let go of, as they must outlive the interpreter's last module.
+struct {
   PyObject *ndarray, *memmap, *float64, *float32;
-  Types() {
-    const py::module_ numpy = py::module_::import("numpy");
-    const auto type = [&numpy](const char* name) { return py::object(numpy.attr(name)).release().ptr(); };
-    ndarray = type("ndarray");
-    memmap = type("memmap");
-    float64 = type("float64");
-    float32 = type("float32");
-  }
-};
-
-const Types& types() {
-  static const Types* found = new Types;
-  return *found;
-}
+} types;
 
 [[noreturn]] void refuse_type(py::handle value, Role role, py::handle key) {
   std::string text = name_of(role, key) + ": expected a numpy.ndarray of float32 or float64, got " + type_name(value);
@@ -38,7 +25,7 @@ const Types& types() {
     text += "; a Python number must be a float: write " + py::repr(value).cast<std::string>() + ".0 or float(...)";
   else if (value.is_none())
     text += role == Role::parameter ? "; only a gradient may be None" : "";
-  else if (PyObject_IsInstance(value.ptr(), types().ndarray) == 1)
+  else if (PyObject_IsInstance(value.ptr(), types.ndarray) == 1)
     text += "; this subclass of ndarray may mean more than its numbers: pass numpy.asarray(...) of it";
   else if (PySequence_Check(value.ptr()))
     text += "; wrap it in numpy.array(..., dtype=numpy.float32)";
@@ -75,6 +62,12 @@ bool may_overlap_itself(const View& v) {
 
 }  // namespace
 
+void learn_types() {
+  const py::module_ numpy = py::module_::import("numpy");
+  const auto type = [&numpy](const char* name) { return py::object(numpy.attr(name)).release().ptr(); };
+  types = {type("ndarray"), type("memmap"), type("float64"), type("float32")};
+}
+
 size_t View::size() const {
   size_t n = 1;
   for (int i = 0; i < ndim; ++i) n *= static_cast<size_t>(shape[i]);
@@ -89,12 +82,12 @@ std::string name_of(Role role, py::handle key) {
 View look(py::handle value, Role role, py::handle key) {
   View view;
   PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(value.ptr()));
-  if (type != types().ndarray && type != types().memmap) {
+  if (type != types.ndarray && type != types.memmap) {
     if (type == reinterpret_cast<PyObject*>(&PyFloat_Type))
       view.kind = Kind::python_float;
-    else if (type == types().float64)
+    else if (type == types.float64)
       view.kind = Kind::numpy_float64;
-    else if (type == types().float32)
+    else if (type == types.float32)
       view.kind = Kind::numpy_float32;
     else
       refuse_type(value, role, key);
@@ -131,8 +124,8 @@ double float_value(py::handle value) { return PyFloat_AsDouble(value.ptr()); }
 
 py::object float_like(Kind kind, double value) {
   py::float_ number(value);
-  if (kind == Kind::numpy_float64) return py::handle(types().float64)(number);
-  if (kind == Kind::numpy_float32) return py::handle(types().float32)(number);
+  if (kind == Kind::numpy_float64) return py::handle(types.float64)(number);
+  if (kind == Kind::numpy_float32) return py::handle(types.float32)(number);
   return std::move(number);
 }
 

@@ -28,6 +28,9 @@ struct View {
 
 enum class Role { parameter, gradient, state };
 
+// To be called once, when the module is loaded: learns the types that NumPy's arrays and scalars have.
+void learn_types();
+
 // "params['W1']", for error messages.
 std::string name_of(Role role, py::handle key);
 

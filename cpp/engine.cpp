@@ -36,6 +36,8 @@ py::object checked(PyObject* result) {
   return py::reinterpret_steal<py::object>(result);
 }
 
+py::object interned(const char* name) { return checked(PyUnicode_InternFromString(name)); }
+
 // The work of a microsecond or two keeps the GIL; all other work lets go of it.
 template <class Work>
 void work_on(size_t traffic, Work work) {
@@ -47,26 +49,42 @@ void work_on(size_t traffic, Work work) {
 }  // namespace
 
 Engine::Engine(const std::string& rule, const py::tuple& slots, bool averaged)
-    : kernel_(find_kernel(rule)), slots_(slots), plan_(kernels(), kernel_, averaged) {
+    : kernel_(find_kernel(rule)),
+      slots_(slots),
+      last_nonfinite_(1),
+      lr_name_(interned("lr")),
+      lr_at_name_(interned("_lr_at")),
+      scalars_name_(interned("_scalars")),
+      plan_(kernels(), kernel_, averaged) {
+  last_nonfinite_[0] = py::none();
   const size_t wanted = static_cast<size_t>(kernel_.slots) + averaged;
   if (slots.size() != wanted)
     throw py::value_error(rule + " has " + std::to_string(wanted) + " state slots, got names for " +
                           std::to_string(slots.size()));
 }
 
-Engine::Turn::Turn(Engine& engine) : engine_(engine) {
-  if (engine.owner_ == std::this_thread::get_id())
-    throw std::runtime_error("update() was called from within an update() of the same optimizer");
-  if (!engine.mutex_.try_lock()) {
-    py::gil_scoped_release release;
-    engine.mutex_.lock();
+// Another thread is waited for without the GIL, which that one needs. In a forked child it does not exist.
+void Engine::enter(const char* purpose) {
+  if (!mutex_.try_lock()) {
+    if (forks_ != team::forks())
+      throw std::runtime_error(
+          "an update() of this optimizer was under way in another thread when this process was forked, and will not "
+          "end here; load a checkpoint, or make a new optimizer");
+    const py::gil_scoped_release release;
+    mutex_.lock();
   }
-  engine.owner_ = std::this_thread::get_id();
+  if (updating_) {
+    mutex_.unlock();
+    throw std::runtime_error(std::string(purpose) + " from within an update() of the same optimizer");
+  }
+  forks_.store(team::forks(), std::memory_order_relaxed);
 }
 
-Engine::Turn::~Turn() {
-  engine_.owner_ = std::thread::id{};
-  engine_.mutex_.unlock();
+void Engine::leave() { mutex_.unlock(); }
+
+py::object Engine::last_grad_norm() const {
+  const double norm = last_grad_norm_;
+  return norm < 0 ? py::none() : py::object(py::float_(norm));
 }
 
 std::vector<py::object> Engine::state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const {
@@ -92,16 +110,14 @@ void read_scalars(const Kernel& kernel, py::handle given, std::array<double, max
 
 }  // namespace
 
-// Through the C API and with names made once: this is a good part of what a small update costs.
+// Through the C API, and with names made beforehand: this is a good part of what a small update costs.
 void Engine::ask_scalars(const py::object& optimizer, std::array<double, max_scalars>& scalars) const {
-  static PyObject* const lr_name = PyUnicode_InternFromString("lr");
-  static PyObject* const lr_at_name = PyUnicode_InternFromString("_lr_at");
-  static PyObject* const scalars_name = PyUnicode_InternFromString("_scalars");
   const py::object t = checked(PyLong_FromLongLong(t_ + 1));
-  py::object lr = checked(PyObject_GetAttr(optimizer.ptr(), lr_name));
-  if (!PyFloat_CheckExact(lr.ptr())) lr = checked(PyObject_CallMethodOneArg(optimizer.ptr(), lr_at_name, t.ptr()));
+  py::object lr = checked(PyObject_GetAttr(optimizer.ptr(), lr_name_.ptr()));
+  if (!PyFloat_CheckExact(lr.ptr()))
+    lr = checked(PyObject_CallMethodOneArg(optimizer.ptr(), lr_at_name_.ptr(), t.ptr()));
   PyObject* const arguments[] = {optimizer.ptr(), lr.ptr(), t.ptr()};
-  read_scalars(kernel_, checked(PyObject_VectorcallMethod(scalars_name, arguments, 3, nullptr)), scalars);
+  read_scalars(kernel_, checked(PyObject_VectorcallMethod(scalars_name_.ptr(), arguments, 3, nullptr)), scalars);
 }
 
 // The optimizer answers with (clip_norm, on_nonfinite, average, flush, [(scalars, l2, clip_value, sign), ...]).
@@ -124,11 +140,11 @@ Engine::Caution Engine::ask_orders(const py::object& optimizer) {
 }
 
 void Engine::restore(int64_t t, int64_t skipped_before, const py::dict& state) {
-  const Turn turn(*this);
   plan_.forget();
-  state_ = state;
+  state_.attr("clear")();
+  state_.attr("update")(state);
   t_ = t;
-  skipped = skipped_before;
+  skipped_ = skipped_before;
 }
 
 void Engine::set_plain(bool plain) {
@@ -154,7 +170,7 @@ py::object Engine::make_plan(const py::object& optimizer, const py::object& para
 bool Engine::heed(const Caution& caution, int threads) {
   Plan::Survey found{};
   work_on(plan_.traffic(), [&] { found = plan_.survey(orders_, threads); });
-  last_grad_norm = py::float_(found.norm);
+  last_grad_norm_ = found.norm;
   if (caution.on_nonfinite != OnNonfinite::propagate && found.first_not_finite != Plan::none) {
     const py::object& key = entries_[found.first_not_finite].key;
     if (caution.on_nonfinite == OnNonfinite::raise) {
@@ -163,8 +179,8 @@ bool Engine::heed(const Caution& caution, int threads) {
           (name_of(Role::gradient, key) + " has an element that is NaN or infinite; nothing was updated").c_str());
       throw py::error_already_set();
     }
-    last_nonfinite = key;
-    ++skipped;
+    last_nonfinite_[0] = key;
+    ++skipped_;
     return false;
   }
   // A NaN norm makes every gradient NaN, as in PyTorch; what is added keeps a norm of zero from dividing.
@@ -191,7 +207,15 @@ void Engine::set_ratios(const py::object& optimizer, const std::vector<Plan::Nor
 template <class Lap>
 void Engine::step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale,
                   Lap lap) {
-  const Turn turn(*this);
+  enter("update() was called");
+  updating_ = true;
+  struct Turn {
+    Engine& engine;
+    ~Turn() {
+      engine.updating_ = false;
+      engine.leave();
+    }
+  } const turn{*this};
   Caution caution;
   if (plain_)
     ask_scalars(optimizer, orders_.groups[0].scalars);
@@ -235,7 +259,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
   }
   if (fresh.state) state_.attr("update")(std::exchange(fresh.state, {}));
   work_on(traffic, [&] { plan_.run(orders_, threads); });
-  ++t_;
+  t_.store(t_ + 1, std::memory_order_release);
   if (kernel_.measure_f32 && !kernel_.ratio) optimizer.attr("_commit")();
   if (timed) pace_.took(std::chrono::nanoseconds(Clock::now() - begin).count());
   lap("region and kernel");

@@ -5,7 +5,6 @@
 #include <map>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "plan.hpp"
@@ -33,33 +32,27 @@ class Engine {
   std::map<std::string, int64_t> profile(const py::object& optimizer, const py::object& params,
                                          const py::object& grads);
 
+  // One thread at a time is within: for an update, or to change what updates go by, which it may do in several steps.
+  // `purpose` is for the error where the optimizer's own update, through a function that it calls, would go in again.
+  void enter(const char* purpose);
+  void leave();
+
+  // What follows is only called from within, or before other threads know of the optimizer.
   // Goes on from a saved step: its count, how many were skipped, and the state by name and slot.
   void restore(int64_t t, int64_t skipped_before, const py::dict& state);
-
-  // To be called where what `_groups_of` says has changed.
-  void forget_plan() { plan_.forget(); }
-
-  int64_t t() const { return t_; }
-  py::dict state() const { return state_; }  // name -> {slot -> array}
-
+  void forget_plan() { plan_.forget(); }  // what `_groups_of` says has changed
   bool plain() const { return plain_; }
   void set_plain(bool plain);
 
-  int64_t skipped = 0;                     // updates that were not made, as a gradient was not finite
-  py::object last_nonfinite = py::none();  // the name of the first such gradient, the last time
-  py::object last_grad_norm = py::none();  // of the last update that needed it
-  enum class OnNonfinite { propagate, skip, raise };
+  // What follows may be asked by any thread at any time.
+  int64_t t() const { return t_; }
+  int64_t skipped() const { return skipped_; }  // updates that were not made, as a gradient was not finite
+  py::object last_nonfinite() const { return last_nonfinite_[0]; }  // the first such gradient's name, the last time
+  py::object last_grad_norm() const;                                // of the last update that needed it, or None
+  py::dict state() const { return state_.attr("copy")(); }          // name -> {slot -> array}
 
  private:
-  // One update at a time. Waiting for another thread's update is done without the GIL, which that one needs.
-  class Turn {
-   public:
-    explicit Turn(Engine& engine);
-    ~Turn();
-
-   private:
-    Engine& engine_;
-  };
+  enum class OnNonfinite { propagate, skip, raise };
 
   // What a step that is not plain does before its first write.
   struct Caution {
@@ -82,15 +75,19 @@ class Engine {
 
   const Kernel& kernel_;
   const py::tuple slots_;
-  int64_t t_ = 0;
+  std::atomic<int64_t> t_{0}, skipped_{0};
+  std::atomic<double> last_grad_norm_{-1};  // below 0: none
+  const py::list last_nonfinite_;           // of one, as a list is safe where threads run without a GIL
+  const py::dict state_;
+  const py::object lr_name_, lr_at_name_, scalars_name_;
   bool plain_ = true;  // neither options nor groups: nothing to ask for but scalars
-  py::dict state_;
   std::vector<Entry> entries_;
   Orders orders_;
   Plan plan_;
   team::Pace pace_;
-  std::mutex mutex_;
-  std::atomic<std::thread::id> owner_{};
+  std::recursive_mutex mutex_;
+  bool updating_ = false;
+  std::atomic<unsigned> forks_{0};  // as they were when the mutex was last taken
 };
 
 // One step of a rule on one array, with state and scalars of the caller's. `ratio` is asked as `_ratio` above is.

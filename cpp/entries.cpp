@@ -1,7 +1,10 @@
 // What may hold parameters: dicts and other mappings, lists and tuples.
 #include "entries.hpp"
 
+#include <pybind11/critical_section.h>
+
 #include <string>
+#include <utility>
 
 namespace schuss {
 namespace {
@@ -35,9 +38,8 @@ class Reader {
   template <class Visit>
   void each(Visit visit) const {
     if (PyDict_CheckExact(container_.ptr())) {
-      PyObject *key, *value;
-      for (Py_ssize_t at = 0; PyDict_Next(container_.ptr(), &at, &key, &value);)
-        visit(py::reinterpret_borrow<py::object>(key), py::reinterpret_borrow<py::object>(value));
+      py::object key, value;
+      for (Py_ssize_t at = 0; next(at, key, value);) visit(key, std::move(value));
     } else if (sequence()) {
       for (size_t i = 0; i < size(); ++i) visit(py::int_(i), container_[py::int_(i)]);
     } else {
@@ -49,15 +51,31 @@ class Reader {
   // A null object where there is none.
   py::object find(py::handle key) const {
     if (PyDict_CheckExact(container_.ptr())) {
+#if PY_VERSION_HEX >= 0x030D0000
+      PyObject* value = nullptr;
+      if (PyDict_GetItemRef(container_.ptr(), key.ptr(), &value) < 0) throw py::error_already_set();
+      return py::reinterpret_steal<py::object>(value);
+#else
       PyObject* const value = PyDict_GetItemWithError(container_.ptr(), key.ptr());
       if (!value && PyErr_Occurred()) throw py::error_already_set();
       return py::reinterpret_borrow<py::object>(value);
+#endif
     }
     if (!sequence() && !container_.contains(key)) return {};
     return container_[key];
   }
 
  private:
+  // PyDict_Next lends its objects, and another thread may take them out of the dict: they are held at once.
+  bool next(Py_ssize_t& at, py::object& key, py::object& value) const {
+    const py::scoped_critical_section locked(container_);
+    PyObject *lent_key, *lent_value;
+    if (!PyDict_Next(container_.ptr(), &at, &lent_key, &lent_value)) return false;
+    key = py::reinterpret_borrow<py::object>(lent_key);
+    value = py::reinterpret_borrow<py::object>(lent_value);
+    return true;
+  }
+
   const py::object& container_;
 };
 
@@ -103,7 +121,8 @@ void collect(const py::object& params, const py::object& grads, std::vector<Entr
       throw py::type_error(name_of(Role::parameter, entry.key) + " is a float in a " + type_name(params) +
                            ": it can neither change in place nor be replaced; use a list or a dict");
     // A mapping that makes a new array at each access would lose the update.
-    if (entry.p_view.kind == Kind::array && !plain && !parameters.find(entry.key).is(entry.p))
+    if (entry.p_view.kind == Kind::array && !plain && !PyList_CheckExact(params.ptr()) &&
+        !parameters.find(entry.key).is(entry.p))
       throw py::type_error(name_of(Role::parameter, entry.key) + ": " + type_name(params) +
                            " gives another array at each access, so an update would be lost; use a dict of the arrays");
     entries.push_back(std::move(entry));

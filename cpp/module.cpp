@@ -61,9 +61,11 @@ void bind_layers(py::module_& m) {
 
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "The compiled core of schuss.";
   m.attr("__version__") = SCHUSS_VERSION;
+
+  schuss::learn_types();
 
   isa::Choice choice;
   try {
@@ -101,9 +103,11 @@ PYBIND11_MODULE(_core, m) {
       .def("restore", &schuss::Engine::restore, py::arg("t"), py::arg("skipped"), py::arg("state"))
       .def("forget_plan", &schuss::Engine::forget_plan)
       .def_property("plain", &schuss::Engine::plain, &schuss::Engine::set_plain)
-      .def_readwrite("skipped", &schuss::Engine::skipped)
-      .def_readonly("last_nonfinite", &schuss::Engine::last_nonfinite)
-      .def_readonly("last_grad_norm", &schuss::Engine::last_grad_norm)
+      .def("__enter__", [](schuss::Engine& engine) { engine.enter("an option was set or the state saved"); })
+      .def("__exit__", [](schuss::Engine& engine, const py::args&) { engine.leave(); })
+      .def_property_readonly("skipped", &schuss::Engine::skipped)
+      .def_property_readonly("last_nonfinite", &schuss::Engine::last_nonfinite)
+      .def_property_readonly("last_grad_norm", &schuss::Engine::last_grad_norm)
       .def_property_readonly("t", &schuss::Engine::t)
       .def_property_readonly("state", &schuss::Engine::state);
 }

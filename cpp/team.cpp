@@ -26,9 +26,13 @@ constexpr unsigned first_interval = 16, last_interval = 1024;
 // After fork() the child has none of the parent's OpenMP threads, but libgomp still waits for them. So a
 // child of a process that has run a team stays serial. Only flags are touched here: it is a signal-safe place.
 std::atomic<bool> used{false}, orphaned{false};
+std::atomic<unsigned> forked{0};
 
-#if defined(_OPENMP) && !defined(_WIN32)
-void after_fork() { orphaned = used.load(); }
+#ifndef _WIN32
+void after_fork() {
+  orphaned = used.load();
+  ++forked;
+}
 const int registered = pthread_atfork(nullptr, nullptr, after_fork);
 #endif
 
@@ -53,6 +57,7 @@ void set_threads(int threads) {
 int threads() { return most; }
 void set_grain(size_t bytes) { fewest_bytes = bytes; }
 size_t grain() { return fewest_bytes; }
+unsigned forks() { return forked; }
 
 std::string openmp() {
 #ifndef _OPENMP

@@ -39,6 +39,9 @@ class Pace {
   unsigned calls_ = 0, probe_at_ = 0, probe_interval_ = 0;
 };
 
+// How many forks lie between this process and the one that loaded the library.
+unsigned forks();
+
 // body(rank, size) on `size` threads at most: the caller's thread alone where size is 1.
 using Body = void (*)(void* context, int rank, int size);
 void run(int size, Body body, void* context);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import os
@@ -207,6 +208,47 @@ def test_threads_on_one_optimizer_take_turns():
     assert_same_bits(params["p"], np.full(3000, -1600.0))
 
 
+def test_threads_that_make_the_first_step_share_one_state():
+    for _ in range(200):
+        params, grads, start = {"p": np.zeros(4)}, {"p": np.ones(4)}, threading.Barrier(4)
+        opt = schuss.SGD(lr=1.0)
+
+        def work(opt=opt, params=params, grads=grads, start=start):
+            start.wait()
+            opt.update(params, grads)
+
+        run_all([threading.Thread(target=work) for _ in range(4)])
+        assert (opt.t, params["p"].tolist()) == (4, [-4.0] * 4)
+
+
+def test_changes_by_another_thread_wait_for_the_update():
+    """Options and groups change, and copies and saved states are taken, between updates: never within one."""
+    params, grads = {"a": np.zeros(100_000), "b": np.zeros(100_000)}, {"a": np.ones(100_000), "b": np.ones(100_000)}
+    opt, stop, torn = schuss.Momentum(lr=1.0, momentum=0.0), threading.Event(), []
+    opt.update(params, grads)
+
+    def change():
+        for i in range(10**9):
+            if stop.is_set():
+                return
+            opt.maximize = i % 3 == 0
+            opt.groups = {"a": {"momentum": 0.0}} if i % 2 else {"a": {"lr": 1.0}, "b": {"lr": 1.0}}
+            # With these arguments the state is one of two numbers, everywhere.
+            for state in (opt.state_dict()["state"], copy.deepcopy(opt).state):
+                found = [slots["v"] for slots in state.values()]
+                torn.extend(v for v in found if abs(v[0]) != 1 or (v != v[0]).any())
+
+    worker = threading.Thread(target=change, daemon=True)
+    worker.start()
+    for _ in range(1000):
+        opt.update(params, grads)
+    stop.set()
+    worker.join(timeout=60)
+    assert not worker.is_alive(), "deadlock"
+    assert opt.t == 1001
+    assert torn == []
+
+
 def run_all(workers):
     for worker in workers:
         worker.daemon = True
@@ -224,6 +266,59 @@ def test_an_update_within_an_update_is_an_error():
     opt.lr = 1.0
     opt.update(params, {"p": np.ones(2)})
     assert params["p"].tolist() == [0, 0]
+
+
+def test_changes_from_within_an_update_are_an_error():
+    opt, params = schuss.SGD(), {"p": np.ones(2)}
+
+    def change(t):
+        opt.maximize = True
+        return 0.1
+
+    opt.lr = change
+    with pytest.raises(RuntimeError, match="from within an update"):
+        opt.update(params, {"p": np.ones(2)})
+    assert (opt.maximize, opt.t, params["p"].tolist()) == (False, 0, [1, 1])
+
+
+FORK_DURING_AN_UPDATE = """
+import os, threading
+import numpy as np, schuss
+params, grads = {"p": np.ones(20_000_000)}, {"p": np.ones(20_000_000)}
+opt = schuss.Adam()
+opt.update(params, grads)
+inside = threading.Event()
+def lr(t):
+    inside.set()
+    return 0.1
+opt.lr = lr
+thread = threading.Thread(target=opt.update, args=(params, grads))
+thread.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    try:
+        opt.update(params, grads)
+    except RuntimeError as error:
+        print(error, flush=True)
+    other = schuss.SGD(lr=1.0)
+    params = {"q": np.ones(3)}
+    other.update(params, params | {"q": np.ones(3)})
+    print(params["q"], flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+thread.join()
+print(opt.t)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_during_another_threads_update_does_not_hang_the_child():
+    command = [sys.executable, "-W", "ignore", "-c", FORK_DURING_AN_UPDATE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    first, *rest = done.stdout.splitlines()
+    assert "under way in another thread when this process was forked" in first
+    assert rest == ["[0. 0. 0.]", "2"]
 
 
 def step_once(queue):

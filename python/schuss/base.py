@@ -5,12 +5,14 @@ The rules themselves are in :mod:`schuss.optimizers`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from fnmatch import fnmatchcase
 from functools import wraps
 from inspect import Parameter, signature
 from math import isfinite
 from os import PathLike
+from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
 
@@ -107,13 +109,24 @@ SHARE = (0.0, 1.0, True)
 class _Engine:
     """Makes an optimizer's engine when it is first needed, as only then all arguments are known."""
 
+    def __init__(self) -> None:
+        self._renew_lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._making = Lock()
+
     def __get__(self, opt: Optimizer, owner: type[Optimizer]) -> _core.Engine:
-        engine = _core.Engine(*opt._structure())
-        engine.plain = opt._is_plain()
-        # Not through __dict__, which would make a dict of the attributes and each access to them slower.
-        object.__setattr__(opt, "_engine", engine)
-        object.__setattr__(opt, "_made", True)
-        return engine
+        with self._making:
+            if opt._made:  # by another thread, meanwhile
+                return opt._engine
+            engine = _core.Engine(*opt._structure())
+            engine.plain = opt._is_plain()
+            # Not through __dict__, which would make a dict of the attributes and each access to them slower.
+            object.__setattr__(opt, "_engine", engine)
+            object.__setattr__(opt, "_made", True)
+            return engine
 
 
 class Optimizer:
@@ -254,21 +267,31 @@ class Optimizer:
         return f"{cls.__name__} has no argument {name!r}; it takes {', '.join(cls._arguments)}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        made = self._made
-        before = self._structure() if made else None
-        old = getattr(self, name, None)
-        object.__setattr__(self, name, self._checked(name, value))
-        if made and self._structure() != before:
-            object.__setattr__(self, name, old)
-            raise ValueError(f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now")
+        value = self._checked(name, value)
+        if not self._made:
+            self._set(name, value)
+        elif name not in _OPTIONS:
+            self._set_keeping_structure(name, value)
+        else:
+            with self._engine:
+                self._set_keeping_structure(name, value)
+                self._engine.plain = self._is_plain()
+                if name == "groups":
+                    self._engine.forget_plan()
+
+    def _set(self, name: str, value: Any) -> None:
         if name == "groups":
-            members = [(pattern, given, self._member(pattern, given)) for pattern, given in self.groups.items()]
+            members = [(pattern, given, self._member(pattern, given)) for pattern, given in value.items()]
             object.__setattr__(self, "_members", tuple(members))
             object.__setattr__(self, "_patterns_known", False)
-            if made:
-                self._engine.forget_plan()
-        if made and name in _OPTIONS:
-            self._engine.plain = self._is_plain()
+        object.__setattr__(self, name, value)
+
+    def _set_keeping_structure(self, name: str, value: Any) -> None:
+        before, old = self._structure(), getattr(self, name, None)
+        self._set(name, value)
+        if self._structure() != before:
+            object.__setattr__(self, name, old)
+            raise ValueError(f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now")
 
     def _checked(self, name: str, value: Any) -> Any:
         """Return the value of an argument as it is kept, or say what is wrong with it."""
@@ -498,11 +521,14 @@ class Optimizer:
         save(self, path, params)
 
     def __reduce__(self) -> Any:
-        given = {name: getattr(self, name, None) for name in self._arguments}
-        given["groups"] = {pattern: dict(arguments) for pattern, arguments in self.groups.items()}
-        memory = [member._memory() for member in (self, *(member for _, _, member in self._members))]
-        state = {name: dict(slots) for name, slots in self.state.items()}
-        return _rebuilt, (type(self), given, memory, self.t, self.skipped, state)
+        with self._engine:
+            given = {name: getattr(self, name, None) for name in self._arguments}
+            given["groups"] = {pattern: dict(arguments) for pattern, arguments in self.groups.items()}
+            memory = [member._memory() for member in (self, *(member for _, _, member in self._members))]
+            return _rebuilt, (type(self), given, memory, self.t, self.skipped, self._copied_state())
+
+    def _copied_state(self) -> dict[Any, dict[str, NDArray[Any]]]:
+        return {name: {slot: copy_of(array) for slot, array in slots.items()} for name, slots in self.state.items()}
 
     def _memory(self) -> dict[str, Any]:
         """What a rule remembers of past steps beside arrays, as JSON has it."""
@@ -585,8 +611,7 @@ def _rebuilt(
     opt = cls(**{name: value for name, value in given.items() if value is not None})
     for member, remembered in zip((opt, *(member for _, _, member in opt._members)), memory, strict=True):
         member._remember(remembered)
-    copies = {name: {slot: copy_of(array) for slot, array in slots.items()} for name, slots in state.items()}
-    opt._engine.restore(t, skipped, copies)
+    opt._engine.restore(t, skipped, state)
     return opt
 
 

@@ -90,21 +90,24 @@ def _decode(value: Any) -> Any:
 
 def state_dict(opt: Optimizer) -> dict[str, Any]:
     """Return all there is to know of an optimizer; the state arrays are copies."""
-    return {
-        "format": FORMAT,
-        "class": type(opt).__name__,
-        "arguments": {name: _encode(getattr(opt, name)) for name in opt._arguments},
-        "t": opt.t,
-        "skipped": opt.skipped,
-        "memory": [member._memory() for member in (opt, *(member for _, _, member in opt._members))],
-        "state": {name: {slot: copy_of(a) for slot, a in slots.items()} for name, slots in opt.state.items()},
-    }
+    with opt._engine:
+        return {
+            "format": FORMAT,
+            "class": type(opt).__name__,
+            "arguments": {name: _encode(getattr(opt, name)) for name in opt._arguments},
+            "t": opt.t,
+            "skipped": opt.skipped,
+            "memory": [member._memory() for member in (opt, *(member for _, _, member in opt._members))],
+            "state": opt._copied_state(),
+        }
 
 
 def restore(opt: Optimizer, saved: Mapping[str, Any], lr: LearningRate | None = None) -> None:
     """Make of ``opt`` what was saved; where anything is wrong with that, say what, and change nothing."""
-    for name, value in vars(made_from(saved, type(opt), lr)).items():
-        object.__setattr__(opt, name, value)
+    made = made_from(saved, type(opt), lr)
+    with opt._engine:
+        for name, value in vars(made).items():
+            object.__setattr__(opt, name, value)
 
 
 def made_from(
