@@ -69,7 +69,7 @@ def assert_same_bits(actual, expected, where: str = "") -> None:
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.dtype == expected.dtype, where
     assert actual.shape == expected.shape, where
-    if actual.tobytes() == expected.tobytes():
+    if actual.reshape(-1).tobytes() == expected.reshape(-1).tobytes():  # older NumPy: of 32 axes at most
         return  # which is the rule, and quickly found
     nan = np.isnan(expected)
     np.testing.assert_array_equal(np.isnan(actual), nan, err_msg=f"NaN elsewhere: {where}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -246,6 +247,56 @@ def test_joblib_workers():
     schuss.SGD().update({"p": np.ones(300_000)}, {"p": np.ones(300_000)})
     found = joblib.Parallel(n_jobs=2, timeout=120)(joblib.delayed(work)(seed) for seed in range(4))
     assert found == [-300_000.0 * seed for seed in range(4)]
+
+
+class Batches:
+    """A data set whose worker takes steps of its own, as one that augments or denoises would."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        params = {"p": np.zeros(100_000)}
+        schuss.SGD(lr=1.0).update(params, {"p": np.full(100_000, -float(i))})
+        return params["p"][:3]
+
+
+def loaded_by_processes():
+    """What a DataLoader does: workers are forked anew for each pass, and their batches come through a queue."""
+    context = multiprocessing.get_context("fork")
+    orders, results = context.Queue(), context.Queue()
+
+    def work():
+        for i in iter(orders.get, None):
+            results.put((i, Batches()[i]))
+
+    workers = [context.Process(target=work, daemon=True) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for i in [*range(8), None, None]:
+        orders.put(i)
+    try:
+        for _ in range(8):
+            yield results.get(timeout=60)
+    finally:
+        for worker in workers:
+            worker.join(timeout=60)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("loader", ["processes", "torch"])
+def test_workers_that_load_data_between_updates(loader):
+    if loader == "torch":
+        torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra parity)")
+        batches = torch.utils.data.DataLoader(Batches(), num_workers=2, multiprocessing_context="fork", timeout=60)
+    schuss.set_num_threads(2, grain=1)
+    params, opt = {"p": np.zeros(200_000)}, schuss.SGD(lr=1.0)
+    for _ in range(3):
+        for i, batch in loaded_by_processes() if loader == "processes" else enumerate(batches):
+            assert (np.asarray(batch) == i).all()
+            opt.update(params, {"p": np.full(200_000, float(i))})
+    assert_same_bits(params["p"], np.full(200_000, -84.0))
 
 
 @LINUX
