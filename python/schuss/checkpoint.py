@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "Checkpoint", "load", "load_torch_state", "state_dict"]
 
 FORMAT = 1
-_KEY = "schuss"  # the entry of the file's metadata that is ours
+_KEY, _SUM_KEY = "schuss", "schuss.crc32"  # the entries of the file's metadata that are ours
 
 
 class Checkpoint(NamedTuple):
@@ -201,9 +202,15 @@ def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> No
             [_saved_name(name), _put(arrays, f"params/{i}", _checked_param(name, p))]
             for i, (name, p) in enumerate(pairs)
         ]
-    document = {**saved, "state": state, "params": listed, "list": not isinstance(params, Mapping)}
+    sums = {key: _sum_of(array) for key, array in arrays.items()}
+    document = {**saved, "state": state, "params": listed, "list": not isinstance(params, Mapping), "crc32": sums}
     text = json.dumps(document, allow_nan=False)
-    _write_whole(Path(path), lambda partial: safetensors.save_file(arrays, partial, {_KEY: text}))
+    metadata = {_KEY: text, _SUM_KEY: str(zlib.crc32(text.encode()))}
+    _write_whole(Path(path), lambda partial: safetensors.save_file(arrays, partial, metadata))
+
+
+def _sum_of(array: NDArray[Any]) -> int:
+    return zlib.crc32(array.data, zlib.crc32(f"{array.dtype}{array.shape}".encode()))
 
 
 def _kinds(value: Any) -> list[Any]:
@@ -286,8 +293,9 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
     Notes
     -----
-    Everything is checked before anything is made: the format and its version, the class, its arguments, the names,
-    shapes and dtypes of all arrays. No code in the file is run; arrays cannot point outside of it.
+    Everything is checked before anything is made: the checksums of all arrays and of what describes them, the format
+    and its version, the class, its arguments, the names, shapes and dtypes. No code in the file is run; arrays cannot
+    point outside of it.
     """
     safetensors = need("safetensors", "loading checkpoints", package="safetensors")
     try:
@@ -295,10 +303,15 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             metadata = file.metadata() or {}
             if _KEY not in metadata:
                 raise ValueError("it is a safetensors file, but not one of schuss")
+            if metadata.get(_SUM_KEY) != str(zlib.crc32(metadata[_KEY].encode())):
+                raise ValueError("its metadata has changed since it was written: the checksum differs")
             document = json.loads(metadata[_KEY])
             names = set(file.keys())
             state, params = _listed(document, names)
             arrays = {name: file.get_tensor(name) for name in names}
+            for name, array in arrays.items():
+                if _sum_of(array) != document["crc32"][name]:
+                    raise ValueError(f"its array {name!r} has changed since it was written: the checksum differs")
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
         raise ValueError(f"{os.fspath(path)} is not a whole checkpoint of schuss: {error}") from error
     try:
