@@ -10,6 +10,7 @@
 
 #include "entries.hpp"
 #include "isa.hpp"
+#include "without_gil.hpp"
 
 namespace schuss {
 
@@ -42,7 +43,7 @@ py::object interned(const char* name) { return checked(PyUnicode_InternFromStrin
 template <class Work>
 void work_on(size_t traffic, Work work) {
   if (traffic < worth_releasing_the_gil) return work();
-  const py::gil_scoped_release release;
+  const WithoutGil released;
   work();
 }
 
@@ -70,7 +71,7 @@ void Engine::enter(const char* purpose) {
       throw std::runtime_error(
           "an update() of this optimizer was under way in another thread when this process was forked, and will not "
           "end here; load a checkpoint, or make a new optimizer");
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     mutex_.lock();
   }
   if (updating_) {

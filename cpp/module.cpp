@@ -9,6 +9,7 @@
 #include "layers.hpp"
 #include "stream.hpp"
 #include "team.hpp"
+#include "without_gil.hpp"
 
 namespace py = pybind11;
 
@@ -23,7 +24,7 @@ void bind_stream(py::module_& m) {
     for (Array slot : slots) pointers.push_back(slot.mutable_data());
     T* const to = p.mutable_data();
     const auto n = static_cast<size_t>(p.size());
-    py::gil_scoped_release release;
+    const schuss::WithoutGil released;
     stream::run(n, to, g.data(), pointers.data(), static_cast<int>(pointers.size()), threads);
   };
   m.def("stream", call, py::arg("p").noconvert(), py::arg("g").noconvert(), py::arg("slots"), py::arg("threads"));

@@ -10,6 +10,7 @@ import pickle
 import random
 import signal
 import struct
+import threading
 import time
 import zlib
 
@@ -322,6 +323,34 @@ def test_a_missing_file_is_missing(tmp_path):
         schuss.load(tmp_path / "none")
     with pytest.raises(FileNotFoundError):
         schuss.SGD().save(tmp_path / "none" / "file")
+
+
+def test_a_file_saved_beside_another_threads_updates_is_of_one_step(tmp_path):
+    opt, params, stop = schuss.Momentum(lr=1.0), {"W": np.zeros(100_000)}, threading.Event()
+    ref, expected = schuss.reference.Momentum(lr=1.0), [(np.zeros(1), np.zeros(1))]
+    twin = {"W": np.zeros(1)}
+    opt.update(params, {"W": np.ones(100_000)})
+
+    def work():
+        while not stop.is_set():
+            opt.update(params, {"W": np.ones(100_000)})
+
+    other = threading.Thread(target=work, daemon=True)
+    other.start()
+    found = []
+    for _ in range(30):
+        opt.save(tmp_path / "file", params)
+        found.append(schuss.load(tmp_path / "file"))
+    stop.set()
+    other.join(timeout=60)
+    assert not other.is_alive()
+    for _ in range(found[-1].optimizer.t):
+        ref.update(twin, {"W": np.ones(1)})
+        expected.append((twin["W"].copy(), ref.state["W"]["v"].copy()))
+    for each in found:
+        p, v = expected[each.optimizer.t]
+        assert (each.params["W"] == p).all()
+        assert (each.optimizer.state["W"]["v"] == v).all()
 
 
 # Whole or not there.

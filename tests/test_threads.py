@@ -321,6 +321,26 @@ def test_a_fork_during_another_threads_update_does_not_hang_the_child():
     assert rest == ["[0. 0. 0.]", "2"]
 
 
+DAEMONS = """
+import threading, time
+import numpy as np, schuss
+def work():
+    params, grads, opt = {{"p": np.zeros({0})}}, {{"p": np.ones({0})}}, schuss.SGD()
+    while True:
+        opt.update(params, grads)
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.2)
+print("end")
+"""
+
+
+@pytest.mark.parametrize("size", [10, 20_000, 2_000_000])
+def test_daemon_threads_do_not_spoil_the_end_of_the_process(size):
+    done = subprocess.run([sys.executable, "-c", DAEMONS.format(size)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
 def step_once(queue):
     params = {"p": np.ones(200_000)}
     schuss.SGD(lr=1.0).update(params, {"p": np.full(200_000, 3.0)})

@@ -509,6 +509,8 @@ class Optimizer:
         path : path of the file
         params : mapping or list, as for :meth:`update`, optional
 
+        Another thread's update waits until the file is written.
+
         Raises
         ------
         ValueError

@@ -92,15 +92,18 @@ def _decode(value: Any) -> Any:
 def state_dict(opt: Optimizer) -> dict[str, Any]:
     """Return all there is to know of an optimizer; the state arrays are copies."""
     with opt._engine:
-        return {
-            "format": FORMAT,
-            "class": type(opt).__name__,
-            "arguments": {name: _encode(getattr(opt, name)) for name in opt._arguments},
-            "t": opt.t,
-            "skipped": opt.skipped,
-            "memory": [member._memory() for member in (opt, *(member for _, _, member in opt._members))],
-            "state": opt._copied_state(),
-        }
+        return {**_without_arrays(opt), "state": opt._copied_state()}
+
+
+def _without_arrays(opt: Optimizer) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "class": type(opt).__name__,
+        "arguments": {name: _encode(getattr(opt, name)) for name in opt._arguments},
+        "t": opt.t,
+        "skipped": opt.skipped,
+        "memory": [member._memory() for member in (opt, *(member for _, _, member in opt._members))],
+    }
 
 
 def restore(opt: Optimizer, saved: Mapping[str, Any], lr: LearningRate | None = None) -> None:
@@ -185,7 +188,12 @@ def _checked_state(opt: Optimizer, state: Any) -> dict[Any, dict[str, NDArray[An
 def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> None:
     """Write an optimizer, and its parameters if given, to a file: all of it, or what was there before stays."""
     safetensors = need("safetensors.numpy", "saving checkpoints", package="safetensors")
-    saved = state_dict(opt)
+    with opt._engine:  # until all is on the disk, as the arrays are written from where they lie
+        _save(safetensors, opt, Path(path), params)
+
+
+def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
+    saved = _without_arrays(opt)
     if any("function" in text for text in _kinds(saved["arguments"])):
         raise ValueError(
             "lr is a function, which a checkpoint cannot hold; use a schedule of schuss.schedules, or keep state_dict()"
@@ -193,7 +201,7 @@ def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> No
     arrays: dict[str, NDArray[Any]] = {}
     state = [
         [_saved_name(name), {slot: _put(arrays, f"state/{i}/{slot}", array) for slot, array in slots.items()}]
-        for i, (name, slots) in enumerate(saved.pop("state").items())
+        for i, (name, slots) in enumerate(opt.state.items())
     ]
     listed = None
     if params is not None:
@@ -206,7 +214,7 @@ def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> No
     document = {**saved, "state": state, "params": listed, "list": not isinstance(params, Mapping), "crc32": sums}
     text = json.dumps(document, allow_nan=False)
     metadata = {_KEY: text, _SUM_KEY: str(zlib.crc32(text.encode()))}
-    _write_whole(Path(path), lambda partial: safetensors.save_file(arrays, partial, metadata))
+    _write_whole(path, lambda partial: safetensors.save_file(arrays, partial, metadata))
 
 
 def _sum_of(array: NDArray[Any]) -> int:
