@@ -222,17 +222,10 @@ def test_data_that_cannot_be_fetched_is_one_line(capsys, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT as a POSIX terminal does")
 def test_ctrl_c_saves_what_was_done(digits, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "schuss",
-        "compare",
-        "mnist",
-        "--iterations",
-        "100000000",
-        "--hidden",
-        "4",
-    ]
+    # Where the tests run in the background of a shell, SIGINT is ignored, and children inherit that.
+    heed = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", heed + "from schuss.cli import main; sys.exit(main())"]
+    command += ["compare", "mnist", "--iterations", "100000000", "--hidden", "4"]
     command += ["--data-dir", str(digits), "--out", "out", "--optimizers", "Adam", "SGD"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stderr is not None

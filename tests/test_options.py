@@ -83,7 +83,11 @@ def test_the_norm_is_the_same_on_every_isa_and_number_of_threads():
     expected = reference.norm(*grads).hex()
     for isa in schuss.info()["isas_available"]:
         done = subprocess.run(
-            [sys.executable, "-c", NORM], env={**os.environ, "SCHUSS_ISA": isa}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", NORM],
+            env={**os.environ, "SCHUSS_ISA": isa},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert done.stdout.split() == [expected] * 4, isa
 

@@ -153,6 +153,7 @@ def test_small_work_starts_no_thread(grain, size, started):
     assert int(done.stdout) == started
 
 
+@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is no GIL here")
 def test_the_gil_is_released():
     """While one thread is inside of a long update, another one runs Python."""
     params, grads = {"p": np.ones(10_000_000)}, {"p": np.ones(10_000_000)}
