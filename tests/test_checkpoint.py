@@ -288,8 +288,42 @@ HOSTILE = {
     "no checksum of the metadata": lambda data: safetensors.save(
         {}, {"schuss": parts(data)[0]["__metadata__"]["schuss"]}
     ),
+    "a list or not": changed(lambda h, d: d.update(list=1)),
     "no state": changed(lambda h, d: d.pop("state")),
 }
+
+
+def test_parameters_of_another_dtype_are_refused(tmp_path):
+    array = np.ones(3, int)
+    document = {**checkpoint._without_arrays(schuss.SGD()), "state": [], "params": [["W", "params/0"]], "list": False}
+    text = json.dumps({**document, "crc32": {"params/0": checkpoint._sum_of(array)}})
+    (tmp_path / "file").write_bytes(safetensors.save({"params/0": array}, signed(text)))
+    with pytest.raises(ValueError, match=r"params\['W'\] is int64, not float32 or float64"):
+        schuss.load(tmp_path / "file")
+
+
+def test_numbers_of_numpy_in_groups_are_saved(tmp_path):
+    groups = {"a": {"lr": np.float32(0.5), "maximize": np.True_}, "b": {"lr": np.array(0.25)}}
+    schuss.SGD(groups=groups).save(tmp_path / "file")
+    again = schuss.load(tmp_path / "file").optimizer
+    assert again.groups == {"a": {"lr": 0.5, "maximize": True}, "b": {"lr": 0.25}}
+
+
+def test_rules_without_state_remember_their_names(tmp_path):
+    opt = schuss.SGD()
+    opt.update({"W": np.ones(3)}, {"W": np.ones(3)})
+    opt.save(tmp_path / "file")
+    assert schuss.load(tmp_path / "file").optimizer.state == {"W": {}}
+
+
+@pytest.mark.parametrize("sums", [[9, 0.0, 0.0, 0.0], [1, 0.0, 0.0], [1, "0", 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+def test_wrong_memories_of_past_steps_are_refused(sums):
+    opt = schuss.ScheduleFreeSGD()
+    opt.update({"W": np.ones(3)}, {"W": np.ones(3)})
+    with pytest.raises(ValueError, match="the sums of a schedule-free rule are"):
+        opt.load_state_dict({**opt.state_dict(), "memory": [{"sums": sums}]})
+    with pytest.raises(ValueError, match="SGD remembers nothing of past steps"):
+        schuss.SGD().load_state_dict({**schuss.SGD().state_dict(), "memory": [{"sums": sums}]})
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

@@ -285,6 +285,8 @@ def test_optimizers_with_arguments_and_a_schedule(capsys, digits):
         (["plot", "schedule", "Sawtooth(1)"], "no schedule is called 'Sawtooth'"),
         (["compare", "path", "--optimizers", "Muon"], r"params\['x'\]: Muon is for matrices"),
         (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
+        (["compare", "mnist", "--seed", "-1"], "expected a whole number from 0 on, got '-1'"),
+        (["compare", "mnist", "--seed", "one"], "expected a whole number from 0 on, got 'one'"),
     ],
 )
 def test_one_line_and_status_2(capsys, command, match):

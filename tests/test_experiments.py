@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from schuss import datasets, experiments, plots
+from schuss.schedules import Constant
 
 RNG = np.random.default_rng(0)
 DIGITS = (
@@ -196,6 +197,27 @@ def test_training_learns_and_keeps_the_best():
     wrong = {place for place, _, _ in training.misread}
     assert len(wrong) == 100 - np.trace(training.confusion)
     assert all(true != read and t[500 + place] == true for place, true, read in training.misread)
+
+
+def test_interrupted_training_keeps_the_best():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 784)).astype(np.float32)
+    data = (x[:500], x[:500, :10].argmax(axis=1)), (x[500:], x[500:, :10].argmax(axis=1))
+
+    def watch(training):
+        if len(training.losses) == 2:
+            raise KeyboardInterrupt
+
+    training = experiments.train(data, hidden=[8], epochs=9, watch=watch)
+    assert training.interrupted
+    assert len(training.losses) == len(training.accuracies) == 2
+    assert training.test_accuracy == pytest.approx(1 - len(training.misread) / 100)
+
+
+def test_a_schedule_of_all_multiplies_that_of_one():
+    (run,) = experiments.mnist(DIGITS, ["SGD(lr=Exponential(0.1, 0.5))"], schedule=Constant(0.5), **SMALL).runs
+    (same,) = experiments.mnist(DIGITS, ["SGD(lr=Exponential(0.05, 0.5))"], **SMALL).runs
+    assert run.losses == same.losses
 
 
 def test_full_mnist_is_read_well(shared_data):

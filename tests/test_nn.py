@@ -212,6 +212,11 @@ def test_the_layers_alone():
     def f(_):
         return nn.SoftmaxWithLoss().forward(nn.Relu().forward(nn.Affine(W, b).forward(x)), T)
 
+    again = nn.SoftmaxWithLoss()
+    again.forward(X, np.arange(len(X)) % X.shape[1])
+    once = again.backward().copy()
+    again.forward(X, np.arange(len(X)) % X.shape[1])
+    assert (again.backward(2.0) == 2 * once).all()
     x = X.copy()
     assert f(x) == loss
     for array, gradient in ((x, dx), (W, affine.dW), (b, affine.db)):

@@ -113,6 +113,9 @@ BAD = [
     ("Adam", {"beta1": 1}, r"beta1 must be in \[0, 1\), got 1"),
     ("Adam", {"beta2": -1}, r"beta2 must be in \[0, 1\), got -1"),
     ("Adam", {"eps_hat": float("nan")}, r"eps_hat .*got nan"),
+    ("ScheduleFreeSGD", {"warmup": -1}, "warmup must be a whole number of steps, got -1"),
+    ("ScheduleFreeAdamW", {"warmup": 1.5}, "warmup must be a whole number of steps, got 1.5"),
+    ("Muon", {"steps": 0}, "steps must be a whole number from 1 on, got 0"),
     (
         "Adam",
         {"eps": 1e-8, "eps_hat": 1e-7},

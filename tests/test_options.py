@@ -117,6 +117,27 @@ def test_a_gradient_that_is_not_finite_is_skipped(dtype, bad, place):
         assert opt.t == t + 1
 
 
+def test_the_reference_raises_too():
+    ref, params = reference.Momentum(on_nonfinite="raise"), {"p": np.ones(2)}
+    with pytest.raises(FloatingPointError, match="NaN or infinite"):
+        ref.update(params, {"p": np.array([np.nan, 1.0])})
+    assert (ref.t, ref.state, params["p"].tolist()) == (0, {}, [1, 1])
+    with pytest.raises(ValueError, match="NumPy has no mode"):
+        reference.SGD(flush_subnormals=True)
+
+
+def test_a_group_given_later_goes_on_from_the_steps_before():
+    params, ref_params = ({"a": np.ones(3), "b": np.ones(3)} for _ in range(2))
+    opt, ref = schuss.ScheduleFreeSGD(lr=0.5), schuss.ScheduleFreeSGD(lr=0.5)
+    for step in range(6):
+        if step == 3:
+            opt.groups = {"a": {}}
+        opt.update(params, {"a": np.full(3, step + 1.0), "b": np.ones(3)})
+        ref.update(ref_params, {"a": np.full(3, step + 1.0), "b": np.ones(3)})
+    assert_same_bits(params["a"], ref_params["a"])
+    assert_same_bits(params["b"], ref_params["b"])
+
+
 def test_a_skipped_first_update_keeps_no_copy_of_the_parameters():
     """State that starts as a copy is made when the first step is taken, not when one was refused."""
     params = {"p": np.ones(2)}

@@ -373,6 +373,8 @@ class Optimizer:
             raise type(error)(f"groups[{pattern!r}]: {error}") from None
         if (member._kernel(), member._slots()) != (self._kernel(), self._slots()):
             raise ValueError(f"groups[{pattern!r}]: all parameters must have the same state slots")
+        if self._made:
+            member._remember(self._memory(), self.t)
         return member
 
     @property
@@ -536,8 +538,8 @@ class Optimizer:
         """What a rule remembers of past steps beside arrays, as JSON has it."""
         return {}
 
-    def _remember(self, memory: Mapping[str, Any]) -> None:
-        """Take back what _memory() has returned, or raise ValueError."""
+    def _remember(self, memory: Mapping[str, Any], t: int) -> None:
+        """Take back what _memory() has returned after step t, or raise ValueError."""
         if memory != {}:
             raise ValueError(f"{type(self).__name__} remembers nothing of past steps, got {memory!r}")
 
@@ -612,7 +614,7 @@ def _rebuilt(
     """A copy of an optimizer, for pickle and copy."""
     opt = cls(**{name: value for name, value in given.items() if value is not None})
     for member, remembered in zip((opt, *(member for _, _, member in opt._members)), memory, strict=True):
-        member._remember(remembered)
+        member._remember(remembered, t)
     opt._engine.restore(t, skipped, state)
     return opt
 

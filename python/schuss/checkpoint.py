@@ -65,7 +65,7 @@ def _encode(value: Any) -> Any:
         return value
     if callable(value):
         return {"function": repr(value)}
-    raise ValueError(f"{value!r} cannot be saved")
+    return value.item() if isinstance(value, np.generic) else float(value)
 
 
 def _decode(value: Any) -> Any:
@@ -133,6 +133,9 @@ def made_from(
     cls = OPTIMIZERS[name]
     if not isinstance(saved["arguments"], Mapping) or set(saved["arguments"]) != set(cls._arguments):
         raise ValueError(f"the state's arguments are not those of {name}: {', '.join(cls._arguments)}")
+    for count in ("t", "skipped"):
+        if isinstance(saved[count], bool) or not isinstance(saved[count], int) or not 0 <= saved[count] < 2**62:
+            raise ValueError(f"the state's {count} must be a whole number, got {saved[count]!r}")
     given = {argument: value for argument, value in saved["arguments"].items() if argument != "lr" or lr is None}
     try:
         decoded: dict[str, Any] = {argument: _decode(value) for argument, value in given.items()}
@@ -140,12 +143,9 @@ def made_from(
             decoded["lr"] = lr
         opt: Optimizer = cls(**{argument: value for argument, value in decoded.items() if value is not None})
         for member, memory in zip((opt, *(m for _, _, m in opt._members)), saved["memory"], strict=True):
-            member._remember(memory)
+            member._remember(memory, saved["t"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"the state of {name} cannot be restored: {error}") from error
-    for count in ("t", "skipped"):
-        if isinstance(saved[count], bool) or not isinstance(saved[count], int) or not 0 <= saved[count] < 2**62:
-            raise ValueError(f"the state's {count} must be a whole number, got {saved[count]!r}")
     opt._engine.restore(saved["t"], saved["skipped"], _checked_state(opt, saved["state"]))
     return opt
 

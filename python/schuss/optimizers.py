@@ -1159,11 +1159,13 @@ class _ScheduleFree(Optimizer):
     def _memory(self) -> dict[str, Any]:
         return {"sums": list(self._sums)}
 
-    def _remember(self, memory: Mapping[str, Any]) -> None:
-        t, *sums = memory["sums"]
-        if not isinstance(t, int) or len(sums) != 3 or not all(isinstance(each, float) for each in sums):
+    def _remember(self, memory: Mapping[str, Any], t: int) -> None:
+        at, *sums = memory["sums"]
+        if not isinstance(at, int) or len(sums) != 3 or not all(isinstance(each, float) for each in sums):
             raise ValueError(f"the sums of a schedule-free rule are a step and three numbers, got {memory['sums']!r}")
-        object.__setattr__(self, "_sums", (t, *sums))
+        if at not in (t, t + 1):  # the latter where the next update was refused
+            raise ValueError(f"the sums of a schedule-free rule are those of step {at}, and {t} steps were made")
+        object.__setattr__(self, "_sums", (at, *sums))
 
     def _scalars_alone(self, lr: float, t: int) -> Scalars:
         if self._sums[0] not in (t - 1, t):
