@@ -155,6 +155,21 @@ def test_a_gradient_in_the_state_is_refused():
     assert_refused(opt, params, {"x": opt.state["x"]["m"]}, ValueError, text)
 
 
+@pytest.mark.parametrize(("thrown", "refused"), [(np.exceptions.TooHardError, ValueError), (MemoryError, MemoryError)])
+def test_what_numpy_cannot_decide_counts_as_overlap(monkeypatch, thrown, refused):
+    def shares_memory(a, b, max_work):
+        raise thrown
+
+    monkeypatch.setattr(np, "shares_memory", shares_memory)
+    base = np.zeros(20)
+    params, grads = {"a": base[::2], "b": base[1::2]}, {"a": np.ones(10), "b": np.ones(10)}
+    opt = schuss.SGD()
+    with pytest.raises(refused):
+        opt.update(params, grads)
+    assert opt.t == 0
+    assert not base.any()
+
+
 def test_views_that_only_interleave_are_accepted():
     matrix, expected = np.ones((6, 4)), np.ones((6, 4)) - 0.5 * np.arange(4)
     params = {j: matrix[:, j] for j in range(4)}
