@@ -439,11 +439,15 @@ class Optimizer:
             learning rate that is negative or not finite, and a group whose pattern matches no name.
         FloatingPointError
             With ``on_nonfinite="raise"``, if an element of a gradient is NaN or infinite.
+        RuntimeError
+            From within an update of the same optimizer, through a function that it calls; and in a forked process, if
+            another thread was within one at the fork.
 
         Notes
         -----
-        A refused update has changed nothing: no parameter, no state, not ``t``. An update by another
-        thread on the same optimizer is waited for. NaN and infinity do what they do in NumPy.
+        A refused update has changed nothing: no parameter, no state, not ``t``. An update by another thread on the same
+        optimizer is waited for, and so is its end where another thread sets an option or saves. NaN and infinity do
+        what they do in NumPy.
 
         Examples
         --------
