@@ -126,6 +126,24 @@ def test_the_reference_raises_too():
         reference.SGD(flush_subnormals=True)
 
 
+def test_a_refused_assignment_changes_nothing():
+    opt, params = schuss.SGD(lr=1.0, groups={"a": {"lr": 0.5}}), {"a": np.ones(2), "b": np.ones(2)}
+    for name, value in [
+        ("groups", {"b": {"nope": 1}}),
+        ("groups", {"b": {"lr": -1.0}}),
+        ("clip_norm", -1.0),
+        ("ema", 2.0),
+    ]:
+        for _ in range(2):  # before the first update, and after it
+            before = repr(opt)
+            with pytest.raises((TypeError, ValueError)):
+                setattr(opt, name, value)
+            assert repr(opt) == before
+            opt.update(params, {"a": np.zeros(2), "b": np.zeros(2)})
+    opt.update(params, {"a": np.ones(2), "b": np.ones(2)})
+    assert (params["a"].tolist(), params["b"].tolist()) == ([0.5, 0.5], [0, 0])
+
+
 def test_a_group_given_later_goes_on_from_the_steps_before():
     params, ref_params = ({"a": np.ones(3), "b": np.ones(3)} for _ in range(2))
     opt, ref = schuss.ScheduleFreeSGD(lr=0.5), schuss.ScheduleFreeSGD(lr=0.5)
