@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from fnmatch import fnmatchcase
 from functools import wraps
 from inspect import Parameter, signature
-from math import isfinite
 from os import PathLike
 from threading import Lock
 from types import MappingProxyType
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
+from .checks import POSITIVE, SHARE, flag, number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -77,33 +77,6 @@ _ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "clipvalue": ("clip_value",),
     "ema_momentum": ("ema",),
 }
-
-
-def number(name: str, value: Any, low: float, high: float, *, open_end: bool) -> float:
-    """Return a float within the range that the mathematics allows."""
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    found = float(value)
-    inside = low <= found < high if open_end else low <= found <= high
-    if not (inside and isfinite(found)):
-        if not isfinite(high):
-            wanted = f"finite and at least {low:g}"
-        else:
-            wanted = f"in [{low:g}, {high:g}{')' if open_end else ']'}"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    return found
-
-
-def flag(name: str, value: Any) -> bool:
-    """Return True or False, which it must be."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
-
-
-# Ranges of hyperparameters: lowest, highest, whether the highest is excluded.
-POSITIVE = (0.0, float("inf"), False)
-SHARE = (0.0, 1.0, True)
 
 
 class _Engine:
@@ -296,13 +269,13 @@ class Optimizer:
     def _checked(self, name: str, value: Any) -> Any:
         """Return the value of an argument as it is kept, or say what is wrong with it."""
         if name == "lr":
-            return value if callable(value) else number("lr", value, 0, float("inf"), open_end=False)
+            return value if callable(value) else number("lr", value, 0, float("inf"), False)
         ranges = {**self._common, **self._ranges}
         if name in ranges:
             if value is None and getattr(type(self), name, 0.0) is None:
                 return None
             low, high, open_end = ranges[name]
-            return number(name, value, low, high, open_end=open_end)
+            return number(name, value, low, high, open_end)
         if name in ("maximize", "flush_subnormals"):
             if name == "flush_subnormals" and value and not _core.can_flush:
                 raise ValueError("flush_subnormals=True cannot be had on this processor")
@@ -554,7 +527,7 @@ class Optimizer:
             return self.lr
         # Optax counts from 0.
         count = t - 1 if (getattr(self.lr, "__module__", None) or "").startswith("optax") else t
-        return number(f"lr({count})", self.lr(count), 0, float("inf"), open_end=False)
+        return number(f"lr({count})", self.lr(count), 0, float("inf"), False)
 
     def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
         """The members of the rule in cpp/rules.hpp at step t, in their order."""

@@ -27,7 +27,8 @@ from inspect import Parameter, Signature, signature
 from typing import Any
 
 from . import _core, optimizers
-from .base import Optimizer, number
+from .base import Optimizer
+from .checks import number
 
 __all__ = [
     "adadelta_",
@@ -62,7 +63,7 @@ def _optimizer(name: str, arguments: tuple[tuple[str, Any], ...]) -> Optimizer:
 def _step(cls: type[Optimizer], p: Any, g: Any, state: dict[str, Any], t: int, lr: float, arguments: Any) -> None:
     if isinstance(t, bool) or not hasattr(t, "__index__") or t.__index__() < 1:
         raise ValueError(f"t must be a whole number from 1 on, got {t!r}")
-    t, lr = t.__index__(), number("lr", lr, 0, float("inf"), open_end=False)
+    t, lr = t.__index__(), number("lr", lr, 0, float("inf"), False)
     opt = _optimizer(cls.__name__, tuple(arguments.items()))
     scalars = opt._scalars_alone(lr, t)
     slots = tuple(state[slot] for slot in opt._slots())

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import POSITIVE, SHARE, L2Options, LearningRate, Optimizer, Options, copy_of, flag, number
+from .base import L2Options, LearningRate, Optimizer, Options, copy_of
+from .checks import POSITIVE, SHARE, flag, number
 from .reference import orthogonalized
 
 if TYPE_CHECKING:
@@ -1520,7 +1521,7 @@ class Adafactor(Optimizer):
 
     def _checked(self, name: str, value: Any) -> Any:
         if name == "beta2_decay":
-            return number(name, value, -1, 0, open_end=False)
+            return number(name, value, -1, 0, False)
         return super()._checked(name, value)
 
     def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
