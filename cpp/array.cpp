@@ -19,12 +19,14 @@ struct {
   PyObject *ndarray, *memmap, *float64, *float32;
 } types;
 
-[[noreturn]] void refuse_type(py::handle value, Role role, py::handle key) {
-  std::string text = name_of(role, key) + ": expected a numpy.ndarray of float32 or float64, got " + type_name(value);
-  if (PyBool_Check(value.ptr()) || PyLong_Check(value.ptr()))
+[[noreturn]] void refuse_type(py::handle value, const Name& name) {
+  std::string text = name.text() + ": expected a numpy.ndarray of float32 or float64, got " + type_name(value);
+  if (name.role == Role::state)
+    text += "; state is kept from step to step, and a number cannot change in place";
+  else if (PyBool_Check(value.ptr()) || PyLong_Check(value.ptr()))
     text += "; a Python number must be a float: write " + py::repr(value).cast<std::string>() + ".0 or float(...)";
   else if (value.is_none())
-    text += role == Role::parameter ? "; only a gradient may be None" : "";
+    text += name.role == Role::parameter ? "; only a gradient may be None" : "";
   else if (PyObject_IsInstance(value.ptr(), types.ndarray) == 1)
     text += "; this subclass of ndarray may mean more than its numbers: pass numpy.asarray(...) of it";
   else if (PySequence_Check(value.ptr()))
@@ -32,10 +34,9 @@ struct {
   throw py::type_error(text);
 }
 
-[[noreturn]] void refuse_dtype(py::handle descr, Role role, py::handle key) {
+[[noreturn]] void refuse_dtype(py::handle descr, const Name& name) {
   const py::dtype dtype = py::reinterpret_borrow<py::dtype>(descr);
-  std::string text =
-      name_of(role, key) + ": expected dtype float32 or float64, got " + py::str(descr).cast<std::string>();
+  std::string text = name.text() + ": expected dtype float32 or float64, got " + py::str(descr).cast<std::string>();
   if (dtype.num() == npy_api::NPY_FLOAT_ || dtype.num() == npy_api::NPY_DOUBLE_)
     text += ", which is byte-swapped; convert it once with .astype(dtype.newbyteorder('='))";
   else
@@ -47,10 +48,9 @@ struct {
 // the shortest stride, all inner elements within one stride; only as_strided makes others.
 bool may_overlap_itself(const View& v) {
   std::vector<std::pair<py::ssize_t, py::ssize_t>> axes;  // |stride|, length
-  for (int i = 0; i < v.ndim; ++i) {
-    if (v.shape[i] == 0) return false;
-    if (v.shape[i] > 1) axes.emplace_back(std::abs(v.strides[i]), v.shape[i]);
-  }
+  if (v.layout.empty()) return false;
+  for (int i = 0; i < v.layout.ndim(); ++i)
+    if (v.layout.shape()[i] > 1) axes.emplace_back(std::abs(v.layout.strides()[i]), v.layout.shape()[i]);
   std::sort(axes.begin(), axes.end());
   py::ssize_t within = static_cast<py::ssize_t>(v.itemsize());
   for (const auto& [stride, length] : axes) {
@@ -68,29 +68,65 @@ void learn_types() {
   types = {type("ndarray"), type("memmap"), type("float64"), type("float32")};
 }
 
+Layout::Layout(int ndim, const py::ssize_t* shape, const py::ssize_t* strides) : ndim_(ndim) {
+  py::ssize_t* to = few_;
+  if (ndim > few) {
+    many_.resize(2 * static_cast<size_t>(ndim));
+    to = many_.data();
+  }
+  std::copy_n(shape, ndim, to);
+  std::copy_n(strides, ndim, to + ndim);
+}
+
+bool Layout::same(int ndim, const py::ssize_t* shape_, const py::ssize_t* strides_) const {
+  return ndim == ndim_ && std::equal(shape(), shape() + ndim, shape_) &&
+         std::equal(strides(), strides() + ndim, strides_);
+}
+
+bool Layout::same_shape(const Layout& other) const {
+  return ndim_ == other.ndim_ && std::equal(shape(), shape() + ndim_, other.shape());
+}
+
+bool Layout::empty() const { return std::find(shape(), shape() + ndim_, 0) != shape() + ndim_; }
+
 size_t View::size() const {
   size_t n = 1;
-  for (int i = 0; i < ndim; ++i) n *= static_cast<size_t>(shape[i]);
+  for (int i = 0; i < layout.ndim(); ++i) n *= static_cast<size_t>(layout.shape()[i]);
   return n;
 }
 
-std::string name_of(Role role, py::handle key) {
-  const char* owner = role == Role::parameter ? "params[" : role == Role::gradient ? "grads[" : "the state of params[";
-  return owner + py::repr(key).cast<std::string>() + "]";
+bool View::same_layout(const View& other) const {
+  return is_double == other.is_double && kind == other.kind &&
+         layout.same(other.layout.ndim(), other.layout.shape(), other.layout.strides());
 }
 
-View look(py::handle value, Role role, py::handle key) {
+bool View::still_writeable(py::handle array) const {
+  const auto* now = array_proxy(array.ptr());
+  return now->data == data && now->flags & npy_api::NPY_ARRAY_WRITEABLE_ &&
+         layout.same(now->nd, now->dimensions, now->strides);
+}
+
+std::string Name::text() const {
+  if (!key) return slot;
+  const std::string at = "[" + py::repr(key).cast<std::string>() + "]";
+  if (role == Role::state) return "the state '" + std::string(slot) + "' of params" + at;
+  return (role == Role::parameter ? "params" : "grads") + at;
+}
+
+View look(py::handle value, const Name& name) {
   View view;
   PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(value.ptr()));
   if (type != types.ndarray && type != types.memmap) {
-    if (type == reinterpret_cast<PyObject*>(&PyFloat_Type))
+    if (name.role == Role::state)
+      refuse_type(value, name);
+    else if (type == reinterpret_cast<PyObject*>(&PyFloat_Type))
       view.kind = Kind::python_float;
     else if (type == types.float64)
       view.kind = Kind::numpy_float64;
     else if (type == types.float32)
       view.kind = Kind::numpy_float32;
     else
-      refuse_type(value, role, key);
+      refuse_type(value, name);
     view.is_double = view.kind != Kind::numpy_float32;
     view.writeable = true;
     return view;
@@ -99,25 +135,52 @@ View look(py::handle value, Role role, py::handle key) {
   const auto* descr = array_descriptor_proxy(array->descr);
   const bool native = descr->byteorder == '=' || descr->byteorder == '|';
   if ((descr->type_num != npy_api::NPY_FLOAT_ && descr->type_num != npy_api::NPY_DOUBLE_) || !native)
-    refuse_dtype(array->descr, role, key);
+    refuse_dtype(array->descr, name);
   view.data = array->data;
-  view.ndim = array->nd;
   view.is_double = descr->type_num == npy_api::NPY_DOUBLE_;
   view.writeable = array->flags & npy_api::NPY_ARRAY_WRITEABLE_;
-  view.shape = array->dimensions;
-  view.strides = array->strides;
+  view.layout = Layout(array->nd, array->dimensions, array->strides);
   if (!(array->flags & npy_api::NPY_ARRAY_ALIGNED_))
-    throw py::value_error(name_of(role, key) + ": its data is not aligned to its " + dtype_text(view) +
+    throw py::value_error(name.text() + ": its data is not aligned to its " + dtype_text(view) +
                           " elements; use a copy of it");
-  if (role != Role::gradient) {
+  if (name.written()) {
     if (!view.writeable)
-      throw py::value_error(name_of(role, key) + ": is read-only, so it cannot be updated in place; use a copy of it");
+      throw py::value_error(name.text() + ": is read-only, so it cannot be updated in place; use a copy of it");
     const bool plain = array->flags & (py::array::c_style | py::array::f_style);
     if (!plain && may_overlap_itself(view))
-      throw py::value_error(name_of(role, key) + ": its elements overlap each other in memory (shape " +
-                            shape_text(view) + ", a stride shorter than what it steps over); use a copy of it");
+      throw py::value_error(name.text() + ": its elements overlap each other in memory (shape " + shape_text(view) +
+                            ", a stride shorter than what it steps over); use a copy of it");
   }
   return view;
+}
+
+View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape) {
+  View view = look(value, name);
+  if (view.kind != Kind::array) refuse_type(value, name);
+  const auto fits = [](py::ssize_t length, py::ssize_t any) { return any < 0 || length == any; };
+  const py::ssize_t* const found = view.layout.shape();
+  if (shape.size() != static_cast<size_t>(view.layout.ndim()) ||
+      !std::equal(shape.begin(), shape.end(), found, [&](auto any, auto length) { return fits(length, any); })) {
+    std::string text;
+    for (const py::ssize_t length : shape) text += (length < 0 ? "n" : std::to_string(length)) + ", ";
+    throw py::value_error(name.text() + ": expected shape (" + text.substr(0, text.size() - 2) + "), got " +
+                          shape_text(view));
+  }
+  if (!(array_proxy(value.ptr())->flags & py::array::c_style))
+    throw py::value_error(name.text() + ": expected a C-contiguous array; pass numpy.ascontiguousarray(...) of it");
+  return view;
+}
+
+View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape, bool is_double) {
+  const View view = look_contiguous(value, name, shape);
+  if (view.is_double != is_double)
+    throw py::type_error(name.text() + ": expected dtype " + (is_double ? "float64" : "float32") + ", got " +
+                         dtype_text(view));
+  return view;
+}
+
+void copy_into(py::handle to, py::handle from) {
+  if (npy_api::get().PyArray_CopyInto_(to.ptr(), from.ptr()) < 0) throw py::error_already_set();
 }
 
 double float_value(py::handle value) { return PyFloat_AsDouble(value.ptr()); }
@@ -131,17 +194,18 @@ py::object float_like(Kind kind, double value) {
 
 std::string shape_text(const View& view) {
   std::string text = "(";
-  for (int i = 0; i < view.ndim; ++i) text += (i ? ", " : "") + std::to_string(view.shape[i]);
-  return text + (view.ndim == 1 ? ",)" : ")");
+  const int ndim = view.layout.ndim();
+  for (int i = 0; i < ndim; ++i) text += (i ? ", " : "") + std::to_string(view.layout.shape()[i]);
+  return text + (ndim == 1 ? ",)" : ")");
 }
 
 const char* dtype_text(const View& view) { return view.is_double ? "float64" : "float32"; }
 
 Extent extent_of(const View& view) {
   Extent extent{view.data, view.data + view.itemsize()};
-  for (int i = 0; i < view.ndim; ++i) {
-    if (view.shape[i] == 0) return {view.data, view.data};
-    const py::ssize_t reach = (view.shape[i] - 1) * view.strides[i];
+  if (view.layout.empty()) return {view.data, view.data};
+  for (int i = 0; i < view.layout.ndim(); ++i) {
+    const py::ssize_t reach = (view.layout.shape()[i] - 1) * view.layout.strides()[i];
     (reach < 0 ? extent.low : extent.high) += reach;
   }
   return extent;

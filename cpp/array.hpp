@@ -12,37 +12,72 @@ namespace py = pybind11;
 // How a value came: a float cannot change in place, so its entry in the caller's mapping is rebound.
 enum class Kind : char { array, python_float, numpy_float64, numpy_float32 };
 
+// Shape and strides (in bytes), as they were when an array was looked at: NumPy frees its own when another thread
+// assigns to `shape`, so they are copied. Few axes take no memory of their own.
+class Layout {
+ public:
+  Layout() = default;
+  Layout(int ndim, const py::ssize_t* shape, const py::ssize_t* strides);
+  int ndim() const { return ndim_; }
+  const py::ssize_t* shape() const { return ndim_ <= few ? few_ : many_.data(); }
+  const py::ssize_t* strides() const { return shape() + ndim_; }
+  bool same(int ndim, const py::ssize_t* shape, const py::ssize_t* strides) const;
+  bool same_shape(const Layout& other) const;
+  bool empty() const;
+
+ private:
+  static constexpr int few = 4;
+  int ndim_ = 0;
+  py::ssize_t few_[2 * few];
+  std::vector<py::ssize_t> many_;
+};
+
 // What must be the same for an earlier check of an array to hold for it again.
 struct View {
   char* data = nullptr;
-  int ndim = 0;
   bool is_double = false;
   bool writeable = false;
   Kind kind = Kind::array;
-  const py::ssize_t* shape = nullptr;    // borrowed from the array
-  const py::ssize_t* strides = nullptr;  // in bytes
+  Layout layout;
 
   size_t itemsize() const { return is_double ? sizeof(double) : sizeof(float); }
   size_t size() const;
+  bool same_layout(const View& other) const;
+  // Whether an array that was looked at before, and could be written, still lies where it did, and still can be.
+  bool still_writeable(py::handle array) const;
 };
 
-enum class Role { parameter, gradient, state };
+enum class Role : char { parameter, gradient, state };
+
+// Whose array it is. It becomes text where there is an error to be told.
+struct Name {
+  Role role;
+  py::handle key;              // of the caller's mapping; none where a function is given arrays by themselves
+  const char* slot = nullptr;  // of the state; or, without a key, the argument
+
+  bool written() const { return role != Role::gradient; }
+  std::string text() const;  // "params['W1']", "grads['W1']", "the state 'm' of params['W1']", or "m"
+};
 
 // To be called once, when the module is loaded: learns the types that NumPy's arrays and scalars have.
 void learn_types();
 
-// "params['W1']", for error messages.
-std::string name_of(Role role, py::handle key);
-
 // The view of a value that is fit for its role; py::type_error or py::value_error otherwise.
-// A float has no memory of its own to show: its view's data is nullptr.
-View look(py::handle value, Role role, py::handle key);
+// A float has no memory of its own to show: its view's data is nullptr. State is never a float.
+View look(py::handle value, const Name& name);
+
+// The same for a function on plain memory: a contiguous array of these lengths, of which -1 is any.
+View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape);
+View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape, bool is_double);
 
 double float_value(py::handle value);
 py::object float_like(Kind kind, double value);
 
 std::string shape_text(const View& view);
 const char* dtype_text(const View& view);
+
+// Copies all of one array into another of the same shape. No Python code runs meanwhile.
+void copy_into(py::handle to, py::handle from);
 
 // Memory from the lowest to one past the highest byte of any element; empty for an empty array.
 struct Extent {

@@ -49,23 +49,37 @@ void work_on(size_t traffic, Work work) {
 
 }  // namespace
 
-Engine::Engine(const std::string& rule, const py::tuple& slots, bool averaged)
-    : kernel_(find_kernel(rule)),
-      slots_(slots),
-      last_nonfinite_(1),
+Engine::Engine()
+    : last_nonfinite_(1),
+      state_(1),
       lr_name_(interned("lr")),
       lr_at_name_(interned("_lr_at")),
-      scalars_name_(interned("_scalars")),
-      plan_(kernels(), kernel_, averaged) {
+      scalars_name_(interned("_scalars")) {
   last_nonfinite_[0] = py::none();
-  const size_t wanted = static_cast<size_t>(kernel_.slots) + averaged;
+  state_[0] = py::dict();
+}
+
+void Engine::learn(const Structure& structure, bool plain) {
+  const auto& [rule, slots, averaged] = structure;
+  const Kernel& kernel = find_kernel(rule);
+  const size_t wanted = static_cast<size_t>(kernel.slots) - kernel.workspace + averaged;
   if (slots.size() != wanted)
     throw py::value_error(rule + " has " + std::to_string(wanted) + " state slots, got names for " +
                           std::to_string(slots.size()));
+  kernel_ = &kernel;
+  slots_ = slots;
+  plan_.emplace(kernels(), kernel, averaged);
+  set_plain(plain);
+  made_ = true;
 }
 
 // Another thread is waited for without the GIL, which that one needs. In a forked child it does not exist.
 void Engine::enter(const char* purpose) {
+  const std::thread::id self = std::this_thread::get_id();
+  if (owner_ == self)
+    throw std::runtime_error(std::string(purpose) + " from within " +
+                             (updating_ ? "an update() of the same optimizer"
+                                        : "a change, a save or a copy of the same optimizer, by a signal handler"));
   if (!mutex_.try_lock()) {
     if (forks_ != team::forks())
       throw std::runtime_error(
@@ -74,26 +88,50 @@ void Engine::enter(const char* purpose) {
     const WithoutGil released;
     mutex_.lock();
   }
-  if (updating_) {
-    mutex_.unlock();
-    throw std::runtime_error(std::string(purpose) + " from within an update() of the same optimizer");
-  }
+  owner_ = self;
   forks_.store(team::forks(), std::memory_order_relaxed);
 }
 
-void Engine::leave() { mutex_.unlock(); }
+void Engine::leave() {
+  owner_ = std::thread::id();
+  mutex_.unlock();
+}
 
 py::object Engine::last_grad_norm() const {
   const double norm = last_grad_norm_;
   return norm < 0 ? py::none() : py::object(py::float_(norm));
 }
 
-std::vector<py::object> Engine::state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const {
-  if (!state_.contains(entry.key)) fresh[entry.key] = optimizer.attr("_new_state")(entry.key, entry.p);
-  const py::dict mine = state_.contains(entry.key) ? state_[entry.key] : fresh[entry.key];
-  std::vector<py::object> arrays;
-  for (const py::handle slot : slots_) arrays.push_back(mine[slot]);
-  return arrays;
+int Engine::visit_all(visitproc visit, void* arg) const {
+  Py_VISIT(slots_.ptr());
+  Py_VISIT(state_.ptr());
+  Py_VISIT(last_nonfinite_.ptr());
+  return plan_ ? plan_->visit_all(visit, arg) : 0;
+}
+
+void Engine::clear() {
+  forget_plan();
+  state_[0] = py::dict();
+  last_nonfinite_[0] = py::none();
+}
+
+State Engine::state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const {
+  const py::dict known = state_[0];
+  if (!known.contains(entry.key)) fresh[entry.key] = optimizer.attr("_new_state")(entry.key, entry.p);
+  const py::dict mine = known.contains(entry.key) ? known[entry.key] : fresh[entry.key];
+  State state;
+  const size_t own = static_cast<size_t>(kernel_->slots) - kernel_->workspace;
+  for (size_t i = 0; i <= slots_.size(); ++i) {
+    if (i == own && kernel_->workspace)
+      state.operands.push_back({"u", optimizer.attr("_workspace")(entry.key, entry.p)});
+    if (i == slots_.size()) break;
+    const py::object slot = slots_[i];
+    state.operands.push_back({PyUnicode_AsUTF8(slot.ptr()), mine[slot]});
+  }
+  for (const auto& [slot, array] : mine)
+    if (!slots_.contains(slot))
+      state.others.push_back({PyUnicode_AsUTF8(slot.ptr()), py::reinterpret_borrow<py::object>(array)});
+  return state;
 }
 
 namespace {
@@ -118,20 +156,20 @@ void Engine::ask_scalars(const py::object& optimizer, std::array<double, max_sca
   if (!PyFloat_CheckExact(lr.ptr()))
     lr = checked(PyObject_CallMethodOneArg(optimizer.ptr(), lr_at_name_.ptr(), t.ptr()));
   PyObject* const arguments[] = {optimizer.ptr(), lr.ptr(), t.ptr()};
-  read_scalars(kernel_, checked(PyObject_VectorcallMethod(scalars_name_.ptr(), arguments, 3, nullptr)), scalars);
+  read_scalars(*kernel_, checked(PyObject_VectorcallMethod(scalars_name_.ptr(), arguments, 3, nullptr)), scalars);
 }
 
 // The optimizer answers with (clip_norm, on_nonfinite, average, flush, [(scalars, l2, clip_value, sign), ...]).
 Engine::Caution Engine::ask_orders(const py::object& optimizer) {
   const py::tuple answer = optimizer.attr("_orders")(t_ + 1);
-  Caution caution{answer[0].cast<double>(), static_cast<OnNonfinite>(answer[1].cast<int>())};
+  const Caution caution{answer[0].cast<double>(), static_cast<OnNonfinite>(answer[1].cast<int>())};
   orders_.average = answer[2].cast<double>();
   orders_.groups.clear();
   orders_.flush = answer[3].cast<bool>();
   for (const py::handle each : answer[4]) {
     const py::tuple given = py::reinterpret_borrow<py::tuple>(each);
     Group group;
-    read_scalars(kernel_, given[0], group.scalars);
+    read_scalars(*kernel_, given[0], group.scalars);
     group.l2 = given[1].cast<double>();
     group.clip_value = given[2].cast<double>();
     group.sign = given[3].cast<double>();
@@ -140,12 +178,26 @@ Engine::Caution Engine::ask_orders(const py::object& optimizer) {
   return caution;
 }
 
-void Engine::restore(int64_t t, int64_t skipped_before, const py::dict& state) {
-  plan_.forget();
-  state_.attr("clear")();
-  state_.attr("update")(state);
+void Engine::restore(const py::object& optimizer, const py::dict& attributes, const Structure& structure, bool plain,
+                     int64_t t, int64_t skipped_before, const py::dict& state) {
+  py::list replaced;  // which may run code when it is let go of
+  for (const auto& [name, value] : attributes)
+    if (PyObject* const old = PyObject_GenericGetAttr(optimizer.ptr(), name.ptr()))
+      replaced.append(py::reinterpret_steal<py::object>(old));
+    else
+      PyErr_Clear();
+  replaced.append(state_[0]);
+  forget_plan();
+  learn(structure, plain);
+  for (const auto& [name, value] : attributes)
+    if (PyObject_GenericSetAttr(optimizer.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
+  state_[0] = state;
   t_ = t;
   skipped_ = skipped_before;
+}
+
+void Engine::forget_plan() {
+  if (plan_) plan_->forget();
 }
 
 void Engine::set_plain(bool plain) {
@@ -155,7 +207,7 @@ void Engine::set_plain(bool plain) {
 
 py::object Engine::make_plan(const py::object& optimizer, const py::object& params) {
   py::dict fresh;
-  std::vector<std::vector<py::object>> states;
+  std::vector<State> states;
   std::vector<size_t> groups;
   for (const Entry& entry : entries_) states.push_back(state_of(optimizer, entry, fresh));
   if (!plain_) {
@@ -163,47 +215,70 @@ py::object Engine::make_plan(const py::object& optimizer, const py::object& para
     for (const Entry& entry : entries_) names.append(entry.key);
     groups = optimizer.attr("_groups_of")(names, params).cast<std::vector<size_t>>();
   }
-  plan_.make(entries_, states, groups);
-  return fresh.empty() ? py::object() : std::move(fresh);
+  plan_->make(entries_, states, groups);
+  if (fresh.empty()) return {};
+  const py::object all = state_[0].attr("copy")();
+  all.attr("update")(fresh);
+  return all;
 }
 
-// Looks at all gradients before anything is written. False: this step is to be skipped.
-bool Engine::heed(const Caution& caution, int threads) {
-  Plan::Survey found{};
-  work_on(plan_.traffic(), [&] { found = plan_.survey(orders_, threads); });
-  last_grad_norm_ = found.norm;
+// What was found in the gradients, before anything is written. False: this step is to be skipped.
+bool Engine::heed(const Caution& caution, const Plan::Survey& found) {
   if (caution.on_nonfinite != OnNonfinite::propagate && found.first_not_finite != Plan::none) {
-    const py::object& key = entries_[found.first_not_finite].key;
+    const Entry& entry = entries_[found.first_not_finite];
     if (caution.on_nonfinite == OnNonfinite::raise) {
-      PyErr_SetString(
-          PyExc_FloatingPointError,
-          (name_of(Role::gradient, key) + " has an element that is NaN or infinite; nothing was updated").c_str());
+      const std::string text = entry.g_name().text() + " has an element that is NaN or infinite; nothing was updated";
+      PyErr_SetString(PyExc_FloatingPointError, text.c_str());
       throw py::error_already_set();
     }
-    last_nonfinite_[0] = key;
+    last_nonfinite_[0] = entry.key;
+    last_grad_norm_ = found.norm;
     ++skipped_;
     return false;
   }
   // A NaN norm makes every gradient NaN, as in PyTorch; what is added keeps a norm of zero from dividing.
-  const double shrink = caution.clip_norm > 0 ? caution.clip_norm / (found.norm + 1e-6) : 1;
+  const double shrink = caution.clip_norm >= 0 ? caution.clip_norm / (found.norm + 1e-6) : 1;
   orders_.shrink = shrink >= 1 ? 1 : shrink;
   return true;
 }
 
-void Engine::set_ratios(const py::object& optimizer, const std::vector<Plan::Norms>& norms, const py::object& fresh) {
-  for (size_t i = 0; i < norms.size(); ++i) {
-    const auto& scalars = orders_.groups[plan_.group_of(i)].scalars;
-    if (kernel_.ratio) {
-      plan_.set_ratio(i, kernel_.ratio(scalars.data(), norms[i].p, norms[i].u));
-      continue;
-    }
-    const py::object& key = entries_[i].key;
-    const py::object state = state_.contains(key) ? state_[key] : fresh[key];
-    py::tuple given(static_cast<size_t>(kernel_.scalars) - 1);
-    for (size_t k = 0; k < given.size(); ++k) given[k] = scalars[k];
-    plan_.set_ratio(i, optimizer.attr("_ratio")(key, state, norms[i].p, given).cast<double>());
+namespace {
+
+// What is copied when the step is taken: pairs of arrays (kept, new), of the same shape.
+void check_pending(const py::object& pending) {
+  const Name kept{Role::state, {}, "kept"}, fresh{Role::state, {}, "new"};
+  for (const py::handle pair : pending) {
+    const View to = look(pair[py::int_(0)], kept), from = look(pair[py::int_(1)], fresh);
+    if (to.is_double != from.is_double || !to.layout.same_shape(from.layout))
+      throw py::value_error("state of shape " + shape_text(to) + " cannot become one of shape " + shape_text(from));
   }
 }
+
+void copy_pending(const py::object& pending) {
+  if (!pending) return;
+  for (const py::handle pair : pending) copy_into(PyTuple_GetItem(pair.ptr(), 0), PyTuple_GetItem(pair.ptr(), 1));
+}
+
+// The step of a part of the parameters. ratio(i, p_norm) is asked of a rule whose second half needs Python: before
+// anything but its workspace is written.
+template <class Ratio>
+void advance(Plan& plan, Plan::Part part, const Kernel& kernel, const Orders& orders, int threads, size_t size,
+             Ratio ratio, const py::object& pending) {
+  const size_t traffic = plan.traffic();
+  if (kernel.measure_f32) {
+    std::vector<Plan::Norms> norms;
+    work_on(traffic, [&] { norms = plan.measure(part, orders, threads); });
+    for (size_t i = 0; i < size; ++i) {
+      if (!plan.is_in(part, i)) continue;
+      const double* const scalars = orders.groups[plan.group_of(i)].scalars.data();
+      plan.set_ratio(i, kernel.ratio ? kernel.ratio(scalars, norms[i].p, norms[i].u) : ratio(i, norms[i].p));
+    }
+  }
+  if (pending) check_pending(pending);
+  work_on(traffic, [&] { plan.run(part, orders, threads); });
+}
+
+}  // namespace
 
 template <class Lap>
 void Engine::step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale,
@@ -217,6 +292,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
       engine.leave();
     }
   } const turn{*this};
+  if (!made_) learn(optimizer.attr("_structure")().cast<Structure>(), optimizer.attr("_is_plain")().cast<bool>());
   Caution caution;
   if (plain_)
     ask_scalars(optimizer, orders_.groups[0].scalars);
@@ -243,32 +319,48 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     ~Fresh() {
       if (state) plan.forget();
     }
-  } fresh{plan_, {}};
-  if (!plan_.follow(entries_)) fresh.state = make_plan(optimizer, params);
-  plan_.load_floats(entries_);
+  } fresh{*plan_, {}};
+  if (!plan_->follow(entries_)) fresh.state = make_plan(optimizer, params);
+  if (plan_->has_cells()) plan_->load_floats(entries_);
   lap("plan");
 
-  const size_t traffic = plan_.traffic();
+  const size_t traffic = plan_->traffic();
   const int threads = pace_.size_for(traffic);
   const bool timed = traffic >= worth_releasing_the_gil;
   const auto begin = timed ? Clock::now() : Clock::time_point();
-  if (caution.survey() && !heed(caution, threads)) return;
-  if (kernel_.measure_f32) {
-    std::vector<Plan::Norms> norms;
-    work_on(traffic, [&] { norms = plan_.measure(orders_, threads); });
-    set_ratios(optimizer, norms, fresh.state);
+  plan_->provide(threads, caution.survey());
+  Plan::Survey found{-1, Plan::none};
+  if (caution.survey()) {
+    work_on(traffic, [&] { found = plan_->survey(orders_, threads); });
+    if (!heed(caution, found)) return;
   }
-  if (fresh.state) state_.attr("update")(std::exchange(fresh.state, {}));
-  work_on(traffic, [&] { plan_.run(orders_, threads); });
+  const py::object pending = kernel_->workspace ? py::list() : py::object();
+  const auto ratio = [&](size_t i, double p_norm) {
+    const std::array<double, max_scalars>& scalars = orders_.groups[plan_->group_of(i)].scalars;
+    py::tuple given(static_cast<size_t>(kernel_->scalars) - 1);
+    for (size_t k = 0; k < given.size(); ++k) given[k] = scalars[k];
+    const py::object& key = entries_[i].key;
+    const py::object state = fresh.state ? fresh.state : py::object(state_[0]);
+    return optimizer.attr("_ratio")(key, state[key], plan_->workspace(i), p_norm, given, pending).cast<double>();
+  };
+  Rebound rebound(params);
+  if (plan_->has_floats()) {
+    advance(*plan_, Plan::Part::floats, *kernel_, orders_, 1, entries_.size(), ratio, pending);
+    for (size_t i = 0; i < entries_.size(); ++i)
+      if (plan_->is_in(Plan::Part::floats, i))
+        rebound.set(entries_[i], float_like(entries_[i].p_view.kind, plan_->float_result(i)));
+  }
+  lap("floats");
+  advance(*plan_, Plan::Part::arrays, *kernel_, orders_, threads, entries_.size(), ratio, pending);
+  // From the first write on no Python code has run, which could raise, and none runs until all is done.
+  copy_pending(pending);
+  plan_->store_float_state();
+  if (fresh.state) state_[0] = std::exchange(fresh.state, {});
+  if (caution.survey()) last_grad_norm_ = found.norm;
   t_.store(t_ + 1, std::memory_order_release);
-  if (kernel_.measure_f32 && !kernel_.ratio) optimizer.attr("_commit")();
+  rebound.keep();
   if (timed) pace_.took(std::chrono::nanoseconds(Clock::now() - begin).count());
   lap("region and kernel");
-
-  for (size_t i = 0; i < entries_.size(); ++i)
-    if (entries_[i].p_view.kind != Kind::array)
-      rebind(params, entries_[i].key, float_like(entries_[i].p_view.kind, plan_.float_result(i)));
-  lap("floats");
 }
 
 void Engine::update(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale) {
@@ -276,31 +368,33 @@ void Engine::update(const py::object& optimizer, const py::object& params, const
 }
 
 void step_once(const std::string& rule, const py::tuple& scalars, const py::object& p, const py::object& g,
-               const py::tuple& slots, const py::object& ratio) {
+               const std::vector<std::pair<std::string, py::object>>& slots, const py::object& ratio,
+               const py::list& pending) {
   const Kernel& kernel = find_kernel(rule);
-  if (slots.size() != static_cast<size_t>(kernel.slots))
-    throw py::value_error(rule + " has " + std::to_string(kernel.slots) + " state arrays, got " +
+  const auto wanted = static_cast<size_t>(kernel.slots);
+  if (slots.size() < wanted)
+    throw py::value_error(rule + " has " + std::to_string(wanted) + " state arrays, got " +
                           std::to_string(slots.size()));
-  const py::str name("p");
-  std::vector<Entry> entries{{name, p, g, look(p, Role::parameter, name), look(g, Role::gradient, name)}};
-  if (entries[0].p_view.kind != Kind::array)
+  std::vector<Entry> entries{{py::object(), p, g, {}, {}}};
+  Entry& entry = entries[0];
+  entry.p_view = look(p, entry.p_name());
+  entry.g_view = look(g, entry.g_name());
+  if (entry.p_view.kind != Kind::array)
     throw py::type_error("p: a float cannot change in place; wrap it in numpy.array(...)");
   Orders orders;
-  std::array<double, max_scalars>& given = orders.groups[0].scalars;
-  read_scalars(kernel, scalars, given);
+  read_scalars(kernel, scalars, orders.groups[0].scalars);
   Plan plan(kernels(), kernel, false);
-  std::vector<py::object> state;
-  for (const py::handle slot : slots) state.push_back(py::reinterpret_borrow<py::object>(slot));
+  State state;
+  for (const auto& [name, array] : slots)
+    (state.operands.size() < wanted ? state.operands : state.others).push_back({name.c_str(), array});
   plan.make(entries, {state}, {});
   plan.load_floats(entries);
-  const size_t traffic = plan.traffic();
-  const int threads = team::Pace{}.size_for(traffic);
-  if (kernel.measure_f32) {
-    Plan::Norms norms{};
-    work_on(traffic, [&] { norms = plan.measure(orders, threads)[0]; });
-    plan.set_ratio(0, kernel.ratio ? kernel.ratio(given.data(), norms.p, norms.u) : ratio(norms.p).cast<double>());
-  }
-  work_on(traffic, [&] { plan.run(orders, threads); });
+  const int threads = team::Pace{}.size_for(plan.traffic());
+  plan.provide(threads, false);
+  advance(
+      plan, Plan::Part::arrays, kernel, orders, threads, 1,
+      [&](size_t, double p_norm) { return ratio(p_norm).cast<double>(); }, pending);
+  copy_pending(pending);
 }
 
 std::map<std::string, int64_t> Engine::profile(const py::object& optimizer, const py::object& params,

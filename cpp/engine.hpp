@@ -4,7 +4,11 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "plan.hpp"
@@ -14,18 +18,21 @@ namespace schuss {
 
 class Engine {
  public:
-  // slots: the names of the rule's state arrays, in the order in which the rule takes them; one more if `averaged`.
-  Engine(const std::string& rule, const py::tuple& slots, bool averaged);
+  Engine();
 
-  // One step. All checks and all allocation come before the first write. The optimizer is
-  // asked:
+  // One step. All checks and all allocation come before the first write, and so does every call of Python code. The
+  // optimizer is asked:
+  //   _structure(), _is_plain()
+  //                        which state it keeps and what its updates need (see below), if this is the first one
   //   _scalars(lr, t)      the scalars of step t, with its `lr` or `_lr_at(t)`, where it is plain; elsewhere:
   //   _orders(t)           what else to do, and the scalars of each group
   //   _groups_of(names, params)
   //                        the number of each parameter's group
   //   _new_state(name, p)  the state of a parameter that it has not met
-  //   _ratio(name, slots, p_norm, scalars), _commit()
-  //                        the ratio of a rule whose second half needs Python, then that it was taken
+  //   _workspace(name, p)  the array through which the two halves of a rule meet
+  //   _ratio(name, state, u, p_norm, scalars, pending)
+  //                        the ratio of a rule whose second half needs Python; `pending` is a list of pairs of arrays
+  //                        (kept, new) to which it adds: the new one is copied into the kept one when the step is taken
   void update(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale);
 
   // The same, and how many nanoseconds each part of it took: for the benchmark.
@@ -33,65 +40,83 @@ class Engine {
                                          const py::object& grads);
 
   // One thread at a time is within: for an update, or to change what updates go by, which it may do in several steps.
-  // `purpose` is for the error where the optimizer's own update, through a function that it calls, would go in again.
+  // A thread that is within cannot go in again, through a function that an update calls or in a signal handler; the
+  // error then begins with `purpose`.
   void enter(const char* purpose);
   void leave();
 
   // What follows is only called from within, or before other threads know of the optimizer.
-  // Goes on from a saved step: its count, how many were skipped, and the state by name and slot.
-  void restore(int64_t t, int64_t skipped_before, const py::dict& state);
-  void forget_plan() { plan_.forget(); }  // what `_groups_of` says has changed
-  bool plain() const { return plain_; }
+
+  // Which state is kept, known from the first update on: the kernel's name, the slots in the order in which it takes
+  // them, and whether the last of them is the average of the parameters.
+  using Structure = std::tuple<std::string, py::tuple, bool>;
+
+  // Goes on from a saved step: sets the optimizer's attributes, and with them what belongs to them here. No Python code
+  // runs meanwhile.
+  void restore(const py::object& optimizer, const py::dict& attributes, const Structure& structure, bool plain,
+               int64_t t, int64_t skipped_before, const py::dict& state);
+  void forget_plan();                    // what `_groups_of` says has changed
+  bool plain() const { return plain_; }  // neither options nor groups: an update asks for nothing but scalars
   void set_plain(bool plain);
 
   // What follows may be asked by any thread at any time.
+  bool made() const { return made_; }
   int64_t t() const { return t_; }
   int64_t skipped() const { return skipped_; }  // updates that were not made, as a gradient was not finite
   py::object last_nonfinite() const { return last_nonfinite_[0]; }  // the first such gradient's name, the last time
   py::object last_grad_norm() const;                                // of the last update that needed it, or None
-  py::dict state() const { return state_.attr("copy")(); }          // name -> {slot -> array}
+  py::dict state() const { return py::object(state_[0]).attr("copy")(); }  // name -> {slot -> array}
+
+  // For the garbage collector, as a name or the averages may lead back to the optimizer.
+  int visit_all(visitproc visit, void* arg) const;
+  void clear();
 
  private:
   enum class OnNonfinite { propagate, skip, raise };
 
   // What a step that is not plain does before its first write.
   struct Caution {
-    double clip_norm = 0;  // 0: none
+    double clip_norm = -1;  // below 0: none
     OnNonfinite on_nonfinite = OnNonfinite::propagate;
-    bool survey() const { return clip_norm > 0 || on_nonfinite != OnNonfinite::propagate; }
+    bool survey() const { return clip_norm >= 0 || on_nonfinite != OnNonfinite::propagate; }
   };
 
   // lap(name) is called at the end of each part.
   template <class Lap>
   void step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale, Lap lap);
 
+  void learn(const Structure& structure, bool plain);
   void ask_scalars(const py::object& optimizer, std::array<double, max_scalars>& scalars) const;
   Caution ask_orders(const py::object& optimizer);
-  std::vector<py::object> state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const;
-  // The state that it has made, by name; no object where there was none to be made.
+  State state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const;
+  // The state of all parameters with that which it has made; no object where there was none to be made.
   py::object make_plan(const py::object& optimizer, const py::object& params);
-  bool heed(const Caution& caution, int threads);
-  void set_ratios(const py::object& optimizer, const std::vector<Plan::Norms>& norms, const py::object& fresh);
+  bool heed(const Caution& caution, const Plan::Survey& found);
 
-  const Kernel& kernel_;
-  const py::tuple slots_;
+  const Kernel* kernel_ = nullptr;
+  py::tuple slots_;
+  std::optional<Plan> plan_;
+  bool plain_ = true;
+  std::atomic<bool> made_{false};
   std::atomic<int64_t> t_{0}, skipped_{0};
   std::atomic<double> last_grad_norm_{-1};  // below 0: none
-  const py::list last_nonfinite_;           // of one, as a list is safe where threads run without a GIL
-  const py::dict state_;
+  // Of one element each, as a list is safe where threads run without a GIL.
+  const py::list last_nonfinite_, state_;
   const py::object lr_name_, lr_at_name_, scalars_name_;
-  bool plain_ = true;  // neither options nor groups: nothing to ask for but scalars
   std::vector<Entry> entries_;
   Orders orders_;
-  Plan plan_;
   team::Pace pace_;
-  std::recursive_mutex mutex_;
+  std::mutex mutex_;
+  std::atomic<std::thread::id> owner_{};  // who is within
   bool updating_ = false;
   std::atomic<unsigned> forks_{0};  // as they were when the mutex was last taken
 };
 
-// One step of a rule on one array, with state and scalars of the caller's. `ratio` is asked as `_ratio` above is.
+// One step of a rule on one array, with state and scalars of the caller's; state is given as (name, array), first what
+// the kernel takes. `ratio` is asked as `_ratio` above is, with the norm of p, where the rule needs it; `pending` is
+// the list of what is copied when the step is taken.
 void step_once(const std::string& rule, const py::tuple& scalars, const py::object& p, const py::object& g,
-               const py::tuple& slots, const py::object& ratio);
+               const std::vector<std::pair<std::string, py::object>>& slots, const py::object& ratio,
+               const py::list& pending);
 
 }  // namespace schuss

@@ -115,23 +115,31 @@ void collect(const py::object& params, const py::object& grads, std::vector<Entr
       ++skipped;
       return;
     }
-    entry.p_view = look(entry.p, Role::parameter, entry.key);
-    entry.g_view = look(entry.g, Role::gradient, entry.key);
+    entry.p_view = look(entry.p, entry.p_name());
+    entry.g_view = look(entry.g, entry.g_name());
     if (entry.p_view.kind != Kind::array && !plain && !py::hasattr(params, "__setitem__"))
-      throw py::type_error(name_of(Role::parameter, entry.key) + " is a float in a " + type_name(params) +
+      throw py::type_error(entry.p_name().text() + " is a float in a " + type_name(params) +
                            ": it can neither change in place nor be replaced; use a list or a dict");
     // A mapping that makes a new array at each access would lose the update.
     if (entry.p_view.kind == Kind::array && !plain && !PyList_CheckExact(params.ptr()) &&
         !parameters.find(entry.key).is(entry.p))
-      throw py::type_error(name_of(Role::parameter, entry.key) + ": " + type_name(params) +
+      throw py::type_error(entry.p_name().text() + ": " + type_name(params) +
                            " gives another array at each access, so an update would be lost; use a dict of the arrays");
     entries.push_back(std::move(entry));
   });
   if (gradients.size() != entries.size() + skipped) refuse_different_names(parameters, gradients);
 }
 
-void rebind(const py::object& params, const py::object& key, const py::object& value) {
-  if (PyObject_SetItem(params.ptr(), key.ptr(), value.ptr()) != 0) throw py::error_already_set();
+void Rebound::set(const Entry& entry, const py::object& value) {
+  old_.emplace_back(entry.key, entry.p);  // first, as what is replaced in part is to come back, too
+  if (PyObject_SetItem(params_.ptr(), entry.key.ptr(), value.ptr()) != 0) throw py::error_already_set();
+}
+
+Rebound::~Rebound() {
+  if (old_.empty()) return;
+  const py::error_scope pending;  // what is being told to the caller
+  for (const auto& [key, value] : old_)
+    if (PyObject_SetItem(params_.ptr(), key.ptr(), value.ptr()) != 0) PyErr_WriteUnraisable(params_.ptr());
 }
 
 }  // namespace schuss

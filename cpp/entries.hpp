@@ -1,15 +1,29 @@
 // Reading the caller's mappings or lists: names paired with parameters and gradients.
 #pragma once
+#include <utility>
 #include <vector>
 
-#include "plan.hpp"
+#include "checks.hpp"
 
 namespace schuss {
 
 // Pairs each parameter with its gradient, both looked at, in `entries`; leaves out those whose gradient is None.
 void collect(const py::object& params, const py::object& grads, std::vector<Entry>& entries);
 
-// Puts the new value of a float where the old one was.
-void rebind(const py::object& params, const py::object& key, const py::object& value);
+// The new values of floats, which are put where the old ones were. Unless they are kept the old ones come back: where
+// the caller's mapping refuses one of them, or the step ends in an error.
+class Rebound {
+ public:
+  explicit Rebound(const py::object& params) : params_(params) {}
+  ~Rebound();
+  Rebound(const Rebound&) = delete;
+  Rebound& operator=(const Rebound&) = delete;
+  void set(const Entry& entry, const py::object& value);
+  void keep() { old_.clear(); }
+
+ private:
+  const py::object& params_;
+  std::vector<std::pair<py::object, py::object>> old_;  // key, value
+};
 
 }  // namespace schuss

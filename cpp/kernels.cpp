@@ -11,16 +11,17 @@ template <template <class> class Rule>
 constexpr Kernel kernel(const char* name) {
   constexpr int scalars = sizeof(Rule<float>) / sizeof(float);
   static_assert(Rule<float>::slots <= max_slots && scalars <= max_scalars);
-  return {name,    scalars, Rule<float>::slots, sweep<Rule<float>, float>, sweep<Rule<double>, double>, nullptr,
-          nullptr, nullptr};
+  return {name,  scalars, Rule<float>::slots, sweep<Rule<float>, float>, sweep<Rule<double>, double>, nullptr, nullptr,
+          false, nullptr};
 }
 
-// A rule in two halves; `ratio` is nullptr where the optimizer's Python class gives the ratio.
+// A rule in two halves; `ratio` is nullptr where the optimizer's Python class gives the ratio, from a workspace.
 template <template <class> class Rule>
 constexpr Kernel halves(const char* name, double (*ratio)(const double*, double, double)) {
   Kernel k = kernel<Rule>(name);
   k.measure_f32 = measure<Rule<float>, float>;
   k.measure_f64 = measure<Rule<double>, double>;
+  k.workspace = ratio == nullptr;
   k.ratio = ratio;
   return k;
 }
@@ -49,7 +50,7 @@ constexpr Kernel rules[] = {
     halves<LARS>("LARS", LARS<double>::ratio_of),
     halves<Muon>("Muon", nullptr),
     halves<Adafactor>("Adafactor", nullptr),
-    {nullptr, 0, 0, nullptr, nullptr, nullptr, nullptr, nullptr},
+    {nullptr, 0, 0, nullptr, nullptr, nullptr, nullptr, false, nullptr},
 };
 
 constexpr Kernels kernels = {rules, queries<float>, queries<double>};

@@ -30,6 +30,7 @@ struct Kernel {
   int slots;         // how many state arrays the rule keeps, max_slots at most
   Sweep f32, f64;
   Measure measure_f32, measure_f64;  // nullptr where a step has no halves
+  bool workspace;                    // the last of the slots is no state, but what the first half hands to Python
   // The last scalar of a rule with halves, from the others and the norms of p and u; nullptr where Python gives it.
   double (*ratio)(const double* scalars, double p_norm, double u_norm);
 };

@@ -1,8 +1,9 @@
-// The Python module schuss._core: bindings and nothing else.
+// The Python module schuss._core: bindings, and the checks of the arrays that they hand on.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "array.hpp"
 #include "engine.hpp"
 #include "flush.hpp"
 #include "isa.hpp"
@@ -15,49 +16,113 @@ namespace py = pybind11;
 
 namespace {
 
-// Binds stream::run for one dtype; the benchmark hands it contiguous arrays of one size.
+using schuss::look_contiguous;
+
+schuss::Name input(const char* name) { return {schuss::Role::gradient, {}, name}; }
+schuss::Name output(const char* name) { return {schuss::Role::state, {}, name}; }
+
 template <class T>
-void bind_stream(py::module_& m) {
-  using Array = py::array_t<T, py::array::c_style>;
-  const auto call = [](Array p, Array g, const std::vector<Array>& slots, int threads) {
-    std::vector<T*> pointers;
-    for (Array slot : slots) pointers.push_back(slot.mutable_data());
-    T* const to = p.mutable_data();
-    const auto n = static_cast<size_t>(p.size());
-    const schuss::WithoutGil released;
-    stream::run(n, to, g.data(), pointers.data(), static_cast<int>(pointers.size()), threads);
-  };
-  m.def("stream", call, py::arg("p").noconvert(), py::arg("g").noconvert(), py::arg("slots"), py::arg("threads"));
+T* data(const schuss::View& view) {
+  return reinterpret_cast<T*>(view.data);
 }
 
-// Binds the passes of a network for one dtype. Its arrays are the network's own: contiguous, and checked in nn.py.
-template <class T>
-void bind_layers(py::module_& m) {
-  using Array = py::array_t<T, py::array::c_style>;
+// call(T()) with the type of the array's elements.
+template <class Call>
+auto with_type_of(const schuss::View& view, Call call) {
+  return view.is_double ? call(double{}) : call(float{});
+}
+
+void stream_over(const py::object& p, const py::object& g, const std::vector<py::object>& slots, int threads) {
+  const schuss::View to = look_contiguous(p, output("p"), {-1});
+  const std::vector<py::ssize_t> shape(to.layout.shape(), to.layout.shape() + 1);
+  const schuss::View from = look_contiguous(g, input("g"), shape, to.is_double);
+  std::vector<schuss::View> views;
+  for (const py::object& slot : slots) views.push_back(look_contiguous(slot, output("slots"), shape, to.is_double));
+  if (slots.size() > stream::most_slots)
+    throw py::value_error("slots: expected at most " + std::to_string(stream::most_slots) + " arrays, got " +
+                          std::to_string(slots.size()));
+  team::check_threads(threads);
+  with_type_of(to, [&](auto type) {
+    using T = decltype(type);
+    std::vector<T*> pointers;
+    for (const schuss::View& view : views) pointers.push_back(data<T>(view));
+    const schuss::WithoutGil released;
+    stream::run(to.size(), data<T>(to), data<T>(from), pointers.data(), static_cast<int>(pointers.size()), threads);
+  });
+}
+
+// A network's passes. `rows` and `columns` are those of the first array, which all others have to follow.
+struct Sizes {
+  py::ssize_t rows, columns;
+  explicit Sizes(const schuss::View& view) : rows(view.layout.shape()[0]), columns(view.layout.shape()[1]) {}
+  std::vector<py::ssize_t> both() const { return {rows, columns}; }
+  size_t n() const { return static_cast<size_t>(rows); }
+  size_t m() const { return static_cast<size_t>(columns); }
+};
+
+void bias_relu(const py::object& y, const py::object& b) {
+  const schuss::View to = look_contiguous(y, output("y"), {-1, -1});
+  const Sizes sizes(to);
+  const schuss::View bias = look_contiguous(b, input("b"), {sizes.columns}, to.is_double);
+  with_type_of(to, [&](auto type) {
+    using T = decltype(type);
+    layers::bias_relu(sizes.n(), sizes.m(), data<T>(to), data<T>(bias));
+  });
+}
+
+void relu_backward(const py::object& d, const py::object& y, const py::object& db) {
+  const schuss::View to = look_contiguous(d, output("d"), {-1, -1});
+  const Sizes sizes(to);
+  const schuss::View from = look_contiguous(y, input("y"), sizes.both(), to.is_double);
+  const schuss::View sum = look_contiguous(db, output("db"), {sizes.columns}, to.is_double);
+  with_type_of(to, [&](auto type) {
+    using T = decltype(type);
+    layers::relu_backward(sizes.n(), sizes.m(), data<T>(to), data<T>(from), data<T>(sum));
+  });
+}
+
+// `t` holds a row of weights for each row of x, or its label.
+double softmax_loss(const py::object& x, const py::object& t, const py::object& d) {
+  const schuss::View scores = look_contiguous(x, input("x"), {-1, -1});
+  const Sizes sizes(scores);
+  if (sizes.columns == 0) throw py::value_error("x: expected at least one column, got shape " + shape_text(scores));
+  const schuss::View to = look_contiguous(d, output("d"), sizes.both(), scores.is_double);
   using Labels = py::array_t<int64_t, py::array::c_style>;
-  const auto rows = [](const Array& a) { return static_cast<size_t>(a.shape(0)); };
-  const auto columns = [](const Array& a) { return static_cast<size_t>(a.shape(1)); };
-  m.def(
-      "bias_relu", [=](Array y, Array b) { layers::bias_relu(rows(y), columns(y), y.mutable_data(), b.data()); },
-      py::arg("y").noconvert(), py::arg("b").noconvert());
-  m.def(
-      "relu_backward",
-      [=](Array d, Array y, Array db) {
-        layers::relu_backward(rows(d), columns(d), d.mutable_data(), y.data(), db.mutable_data());
-      },
-      py::arg("d").noconvert(), py::arg("y").noconvert(), py::arg("db").noconvert());
-  m.def(
-      "softmax_loss",
-      [=](Array x, Labels labels, Array d) {
-        return layers::softmax_loss<T>(rows(x), columns(x), x.data(), nullptr, labels.data(), d.mutable_data());
-      },
-      py::arg("x").noconvert(), py::arg("t").noconvert(), py::arg("d").noconvert());
-  m.def(
-      "softmax_loss",
-      [=](Array x, Array t, Array d) {
-        return layers::softmax_loss<T>(rows(x), columns(x), x.data(), t.data(), nullptr, d.mutable_data());
-      },
-      py::arg("x").noconvert(), py::arg("t").noconvert(), py::arg("d").noconvert());
+  if (!py::isinstance<Labels>(t)) {
+    const schuss::View weights = look_contiguous(t, input("t"), sizes.both(), scores.is_double);
+    return with_type_of(scores, [&](auto type) {
+      using T = decltype(type);
+      return layers::softmax_loss<T>(sizes.n(), sizes.m(), data<T>(scores), data<T>(weights), nullptr, data<T>(to));
+    });
+  }
+  const auto labels = py::reinterpret_borrow<Labels>(t);
+  if (labels.ndim() != 1 || labels.shape(0) != sizes.rows)
+    throw py::value_error("t: expected " + std::to_string(sizes.rows) + " labels, got " +
+                          std::to_string(labels.size()));
+  const int64_t* const label = labels.data();
+  for (py::ssize_t i = 0; i < sizes.rows; ++i)
+    if (label[i] < 0 || label[i] >= sizes.columns)
+      throw py::value_error("t: expected labels from 0 to " + std::to_string(sizes.columns - 1) + ", got " +
+                            std::to_string(label[i]));
+  return with_type_of(scores, [&](auto type) {
+    using T = decltype(type);
+    return layers::softmax_loss<T>(sizes.n(), sizes.m(), data<T>(scores), nullptr, label, data<T>(to));
+  });
+}
+
+// The garbage collector sees what an engine holds.
+void collectable(PyHeapTypeObject* heap_type) {
+  PyTypeObject& type = heap_type->ht_type;
+  type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (!py::detail::is_holder_constructed(self)) return 0;
+    return py::cast<const schuss::Engine&>(py::handle(self)).visit_all(visit, arg);
+  };
+  type.tp_clear = [](PyObject* self) {
+    if (py::detail::is_holder_constructed(self)) py::cast<schuss::Engine&>(py::handle(self)).clear();
+    return 0;
+  };
 }
 
 }  // namespace
@@ -83,29 +148,32 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def("set_threads", &team::set_threads, py::arg("threads"));
   m.def("threads", &team::threads);
+  m.attr("most_threads") = team::most_threads;
   m.def("set_grain", &team::set_grain, py::arg("bytes"));
   m.def("grain", &team::grain);
 
-  bind_stream<float>(m);
-  bind_stream<double>(m);
-  bind_layers<float>(m);
-  bind_layers<double>(m);
+  m.def("stream", &stream_over, py::arg("p"), py::arg("g"), py::arg("slots"), py::arg("threads"));
+  m.def("bias_relu", &bias_relu, py::arg("y"), py::arg("b"));
+  m.def("relu_backward", &relu_backward, py::arg("d"), py::arg("y"), py::arg("db"));
+  m.def("softmax_loss", &softmax_loss, py::arg("x"), py::arg("t"), py::arg("d"));
 
   m.def("step", &schuss::step_once, py::arg("rule"), py::arg("scalars"), py::arg("p"), py::arg("g"), py::arg("slots"),
-        py::arg("ratio"));
+        py::arg("ratio"), py::arg("pending"));
 
   // A plain metaclass: Engine has no static properties, and its stub can then be checked.
-  py::class_<schuss::Engine>(m, "Engine", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
-      .def(py::init<const std::string&, const py::tuple&, bool>(), py::arg("rule"), py::arg("slots"),
-           py::arg("averaged"))
+  py::class_<schuss::Engine>(m, "Engine", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)),
+                             py::custom_type_setup(collectable))
+      .def(py::init<>())
       .def("update", &schuss::Engine::update, py::arg("optimizer"), py::arg("params"), py::arg("grads"),
            py::arg("grad_scale"))
       .def("profile", &schuss::Engine::profile, py::arg("optimizer"), py::arg("params"), py::arg("grads"))
-      .def("restore", &schuss::Engine::restore, py::arg("t"), py::arg("skipped"), py::arg("state"))
+      .def("restore", &schuss::Engine::restore, py::arg("optimizer"), py::arg("attributes"), py::arg("structure"),
+           py::arg("plain"), py::arg("t"), py::arg("skipped"), py::arg("state"))
       .def("forget_plan", &schuss::Engine::forget_plan)
       .def_property("plain", &schuss::Engine::plain, &schuss::Engine::set_plain)
       .def("__enter__", [](schuss::Engine& engine) { engine.enter("an option was set or the state saved"); })
       .def("__exit__", [](schuss::Engine& engine, const py::args&) { engine.leave(); })
+      .def_property_readonly("made", &schuss::Engine::made)
       .def_property_readonly("skipped", &schuss::Engine::skipped)
       .def_property_readonly("last_nonfinite", &schuss::Engine::last_nonfinite)
       .def_property_readonly("last_grad_norm", &schuss::Engine::last_grad_norm)

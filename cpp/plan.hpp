@@ -1,22 +1,28 @@
 // The plan of an update: every array checked against the others, then all tensors as one row of work.
 //
 // A thread's share of an array that is contiguous is one run of the kernel; what is strided is staged in and out, block
-// by block. The norms are summed by blocks, too.
+// by block. The norms are summed by blocks, too. Floats are stepped by themselves, before the arrays, in cells: until
+// their new values have found a place in the caller's mapping nothing else has moved.
 #pragma once
 #include <array>
 #include <limits>
 #include <memory>
 
-#include "array.hpp"
+#include "checks.hpp"
 #include "kernels.hpp"
 #include "stage.hpp"
 
 namespace schuss {
 
-// A parameter as update() received it. A gradient of None makes no entry.
-struct Entry {
-  py::object key, p, g;
-  View p_view, g_view;
+// An array that an update keeps beside a parameter, and its name.
+struct Slot {
+  const char* name;
+  py::object array;
+};
+
+// The state of a parameter: first what the kernel takes, in its order, then what is not of the parameter's shape.
+struct State {
+  std::vector<Slot> operands, others;
 };
 
 // What the parameters of a group have in common at a step.
@@ -46,19 +52,24 @@ class Plan {
   Plan(const Kernels& kernels, const Kernel& kernel, bool averaged)
       : kernels_(kernels), kernel_(kernel), slots_(static_cast<size_t>(kernel.slots) + averaged) {}
 
-  // Whether the plan serves these entries too: same names, same memory, same layouts. Gradients may have moved,
-  // as they do where each step makes new ones; the plan then follows them.
+  // Whether the plan serves these entries too: same names, same memory, same layouts, state that still can be written.
+  // Gradients may have moved, as they do where each step makes new ones; the plan then follows them.
   bool follow(const std::vector<Entry>& entries);
 
-  // Checks shapes, dtypes and overlaps, and plans anew. states[i] holds the state arrays of entries[i], groups[i] the
-  // number of its group; no numbers mean that there is one group. Throws before it changes anything.
-  void make(const std::vector<Entry>& entries, const std::vector<std::vector<py::object>>& states,
-            const std::vector<size_t>& groups);
+  // Checks shapes, dtypes and overlaps, and plans anew. states[i] is the state of entries[i], groups[i] the number of
+  // its group; no numbers mean that there is one group. Throws before it changes anything.
+  void make(const std::vector<Entry>& entries, const std::vector<State>& states, const std::vector<size_t>& groups);
   void forget();
 
-  // Python floats have no address: they are worked on in cells of the plan's own.
+  // All memory that so many threads need beside the arrays, so that a step that has begun cannot fail for want of it.
+  void provide(int threads, bool surveyed);
+
+  // Python floats have no address: they, and their state, are worked on in cells of the plan's own.
+  bool has_floats() const { return floats_; }  // among the parameters
+  bool has_cells() const { return cells_; }    // also where a gradient alone is a float
   void load_floats(const std::vector<Entry>& entries);
   double float_result(size_t i) const;
+  void store_float_state() const;
 
   size_t traffic() const;  // bytes read and written by one run
 
@@ -70,23 +81,31 @@ class Plan {
   };
   Survey survey(const Orders& orders, int threads);
 
+  // Each of what follows is for the floats or for the arrays among the parameters.
+  enum class Part : char { floats, arrays };
+  bool is_in(Part part, size_t i) const { return tensors_[i].in_cells == (part == Part::floats); }
+
   // The first half of a rule that has two, and the norms of each tensor's parameter and direction.
   struct Norms {
     double p, u;
   };
-  std::vector<Norms> measure(const Orders& orders, int threads);
+  std::vector<Norms> measure(Part part, const Orders& orders, int threads);
   void set_ratio(size_t i, double ratio) { tensors_[i].ratio = ratio; }
   size_t group_of(size_t i) const { return tensors_[i].group; }
+  py::handle workspace(size_t i) const { return rows_[i]->state[static_cast<size_t>(kernel_.slots) - 1].array; }
 
   // The step, or the second half of it.
-  void run(const Orders& orders, int threads);
+  void run(Part part, const Orders& orders, int threads);
+
+  // For the garbage collector: each object that is held.
+  int visit_all(visitproc visit, void* arg) const;
 
  private:
   static constexpr size_t max_operands = 2 + max_slots + 1;  // p, g, state, average
 
   struct Tensor {
     size_t size;
-    bool is_double;
+    bool is_double, in_cells;
     size_t group, first_block;
     std::array<char*, max_operands> base;  // the first element of the walk
     std::unique_ptr<Axes> axes;            // nullptr: all operands are contiguous along one walk
@@ -95,41 +114,48 @@ class Plan {
     size_t itemsize() const { return is_double ? sizeof(double) : sizeof(float); }
   };
 
-  // What an operand looked like when it was checked.
-  struct Seen {
-    char* data;
-    bool is_double;
-    Kind kind;
-    std::vector<py::ssize_t> layout;  // shape, then strides
-    explicit Seen(const View& view);
-    bool same_layout(const View& view) const;
+  struct Kept {
+    py::object array;
+    View view;
   };
 
   struct Row {
     py::object key;
-    Seen p, g;
-    std::vector<py::object> state;  // keeps the state arrays alive
-    std::array<double, 2> cell;     // p and g where they are floats
+    View p, g;
+    std::vector<Kept> state;                // operands, then others
+    std::array<double, max_operands> cell;  // where p is a float
   };
 
   // A block of a tensor: contiguous memory for each operand, the array's own or scratch.
   template <class T>
   struct Block;
 
+  // A thread's memory for blocks of strided arrays, and for the direction of a rule in two halves. It is not on the
+  // stack, which may be small.
+  struct Scratch {
+    alignas(64) double block[max_operands + 1][block_elements];
+    template <class T>
+    T* of(size_t operand) {
+      return reinterpret_cast<T*>(block[operand]);
+    }
+  };
+
   size_t operands() const { return 2 + slots_; }
-  Tensor flatten(const Entry& entry, const std::vector<View>& state, Row& row) const;
+  bool has_cell(size_t operand) const;
+  Tensor flatten(const Entry& entry, Row& row) const;
   std::array<double, max_scalars> scalars_of(const Tensor& tensor, const Orders& orders) const;
 
   template <class Work>
-  void each_share(int threads, bool flush, Work work) const;
+  void each_share(int threads, bool flush, Work work);
   template <class T, class Work>
-  void each_block(const Tensor& tensor, unsigned read, unsigned written, size_t from, size_t to, Work work) const;
+  void each_block(const Tensor& tensor, Scratch* scratch, unsigned read, unsigned written, size_t from, size_t to,
+                  Work work) const;
   template <class T>
-  void step(const Tensor& tensor, const Orders& orders, size_t from, size_t to) const;
+  void step(const Tensor& tensor, Scratch* scratch, const Orders& orders, size_t from, size_t to) const;
   template <class T>
-  void measure(const Tensor& tensor, const Orders& orders, size_t from, size_t to);
+  void measure(const Tensor& tensor, Scratch* scratch, const Orders& orders, size_t from, size_t to);
   template <class T>
-  void survey(const Tensor& tensor, double scale, size_t from, size_t to);
+  void survey(const Tensor& tensor, Scratch* scratch, double scale, size_t from, size_t to);
 
   const Kernels& kernels_;
   const Kernel& kernel_;
@@ -139,6 +165,8 @@ class Plan {
   std::vector<size_t> ends_;     // running sum of the parameters' bytes
   std::vector<Extent> written_;  // parameters and state, sorted
   size_t blocks_ = 0;
+  bool floats_ = false, cells_ = false, staged_ = false;
+  std::vector<Scratch> scratch_;         // by thread
   std::vector<double> p_sums_, u_sums_;  // of squares, by block
   std::vector<char> finite_;             // by block
 };

@@ -13,18 +13,20 @@ namespace {
 template <class T>
 struct Prepare {
   T scale, shrink, high, sign, l2;
+  bool decays;  // also by an l2 that the type rounds to zero: zero times infinity is NaN
   explicit Prepare(const Around& around)
       : scale(static_cast<T>(around.scale)),
         shrink(static_cast<T>(around.shrink)),
         high(static_cast<T>(around.clip_value)),
         sign(static_cast<T>(around.sign)),
-        l2(static_cast<T>(around.l2)) {}
+        l2(static_cast<T>(around.l2)),
+        decays(around.l2 != 0) {}
   T operator()(T g, T p) const {
     g *= scale;
     g *= shrink;
     g = g < -high ? -high : g > high ? high : g;
     g *= sign;
-    return l2 != 0 ? g + l2 * p : g;
+    return decays ? g + l2 * p : g;
   }
 };
 

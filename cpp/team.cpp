@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <stdexcept>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -50,7 +51,14 @@ int now_allowed() {
 
 }  // namespace
 
+void check_threads(int threads) {
+  if (threads < 1 || threads > most_threads)
+    throw std::invalid_argument("threads must be from 1 to " + std::to_string(most_threads) + ", got " +
+                                std::to_string(threads));
+}
+
 void set_threads(int threads) {
+  check_threads(threads);
   now_allowed();
   most = threads;
 }

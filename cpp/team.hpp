@@ -6,7 +6,10 @@
 
 namespace team {
 
-// The most threads an update may use.
+// The most threads an update may use. More than `most_threads` no runtime can be trusted to start: libgomp puts some
+// bytes for each on the caller's stack. check_threads() throws where a number is below 1 or above that.
+constexpr int most_threads = 1024;
+void check_threads(int threads);
 void set_threads(int threads);
 int threads();
 

@@ -165,7 +165,7 @@ def test_names_that_cannot_be_saved(tmp_path):
 
 
 WRONG = [
-    (lambda d: d.update(format=2), "has format 2, this version of schuss reads format 1"),
+    (lambda d: d.update(format=3), "has format 3, this version of schuss reads formats up to 2"),
     (lambda d: d.update({"class": "Adamm"}), "a class 'Adamm', which this version of schuss does not have"),
     (lambda d: d.update({"class": "SGD"}), "the state is of SGD, this optimizer is Adam"),
     (lambda d: d.pop("t"), "it lacks t"),
@@ -316,14 +316,33 @@ def test_rules_without_state_remember_their_names(tmp_path):
     assert schuss.load(tmp_path / "file").optimizer.state == {"W": {}}
 
 
-@pytest.mark.parametrize("sums", [[9, 0.0, 0.0, 0.0], [1, 0.0, 0.0], [1, "0", 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
-def test_wrong_memories_of_past_steps_are_refused(sums):
-    opt = schuss.ScheduleFreeSGD()
+WRONG_MEMORIES = [
+    ("ScheduleFreeSGD", {"weights": [9, 0.0, 0.0]}, "the weights of a schedule-free rule are those of step 9, and 1"),
+    ("ScheduleFreeSGD", {"weights": [1, 0.0]}, "a schedule-free rule remembers the weights of its steps"),
+    ("ScheduleFreeSGD", {"weights": [1, "0", 0.0]}, "the sum of weights of a schedule-free rule must be a number"),
+    ("ScheduleFreeSGD", {"weights": [1, float("nan"), 0.0]}, "the sum of weights .* must be finite .* got nan"),
+    ("ScheduleFreeAdamW", {"weights": [1, 0.0, -1.0]}, "the largest rate .* must be finite and at least 0, got -1"),
+    ("ScheduleFreeSGD", {"weights": [1.0, 0.0, 0.0]}, "weights must be a whole number"),
+    ("ScheduleFreeSGD", {"weights": 1}, "remembers the weights"),
+    ("ScheduleFreeSGD", {}, "remembers the weights"),
+    ("ScheduleFreeSGD", [], "remember"),
+    ("NAdam", {}, "NAdam remembers a product"),
+    ("NAdam", {"product": float("nan")}, r"the product that NAdam remembers must be in \[0, 1\], got nan"),
+    ("NAdam", {"product": "1"}, "the product that NAdam remembers must be a number"),
+    ("SGD", {"product": 0.5}, "SGD remembers nothing of past steps"),
+]
+
+
+@pytest.mark.parametrize(("rule", "memory", "match"), WRONG_MEMORIES)
+def test_wrong_memories_of_past_steps_are_refused(rule, memory, match):
+    opt = schuss.optimizers.OPTIMIZERS[rule]()
     opt.update({"W": np.ones(3)}, {"W": np.ones(3)})
-    with pytest.raises(ValueError, match="the sums of a schedule-free rule are"):
-        opt.load_state_dict({**opt.state_dict(), "memory": [{"sums": sums}]})
-    with pytest.raises(ValueError, match="SGD remembers nothing of past steps"):
-        schuss.SGD().load_state_dict({**schuss.SGD().state_dict(), "memory": [{"sums": sums}]})
+    before = copy.deepcopy(opt)
+    with pytest.raises(ValueError, match=match):
+        opt.load_state_dict({**opt.state_dict(), "memory": [memory]})
+    with pytest.raises(ValueError, match="cannot be restored"):
+        opt.load_state_dict({**opt.state_dict(), "memory": []})
+    assert_same_optimizers(opt, before)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

@@ -33,11 +33,12 @@ def test_the_steps_of_the_class(rule, arguments, dtype):
     params = {"p": p.copy()}
     opt = schuss.optimizers.OPTIMIZERS[rule](lr=0.1, **arguments)
     state = {slot: p.copy() if slot in ("z", "x") else np.zeros_like(p) for slot in opt._slots()}
+    weights = {"weights": np.zeros(2)} if "ScheduleFree" in rule else {}
     given = {name: value for name, value in arguments.items() if name != "centered"}
     for t in range(1, 8):
         g = rng.normal(size=p.shape).astype(dtype)
         opt.update(params, {"p": g})
-        assert function_of(rule)(p, g, t=t, lr=0.1, **state, **given) is None
+        assert function_of(rule)(p, g, t=t, lr=0.1, **state, **weights, **given) is None
         assert_same_bits(p, params["p"], f"p after step {t}")
         for slot, array in state.items():
             assert_same_bits(array, opt.state["p"][slot], f"{slot} after step {t}")
@@ -48,7 +49,6 @@ def test_adafactor(shape):
     rng = np.random.default_rng(0)
     p = rng.normal(size=shape)
     params, opt = {"p": p.copy()}, schuss.Adafactor(lr=0.1, eps=1e-3)
-    u = np.zeros_like(p)
     if len(shape) < 2:
         factors = {"v": np.zeros_like(p)}
     else:
@@ -56,27 +56,21 @@ def test_adafactor(shape):
     for t in (1, 2, 3):
         g = rng.normal(size=shape)
         opt.update(params, {"p": g})
-        functional.adafactor_(p, g, u, **factors, t=t, lr=0.1, eps=1e-3)
+        functional.adafactor_(p, g, **factors, t=t, lr=0.1, eps=1e-3)
         assert_same_bits(p, params["p"])
         for slot, array in factors.items():
             assert_same_bits(array, opt.state["p"][slot])
 
 
 def test_steps_in_any_order():
-    """What a rule knows of past steps (the weights of an average, a product) does not hang on past calls."""
-    for function, slots, expected in (
-        (functional.schedule_free_sgd_, "zx", 1 / 5),
-        (functional.nadam_, "mv", None),
-    ):
-        results = []
-        for before in ((), (1, 2, 3, 4), (9, 2)):
-            for t in (*before, 5):
-                p, state = np.ones(1), {slot: np.ones(1) for slot in slots}
-                function(p, np.ones(1), **state, t=t, lr=0.5)
-            results.append(p[0])
-            if expected is not None:
-                np.testing.assert_allclose(state["x"], 1 + expected * (0.5 - 1))
-        assert len(set(results)) == 1
+    """What a rule knows of past steps beside its state (a product) does not hang on past calls."""
+    results = []
+    for before in ((), (1, 2, 3, 4), (9, 2)):
+        for t in (*before, 5):
+            p, state = np.ones(1), {slot: np.ones(1) for slot in "mv"}
+            functional.nadam_(p, np.ones(1), **state, t=t, lr=0.5)
+        results.append(p[0])
+    assert len(set(results)) == 1
 
 
 def test_all_are_there_and_say_what_they_take():
@@ -100,8 +94,8 @@ REFUSED = [
     ({"p": [1.0, 2.0]}, TypeError, "expected a numpy.ndarray of float32 or float64, got list"),
     ({"g": np.ones(3)}, ValueError, r"has shape \(3,\), its parameter has shape \(2,\)"),
     ({"g": np.ones(2, np.float32)}, TypeError, "is float32, its parameter is float64"),
-    ({"v": np.zeros(3)}, ValueError, r"its state was made for float64 of shape \(3,\)"),
-    ({"v": np.zeros(2, np.float32)}, ValueError, "its state was made for float32"),
+    ({"v": np.zeros(3)}, ValueError, r"but v is float64 of shape \(3,\)"),
+    ({"v": np.zeros(2, np.float32)}, ValueError, "but v is float32"),
 ]
 
 
@@ -127,7 +121,7 @@ def test_rmsprop_and_adafactor_say_which_arrays_they_need():
     with pytest.raises(ValueError, match="v and a momentum above 0 go together"):
         functional.rmsprop_(p, p * 1, p * 0, t=1, lr=0.1, momentum=0.5)
     with pytest.raises(ValueError, match=r"needs, for p of shape \(2, 3\), arrays of these shapes"):
-        functional.adafactor_(p, p * 1, p * 0, t=1, lr=0.1)
+        functional.adafactor_(p, p * 1, t=1, lr=0.1)
     with pytest.raises(TypeError, match="row is float32, p is float64"):
-        functional.adafactor_(p, p * 1, p * 0, np.zeros((2, 1), "f"), np.zeros((1, 3)), t=1, lr=0.1)
+        functional.adafactor_(p, p * 1, np.zeros((2, 1), "f"), np.zeros((1, 3)), t=1, lr=0.1)
     assert p.tolist() == [[1] * 3] * 2

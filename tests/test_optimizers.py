@@ -38,7 +38,7 @@ OPTIONS = {
     "ema": None,
     "on_nonfinite": "propagate",
     "flush_subnormals": False,
-    "groups": {},
+    "groups": None,
 }
 
 
@@ -113,8 +113,8 @@ BAD = [
     ("Adam", {"beta1": 1}, r"beta1 must be in \[0, 1\), got 1"),
     ("Adam", {"beta2": -1}, r"beta2 must be in \[0, 1\), got -1"),
     ("Adam", {"eps_hat": float("nan")}, r"eps_hat .*got nan"),
-    ("ScheduleFreeSGD", {"warmup": -1}, "warmup must be a whole number of steps, got -1"),
-    ("ScheduleFreeAdamW", {"warmup": 1.5}, "warmup must be a whole number of steps, got 1.5"),
+    ("ScheduleFreeSGD", {"warmup": -1}, "warmup must be a whole number from 0 on, got -1"),
+    ("ScheduleFreeAdamW", {"warmup": 1.5}, "warmup must be a whole number from 0 on, got 1.5"),
     ("Muon", {"steps": 0}, "steps must be a whole number from 1 on, got 0"),
     (
         "Adam",

@@ -43,7 +43,7 @@ def test_the_environment_decides(environment, expected):
 def test_a_bad_number_of_threads_is_an_error_at_import(value):
     done = info_with(SCHUSS_NUM_THREADS=value)
     assert done.returncode != 0
-    message = f"SCHUSS_NUM_THREADS must be a whole number from 1 on, got '{value}'"
+    message = f"SCHUSS_NUM_THREADS must be a whole number from 1 to 1024, got '{value}'"
     assert done.stderr.strip().splitlines()[-1] == f"ImportError: {message}"
 
 

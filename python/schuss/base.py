@@ -5,13 +5,12 @@ The rules themselves are in :mod:`schuss.optimizers`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import wraps
 from inspect import Parameter, signature
 from os import PathLike
-from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
 
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .checks import POSITIVE, SHARE, flag, number
+from .checks import POSITIVE, SHARE, flag, number, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -71,7 +70,6 @@ _ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "beta_2": ("beta2",),
     "epsilon": ("eps_hat", "eps"),
     "initial_accumulator_value": ("initial_accumulator",),
-    "clipnorm": ("clip_norm",),
     "global_clipnorm": ("clip_norm",),
     "max_norm": ("clip_norm",),
     "clipvalue": ("clip_value",),
@@ -79,27 +77,14 @@ _ELSEWHERE: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class _Engine:
-    """Makes an optimizer's engine when it is first needed, as only then all arguments are known."""
+@dataclass
+class _Grouping:
+    """The groups as they were given, and for each an optimizer with its arguments, which is asked for scalars."""
 
-    def __init__(self) -> None:
-        self._renew_lock()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew_lock)
-
-    def _renew_lock(self) -> None:
-        self._making = Lock()
-
-    def __get__(self, opt: Optimizer, owner: type[Optimizer]) -> _core.Engine:
-        with self._making:
-            if opt._made:  # by another thread, meanwhile
-                return opt._engine
-            engine = _core.Engine(*opt._structure())
-            engine.plain = opt._is_plain()
-            # Not through __dict__, which would make a dict of the attributes and each access to them slower.
-            object.__setattr__(opt, "_engine", engine)
-            object.__setattr__(opt, "_made", True)
-            return engine
+    given: Mapping[str, Mapping[str, Any]]
+    members: tuple[Optimizer, ...] = ()
+    changes: int = -1  # of the optimizer's arguments, when the members were made
+    known: bool = False  # whether each pattern has been seen to match a name
 
 
 class Optimizer:
@@ -167,10 +152,18 @@ class Optimizer:
     _ranges: ClassVar[Mapping[str, tuple[float, float, bool]]] = {}
     # Whether weight decay is the rule's own and not a part of the gradient.
     _decoupled: ClassVar[bool] = False
-    # Arguments of which one is given at a time.
+    # Arguments of which one is given at a time; those that decide which state is kept; attributes in which a rule
+    # remembers past steps.
     _alternatives: ClassVar[tuple[str, ...]] = ()
+    _deciding: ClassVar[tuple[str, ...]] = ("ema",)
+    _remembering: ClassVar[tuple[str, ...]] = ()
 
+    # Of a rule, and of classes of the user that inherit from it: that whose name is the kernel's, and its arguments.
+    _rule: ClassVar[type[Optimizer]]
     _arguments: ClassVar[tuple[str, ...]] = ()
+    # What a class takes by name; and whether it may have attributes of its own, as a class of the user's may.
+    _accepted: ClassVar[tuple[str, ...]] = ()
+    _open: ClassVar[bool] = False
     _common: ClassVar[Mapping[str, tuple[float, float, bool]]] = {
         "weight_decay": POSITIVE,
         "clip_value": POSITIVE,
@@ -187,23 +180,39 @@ class Optimizer:
     ema: float | None = None
     on_nonfinite: Literal["propagate", "skip", "raise"] = "propagate"
     flush_subnormals: bool = False
-    groups: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
-    _engine = _Engine()
-    _made: bool = False
-    _members: tuple[tuple[str, Mapping[str, Any], Optimizer], ...] = ()
-    _patterns_known: bool = False  # whether each pattern has been seen to match a name
+    if TYPE_CHECKING:
+        groups: Mapping[str, Mapping[str, Any]]
+    else:
+
+        @property
+        def groups(self) -> Mapping[str, Mapping[str, Any]]:
+            """Other arguments for some parameters: pattern -> arguments."""
+            return self._grouping.given
+
+    _engine: _core.Engine
+    _grouping: _Grouping = _Grouping(MappingProxyType({}))
+    _changes: int = 0  # of arguments, as groups follow them
 
     def __init_subclass__(cls) -> None:
         own = signature(cls.__init__)
         arguments = [a for a in list(own.parameters.values())[1:] if a.kind is not Parameter.VAR_KEYWORD]
         names = [argument.name for argument in arguments]
-        for option in _OPTIONS:
-            if option not in names:
-                default = getattr(Optimizer, option)
-                arguments.append(Parameter(option, Parameter.KEYWORD_ONLY, default=default))
-        cls._arguments = tuple(argument.name for argument in arguments)
+        cls._open = cls.__module__ != f"{__package__}.optimizers"
+        rule = not cls._open and not cls.__name__.startswith("_")
+        if len(names) < len(own.parameters) - 1:  # its ** takes what it passes on
+            more = {} if rule else {name: each.default for name, each in signature(cls.__mro__[1]).parameters.items()}
+            for option in _OPTIONS:
+                more.setdefault(option, None if option == "groups" else getattr(Optimizer, option))
+            for name, default in more.items():
+                if name not in names and name != "options":
+                    arguments.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default))
+        cls._accepted = tuple(argument.name for argument in arguments)
         cls.__signature__ = own.replace(parameters=arguments)  # type: ignore[attr-defined]
+        if rule:
+            cls._rule, cls._arguments = cls, cls._accepted
+        if "__init__" not in vars(cls):
+            return
         make = cls.__init__
 
         @wraps(make)
@@ -216,9 +225,11 @@ class Optimizer:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         for name in kwargs:
-            if name not in cls._arguments:
+            if name not in cls._accepted:
                 raise TypeError(cls._unknown(name))
-        return super().__new__(cls)
+        self = super().__new__(cls)
+        object.__setattr__(self, "_engine", _core.Engine())
+        return self
 
     def __init__(self, lr: LearningRate, **options: Unpack[L2Options]) -> None:
         self.lr = lr
@@ -234,37 +245,48 @@ class Optimizer:
             return f"{cls.__name__} has no argument 'nesterov': use schuss.Nesterov"
         if name == "amsgrad":
             return f"{cls.__name__} has no argument 'amsgrad': use schuss.AMSGrad"
+        if name == "clipnorm":
+            return (
+                f"{cls.__name__} has no argument 'clipnorm': Keras's brings each gradient to a norm of its own, which "
+                "is not done here; clip_norm is of all gradients together, as Keras's global_clipnorm"
+            )
         for ours in _ELSEWHERE.get(name, ()):
             if ours in cls._arguments:
                 return f"{cls.__name__} has no argument {name!r}: here it is called {ours!r}"
         return f"{cls.__name__} has no argument {name!r}; it takes {', '.join(cls._arguments)}"
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if self._open and name not in self._arguments and not name.startswith("_"):
+            object.__setattr__(self, name, value)  # a subclass's own
+            return
         value = self._checked(name, value)
-        if not self._made:
-            self._set(name, value)
-        elif name not in _OPTIONS:
-            self._set_keeping_structure(name, value)
-        else:
+        if name in _OPTIONS or not self._engine.made:
             with self._engine:
-                self._set_keeping_structure(name, value)
-                self._engine.plain = self._is_plain()
-                if name == "groups":
-                    self._engine.forget_plan()
+                self._set(name, value)
+        else:
+            self._set(name, value)
 
     def _set(self, name: str, value: Any) -> None:
+        engine = self._engine
+        if engine.made and name in self._deciding:
+            twin = self._twin()
+            object.__setattr__(twin, name, value)
+            if twin._structure() != self._structure():
+                old = getattr(self, name, None)
+                raise ValueError(f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now")
+        # In this order, as Ctrl-C may end it anywhere: an update that is not plain asks for all there is, and groups
+        # follow what may have changed.
+        if name in _OPTIONS and engine.made:
+            engine.plain = False
         if name == "groups":
-            members = [(pattern, given, self._member(pattern, given)) for pattern, given in value.items()]
-            object.__setattr__(self, "_members", tuple(members))
-            object.__setattr__(self, "_patterns_known", False)
-        object.__setattr__(self, name, value)
-
-    def _set_keeping_structure(self, name: str, value: Any) -> None:
-        before, old = self._structure(), getattr(self, name, None)
-        self._set(name, value)
-        if self._structure() != before:
-            object.__setattr__(self, name, old)
-            raise ValueError(f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now")
+            engine.forget_plan()
+            object.__setattr__(self, "_grouping", self._grouped(value, None))
+        else:
+            object.__setattr__(self, "_changes", self._changes + 1)
+            object.__setattr__(self, name, value)
+            object.__setattr__(self, "_changes", self._changes + 1)  # for a thread that has looked in between
+        if name in _OPTIONS and engine.made:
+            engine.plain = self._is_plain()
 
     def _checked(self, name: str, value: Any) -> Any:
         """Return the value of an argument as it is kept, or say what is wrong with it."""
@@ -281,30 +303,30 @@ class Optimizer:
                 raise ValueError("flush_subnormals=True cannot be had on this processor")
             return flag(name, value)
         if name == "on_nonfinite":
-            if value not in _ON_NONFINITE:
-                raise ValueError(f"on_nonfinite must be one of {', '.join(_ON_NONFINITE)}, got {value!r}")
+            if not isinstance(value, str) or value not in _ON_NONFINITE:
+                raise ValueError(f"on_nonfinite must be one of {', '.join(_ON_NONFINITE)}, got {shown(value)}")
             return value
         if name == "groups":
             if not isinstance(value, Mapping) or not all(isinstance(given, Mapping) for given in value.values()):
-                raise TypeError(f"groups must be a dict of pattern -> dict of arguments, got {value!r}")
+                raise TypeError(f"groups must be a dict of pattern -> dict of arguments, got {shown(value)}")
             frozen = {str(pattern): MappingProxyType(dict(given)) for pattern, given in value.items()}
             return MappingProxyType(frozen)
         raise AttributeError(f"cannot set {name!r}: {type(self)._unknown(name)}")
 
     def __repr__(self) -> str:
-        own = signature(type(self)).parameters
-        given = ((name, getattr(self, name)) for name in self._arguments)
-        shown = (
+        given = ((name, getattr(self, name, None)) for name in self._arguments)
+        default = {name: parameter.default for name, parameter in signature(self._rule).parameters.items()}
+        text = (
             f"{name}={ ({k: dict(v) for k, v in value.items()} if name == 'groups' else value)!r}"
             for name, value in given
-            if value is not None and (name not in _OPTIONS or value != own[name].default)
+            if value is not None and (value if name == "groups" else name not in _OPTIONS or value != default[name])
         )
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(text)})"
 
     # What the state consists of: the kernel's name, the slots, and whether the last one is the average.
 
     def _kernel(self) -> str:
-        return type(self).__name__
+        return self._rule.__name__
 
     def _slots(self) -> tuple[str, ...]:
         return self.slots
@@ -326,28 +348,51 @@ class Optimizer:
             or self.groups
         )
 
+    def _twin(self) -> Optimizer:
+        """An optimizer with the same arguments, which is asked what it would do; it has no engine, and no groups."""
+        twin = object.__new__(type(self))
+        for name in self._arguments:
+            if name != "groups":
+                object.__setattr__(twin, name, getattr(self, name, None))
+        for name in self._remembering:
+            object.__setattr__(twin, name, getattr(self, name))
+        return twin
+
+    def _grouped(self, given: Mapping[str, Mapping[str, Any]], before: _Grouping | None) -> _Grouping:
+        """The groups with this optimizer's arguments as they are now, and what they remembered before."""
+        changes = self._changes
+        members = [self._member(pattern, arguments) for pattern, arguments in given.items()]
+        if before is not None:
+            for member, old in zip(members, before.members, strict=True):
+                for name in self._remembering:
+                    object.__setattr__(member, name, getattr(old, name))
+        return _Grouping(given, tuple(members), changes, before is not None and before.known)
+
+    def _members(self) -> tuple[Optimizer, ...]:
+        """The groups' optimizers. What a group does not set itself follows this one's arguments."""
+        grouping = self._grouping
+        if grouping.given and grouping.changes != self._changes:
+            grouping = self._grouped(grouping.given, grouping)
+            object.__setattr__(self, "_grouping", grouping)
+        return grouping.members
+
     def _member(self, pattern: str, given: Mapping[str, Any]) -> Optimizer:
-        """Return an optimizer with a group's arguments; it is asked for scalars, and has no state."""
         for name in given:
             if name not in self._arguments:
                 raise TypeError(f"groups[{pattern!r}]: {type(self)._unknown(name)}")
             if name in self._global:
                 raise ValueError(f"groups[{pattern!r}]: {name} concerns all parameters together")
-        arguments = {
-            name: getattr(self, name)
-            for name in self._arguments
-            if name not in self._global and getattr(self, name, None) is not None
-        }
+        member = self._twin()
         if any(name in given for name in self._alternatives):
-            arguments = {name: value for name, value in arguments.items() if name not in self._alternatives}
+            for name in self._alternatives:
+                object.__setattr__(member, name, None)
         try:
-            member: Optimizer = type(self)(**{**arguments, **given})
+            for name, value in given.items():
+                object.__setattr__(member, name, member._checked(name, value))
         except (TypeError, ValueError) as error:
             raise type(error)(f"groups[{pattern!r}]: {error}") from None
         if (member._kernel(), member._slots()) != (self._kernel(), self._slots()):
             raise ValueError(f"groups[{pattern!r}]: all parameters must have the same state slots")
-        if self._made:
-            member._remember(self._memory(), self.t)
         return member
 
     @property
@@ -505,20 +550,24 @@ class Optimizer:
         with self._engine:
             given = {name: getattr(self, name, None) for name in self._arguments}
             given["groups"] = {pattern: dict(arguments) for pattern, arguments in self.groups.items()}
-            memory = [member._memory() for member in (self, *(member for _, _, member in self._members))]
-            return _rebuilt, (type(self), given, memory, self.t, self.skipped, self._copied_state())
+            own = {name: value for name, value in vars(self).items() if name not in given and not name.startswith("_")}
+            return _rebuilt, (type(self), given, own, self._memories(), self.t, self.skipped, self._copied_state())
 
     def _copied_state(self) -> dict[Any, dict[str, NDArray[Any]]]:
         return {name: {slot: copy_of(array) for slot, array in slots.items()} for name, slots in self.state.items()}
 
-    def _memory(self) -> dict[str, Any]:
-        """What a rule remembers of past steps beside arrays, as JSON has it."""
+    def _memory(self, t: int) -> dict[str, Any]:
+        """What a rule remembers after step t beside arrays, as JSON has it."""
         return {}
 
     def _remember(self, memory: Mapping[str, Any], t: int) -> None:
         """Take back what _memory() has returned after step t, or raise ValueError."""
         if memory != {}:
-            raise ValueError(f"{type(self).__name__} remembers nothing of past steps, got {memory!r}")
+            raise ValueError(f"{type(self).__name__} remembers nothing of past steps, got {shown(memory)}")
+
+    def _memories(self) -> list[dict[str, Any]]:
+        """What this optimizer and its groups remember."""
+        return [each._memory(self.t) for each in (self, *self._members())]
 
     # The engine calls those that follow. What stands in the first two costs every update.
 
@@ -533,10 +582,6 @@ class Optimizer:
         """The members of the rule in cpp/rules.hpp at step t, in their order."""
         raise NotImplementedError
 
-    def _scalars_alone(self, lr: float, t: int) -> tuple[float, ...]:
-        """The scalars of step t where no update() has been made before: what hangs on past steps is made up for."""
-        return self._scalars(lr, t)
-
     def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         """The state of a parameter before its first update."""
         state = {slot: zeros_like(p) for slot in self._slots()}
@@ -544,20 +589,23 @@ class Optimizer:
             state["ema"] = copy_of(p)
         return state
 
+    def _like(self, state: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+        """An array of the shape and dtype of the parameter that a state is of; None where there is none."""
+        return next((state[slot] for slot in self._structure()[1] if slot in state), None)
+
+    def _workspace(self, name: Any, p: Any) -> NDArray[Any]:
+        """What the first half of a rule whose second half needs Python hands over; it is no state."""
+        return zeros_like(p)
+
     def _orders(self, t: int) -> tuple[float, int, float, bool, list[tuple[tuple[float, ...], float, float, float]]]:
         groups = []
-        for given, member in (({}, self), *((given, member) for _, given, member in self._members)):
-            for name in self._arguments:
-                if member is not self and name not in (*given, *self._global, *self._alternatives):
-                    object.__setattr__(member, name, getattr(self, name))
+        for member in (self, *self._members()):
             scalars = member._scalars(member._lr_at(t), t)
             l2 = 0.0 if self._decoupled else member.weight_decay
             clip = float("inf") if member.clip_value is None else member.clip_value
             groups.append((scalars, l2, clip, -1.0 if member.maximize else 1.0))
-        # A norm of zero is one to be brought to, too: the smallest number stands for it, as 0 means none.
-        clip_norm = 0.0 if self.clip_norm is None else max(self.clip_norm, 5e-324)
         return (
-            clip_norm,
+            -1.0 if self.clip_norm is None else self.clip_norm,
             _ON_NONFINITE.index(self.on_nonfinite),
             -1.0 if self.ema is None else self.ema,
             self.flush_subnormals,
@@ -566,33 +614,76 @@ class Optimizer:
 
     def _groups_of(self, names: Sequence[Any], params: Params) -> list[int]:
         """The number of each name's group: 0, or the place of the first pattern that matches, from 1 on."""
-        patterns = list(self.groups)
-        if not self._patterns_known:
+        grouping = self._grouping
+        patterns = list(grouping.given)
+        if not grouping.known:
             everything = [str(name) for name in (params if isinstance(params, Mapping) else range(len(params)))]
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in everything):
                     raise ValueError(f"groups[{pattern!r}] matches no parameter; there are {', '.join(everything)}")
-            object.__setattr__(self, "_patterns_known", True)
+            grouping.known = True
         return [
             next((i for i, pattern in enumerate(patterns, 1) if fnmatchcase(str(name), pattern)), 0) for name in names
         ]
 
-    def _ratio(self, name: Any, state: Mapping[str, Any], p_norm: float, scalars: tuple[float, ...]) -> float:
-        """Between the halves of a rule whose second half needs Python: its last scalar for this parameter."""
+    def _ratio(
+        self,
+        name: Any,
+        state: Mapping[str, Any],
+        u: NDArray[Any],
+        p_norm: float,
+        scalars: tuple[float, ...],
+        pending: list[tuple[NDArray[Any], NDArray[Any]]],
+    ) -> float:
+        """Between the halves of a rule whose second half needs Python: its last scalar for this parameter.
+
+        ``u`` is the workspace, and may be changed. State may not: ``pending`` takes pairs of a state array and of what
+        it becomes when the step is taken.
+        """
         raise NotImplementedError
 
-    def _commit(self) -> None:
-        """The step has been taken: keep what _ratio() has computed."""
+
+def made_of(cls: type[Optimizer], given: Mapping[str, Any]) -> Optimizer:
+    """An optimizer with these arguments, of which those that are None are not given.
+
+    They are the rule's: a class that inherits from it may take others.
+    """
+    rule = cls._rule
+    made: Optimizer = rule(**{name: value for name, value in given.items() if value is not None})
+    if rule is cls:
+        return made
+    opt: Optimizer = cls.__new__(cls)
+    for name, value in vars(made).items():
+        if name != "_engine":
+            object.__setattr__(opt, name, value)
+    return opt
+
+
+def go_on(
+    opt: Optimizer, made: Optimizer, memories: Sequence[Any], t: int, skipped: int, state: dict[Any, Any]
+) -> None:
+    """Make of ``opt`` what is ``made``, which may be the same, after ``t`` steps: all of it at once."""
+    for member, memory in zip((made, *made._members()), memories, strict=True):
+        member._remember(memory, t)
+    names = {*made._arguments, *made._remembering, "_grouping", "_changes"} - {"groups"}
+    attributes = {name: getattr(made, name, None) for name in names}
+    opt._engine.restore(opt, attributes, made._structure(), made._is_plain(), t, skipped, state)
 
 
 def _rebuilt(
-    cls: type[Optimizer], given: dict[str, Any], memory: list[Any], t: int, skipped: int, state: dict[Any, Any]
+    cls: type[Optimizer],
+    given: dict[str, Any],
+    own: dict[str, Any],
+    memories: list[Any],
+    t: int,
+    skipped: int,
+    state: dict[Any, Any],
 ) -> Optimizer:
     """A copy of an optimizer, for pickle and copy."""
-    opt = cls(**{name: value for name, value in given.items() if value is not None})
-    for member, remembered in zip((opt, *(member for _, _, member in opt._members)), memory, strict=True):
-        member._remember(remembered, t)
-    opt._engine.restore(t, skipped, state)
+    opt = made_of(cls, given)
+    for name, value in own.items():
+        object.__setattr__(opt, name, value)
+    go_on(opt, opt, memories, t, skipped, state)
     return opt
 
 

@@ -16,12 +16,15 @@ The file is in the format safetensors: arrays, and all else as JSON in its metad
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._extras import need
-from .base import Optimizer, copy_of
+from .base import Optimizer, copy_of, go_on, made_of
+from .checks import shown
 from .optimizers import OPTIMIZERS
 from .schedules import Joined, Schedule
 from .specs import SCHEDULES
@@ -37,10 +41,13 @@ from .specs import SCHEDULES
 if TYPE_CHECKING:
     from .base import LearningRate
 
+_SCHEDULES: Mapping[str, Any] = {**SCHEDULES, "Joined": Joined}
+
 __all__ = ["FORMAT", "Checkpoint", "load", "load_torch_state", "state_dict"]
 
-FORMAT = 1
+FORMAT = 2
 _KEY, _SUM_KEY = "schuss", "schuss.crc32"  # the entries of the file's metadata that are ours
+_DEEPEST = 50  # schedules within schedules
 
 
 class Checkpoint(NamedTuple):
@@ -53,39 +60,52 @@ class Checkpoint(NamedTuple):
 # What is not an array, as JSON and back.
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: Any, depth: int = 0) -> Any:
+    if depth > _DEEPEST:
+        raise ValueError(f"more than {_DEEPEST} schedules stand within each other")
     if isinstance(value, Schedule):
-        found = {each.name: _encode(getattr(value, each.name)) for each in fields(value)}  # type: ignore[arg-type]
+        # One of the user's cannot be made again from its name, also where its name is that of one of ours.
+        if _SCHEDULES.get(type(value).__name__) is not type(value):
+            return {"function": repr(value)}
+        found = {each.name: _encode(getattr(value, each.name), depth + 1) for each in fields(value)}  # type: ignore[arg-type]
         return {"schedule": type(value).__name__, "fields": found}
     if isinstance(value, Mapping):
-        return {"mapping": [[_encode(name), _encode(given)] for name, given in value.items()]}
+        return {"mapping": [[_encode(name, depth + 1), _encode(given, depth + 1)] for name, given in value.items()]}
     if isinstance(value, (tuple, list)):
-        return {"tuple": [_encode(each) for each in value]}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
+        return {"tuple": [_encode(each, depth + 1) for each in value]}
     if callable(value):
         return {"function": repr(value)}
-    return value.item() if isinstance(value, np.generic) else float(value)
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    number = value.item() if isinstance(value, np.generic) else value if isinstance(value, int) else float(value)
+    return {"number": repr(number)} if isinstance(number, float) and not isfinite(number) else number
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: Any, depth: int = 0) -> Any:
+    if depth > _DEEPEST:
+        raise ValueError(f"more than {_DEEPEST} schedules stand within each other")
     if not isinstance(value, dict):
         return value
-    (kind,) = value.keys() & {"schedule", "mapping", "tuple", "function"}
+    (kind,) = value.keys() & {"schedule", "mapping", "tuple", "function", "number"}
+    if kind == "number":
+        return float(value["number"])
     if kind == "mapping":
-        return {_decode(name): _decode(given) for name, given in value["mapping"]}
+        return {_decode(name, depth + 1): _decode(given, depth + 1) for name, given in value["mapping"]}
     if kind == "tuple":
-        return tuple(_decode(each) for each in value["tuple"])
+        return tuple(_decode(each, depth + 1) for each in value["tuple"])
     if kind == "function":
         raise ValueError(
             f"a learning rate was the function {value['function']}, which a checkpoint cannot hold: "
             "give lr=... in its place"
         )
-    cls = {**SCHEDULES, "Joined": Joined}[value["schedule"]]
-    found = {name: _decode(given) for name, given in value["fields"].items()}
+    cls = _SCHEDULES[value["schedule"]]
+    found = {name: _decode(given, depth + 1) for name, given in value["fields"].items()}
+    if set(found) != {each.name for each in fields(cls)}:
+        raise ValueError(f"{cls.__name__} has other fields than {', '.join(found)}")
     schedule = cls(**{each.name: found.pop(each.name) for each in fields(cls) if each.init})
     for name, given in found.items():
         object.__setattr__(schedule, name, given)
+    schedule.__post_init__() if False else None
     return schedule
 
 
@@ -102,7 +122,7 @@ def _without_arrays(opt: Optimizer) -> dict[str, Any]:
         "arguments": {name: _encode(getattr(opt, name)) for name in opt._arguments},
         "t": opt.t,
         "skipped": opt.skipped,
-        "memory": [member._memory() for member in (opt, *(member for _, _, member in opt._members))],
+        "memory": opt._memories(),
     }
 
 
@@ -110,8 +130,7 @@ def restore(opt: Optimizer, saved: Mapping[str, Any], lr: LearningRate | None = 
     """Make of ``opt`` what was saved; where anything is wrong with that, say what, and change nothing."""
     made = made_from(saved, type(opt), lr)
     with opt._engine:
-        for name, value in vars(made).items():
-            object.__setattr__(opt, name, value)
+        go_on(opt, made, made._memories(), made.t, made.skipped, made._engine.state)
 
 
 def made_from(
@@ -123,31 +142,44 @@ def made_from(
     missing = {"format", "class", "arguments", "t", "skipped", "memory", "state"} - set(saved)
     if missing:
         raise ValueError(f"this is no state of a schuss optimizer: it lacks {', '.join(sorted(missing))}")
+    if saved["format"] == 1:
+        saved = _of_format_1(saved)
     if saved["format"] != FORMAT:
-        raise ValueError(f"the state has format {saved['format']!r}, this version of schuss reads format {FORMAT}")
+        raise ValueError(
+            f"the state has format {shown(saved['format'])}, this version of schuss reads formats up to {FORMAT}"
+        )
     name = saved["class"]
-    if name not in OPTIMIZERS:
-        raise ValueError(f"the state is of a class {name!r}, which this version of schuss does not have")
+    if not isinstance(name, str) or name not in (*OPTIMIZERS, cls and cls.__name__):
+        raise ValueError(f"the state is of a class {shown(name)}, which this version of schuss does not have")
     if cls is not None and cls.__name__ != name:
         raise ValueError(f"the state is of {name}, this optimizer is {cls.__name__}")
-    cls = OPTIMIZERS[name]
+    cls = cls or OPTIMIZERS[name]
     if not isinstance(saved["arguments"], Mapping) or set(saved["arguments"]) != set(cls._arguments):
         raise ValueError(f"the state's arguments are not those of {name}: {', '.join(cls._arguments)}")
     for count in ("t", "skipped"):
         if isinstance(saved[count], bool) or not isinstance(saved[count], int) or not 0 <= saved[count] < 2**62:
-            raise ValueError(f"the state's {count} must be a whole number, got {saved[count]!r}")
+            raise ValueError(f"the state's {count} must be a whole number, got {shown(saved[count])}")
     given = {argument: value for argument, value in saved["arguments"].items() if argument != "lr" or lr is None}
     try:
         decoded: dict[str, Any] = {argument: _decode(value) for argument, value in given.items()}
         if lr is not None:
             decoded["lr"] = lr
-        opt: Optimizer = cls(**{argument: value for argument, value in decoded.items() if value is not None})
-        for member, memory in zip((opt, *(m for _, _, m in opt._members)), saved["memory"], strict=True):
-            member._remember(memory, saved["t"])
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        opt = made_of(cls, decoded)
+        state = _checked_state(opt, saved["state"])
+        go_on(opt, opt, saved["memory"], saved["t"], saved["skipped"], state)
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"the state of {name} cannot be restored: {error}") from error
-    opt._engine.restore(saved["t"], saved["skipped"], _checked_state(opt, saved["state"]))
     return opt
+
+
+def _of_format_1(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A state as it was kept before: with the workspace of two rules, and other words for what some remember."""
+    state, memory = saved["state"], saved["memory"]
+    if saved["class"] in ("Muon", "Adafactor") and isinstance(state, Mapping):
+        state = {name: {slot: array for slot, array in slots.items() if slot != "u"} for name, slots in state.items()}
+    if str(saved["class"]).startswith("ScheduleFree"):
+        memory = [{"weights": [each["sums"][0], *each["sums"][2:]]} for each in memory]
+    return {**saved, "format": 2, "state": state, "memory": memory}
 
 
 def _checked_state(opt: Optimizer, state: Any) -> dict[Any, dict[str, NDArray[Any]]]:
@@ -162,13 +194,10 @@ def _checked_state(opt: Optimizer, state: Any) -> dict[Any, dict[str, NDArray[An
             if type(array) is not np.ndarray or array.dtype not in (np.float32, np.float64):
                 what = getattr(array, "dtype", type(array).__name__)
                 raise ValueError(f"the state {slot!r} of {name!r} must be an array of float32 or float64, got {what}")
-        full = next((array for slot, array in slots.items() if slot in opt._structure()[1]), None)
+        full = opt._like(slots) if set(opt._structure()[1]) <= set(slots) else None
         expected = {} if full is None else opt._new_state(name, full)
-        if not opt._structure()[1] and not slots:
-            found[name] = {}
-            continue
-        if set(slots) != set(expected):
-            wanted = ", ".join(opt._structure()[1])
+        if not set(slots) == set(expected) >= set(opt._structure()[1]):
+            wanted = ", ".join(expected or opt._structure()[1]) or "none"
             raise ValueError(
                 f"the state of {name!r} has the slots {', '.join(slots)}; {type(opt).__name__} has {wanted}"
             )
@@ -193,11 +222,17 @@ def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> No
 
 
 def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
+    if OPTIMIZERS.get(type(opt).__name__) is not type(opt):
+        raise ValueError(
+            f"{type(opt).__name__} is a class of your own, which a file cannot bring back; keep state_dict(), "
+            "for load_state_dict() of the same class"
+        )
     saved = _without_arrays(opt)
     if any("function" in text for text in _kinds(saved["arguments"])):
         raise ValueError(
             "lr is a function, which a checkpoint cannot hold; use a schedule of schuss.schedules, or keep state_dict()"
         )
+    made_from({**saved, "state": {}})  # what could not be read must not take the place of what can
     arrays: dict[str, NDArray[Any]] = {}
     state = [
         [_saved_name(name), {slot: _put(arrays, f"state/{i}/{slot}", array) for slot, array in slots.items()}]
@@ -250,6 +285,9 @@ def _put(arrays: dict[str, NDArray[Any]], key: str, array: NDArray[Any]) -> str:
 
 def _write_whole(path: Path, write: Callable[[str], object]) -> None:
     """Write a new file beside the old one, see it on the disk, put it in the old one's place, see that on the disk."""
+    path = Path(os.path.realpath(path))  # through links, as writing to them would go
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is not a regular file, and would be replaced by one", os.fspath(path))
     folder = path.parent
     handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".partial")
     try:
@@ -305,22 +343,23 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     and its version, the class, its arguments, the names, shapes and dtypes. No code in the file is run; arrays cannot
     point outside of it.
     """
-    safetensors = need("safetensors", "loading checkpoints", package="safetensors")
+    safetensors = need("safetensors.numpy", "loading checkpoints", package="safetensors")
+    unfit = need("safetensors", "loading checkpoints").SafetensorError
+    data = _read_whole(path)
     try:
-        with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if _KEY not in metadata:
-                raise ValueError("it is a safetensors file, but not one of schuss")
-            if metadata.get(_SUM_KEY) != str(zlib.crc32(metadata[_KEY].encode())):
-                raise ValueError("its metadata has changed since it was written: the checksum differs")
-            document = json.loads(metadata[_KEY])
-            names = set(file.keys())
-            state, params = _listed(document, names)
-            arrays = {name: file.get_tensor(name) for name in names}
-            for name, array in arrays.items():
-                if _sum_of(array) != document["crc32"][name]:
-                    raise ValueError(f"its array {name!r} has changed since it was written: the checksum differs")
-    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
+        arrays = safetensors.load(data)  # which checks the header, and that it accounts for each byte of the file
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+        del data
+        if _KEY not in metadata:
+            raise ValueError("it is a safetensors file, but not one of schuss")
+        if metadata.get(_SUM_KEY) != str(zlib.crc32(metadata[_KEY].encode())):
+            raise ValueError("its metadata has changed since it was written: the checksum differs")
+        document = json.loads(metadata[_KEY])
+        state, params = _listed(document, set(arrays))
+        for name, array in arrays.items():
+            if _sum_of(array) != document["crc32"][name]:
+                raise ValueError(f"its array {name!r} has changed since it was written: the checksum differs")
+    except (unfit, ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
         raise ValueError(f"{os.fspath(path)} is not a whole checkpoint of schuss: {error}") from error
     try:
         found = {name: {slot: arrays[key] for slot, key in slots.items()} for name, slots in state}
@@ -335,6 +374,16 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     if document["list"]:
         return Checkpoint(opt, [copy_of(arrays[key]) for _, key in params])
     return Checkpoint(opt, {name: copy_of(arrays[key]) for name, key in params})
+
+
+def _read_whole(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file, which another process may cut short meanwhile: a memory map of it would crash then."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:  # not to wait for the other end of what turns out to be a pipe
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError(f"{os.fspath(path)} is not a regular file, and so no checkpoint")
+        return file.read(about.st_size)
 
 
 def _listed(document: Any, names: set[str]) -> tuple[list[Any], list[Any] | None]:

@@ -5,6 +5,9 @@ checks, the same kernels. After ``p`` and ``g`` come the state arrays of the cla
 of the shape and dtype of ``p``, zero before the first step (``z`` and ``x`` of the schedule-free rules: copies of
 ``p``). ``t`` is the step, from 1 on. All other arguments are those of the class, by keyword; ``lr`` must be given.
 
+A function knows nothing of past steps but what is in the arrays. So the schedule-free ones take one more, ``weights``:
+two float64 zeros before the first step, in which they keep the sum of the weights of the steps and the largest rate.
+
 The loop of "Dive into Deep Learning" over parameters and states is then three lines:
 
 >>> import numpy as np
@@ -21,14 +24,16 @@ The loop of "Dive into Deep Learning" over parameters and states is then three l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from inspect import Parameter, Signature, signature
 from typing import Any
 
+import numpy as np
+
 from . import _core, optimizers
 from .base import Optimizer
-from .checks import number
+from .checks import POSITIVE, count, number
 
 __all__ = [
     "adadelta_",
@@ -56,29 +61,86 @@ __all__ = [
 
 @lru_cache(maxsize=256)
 def _optimizer(name: str, arguments: tuple[tuple[str, Any], ...]) -> Optimizer:
-    """An optimizer that is only asked for scalars."""
+    """An optimizer that is only asked for scalars, which hang on nothing but what it is asked."""
     return optimizers.OPTIMIZERS[name](**dict(arguments))
 
 
-def _step(cls: type[Optimizer], p: Any, g: Any, state: dict[str, Any], t: int, lr: float, arguments: Any) -> None:
-    if isinstance(t, bool) or not hasattr(t, "__index__") or t.__index__() < 1:
-        raise ValueError(f"t must be a whole number from 1 on, got {t!r}")
-    t, lr = t.__index__(), number("lr", lr, 0, float("inf"), False)
-    opt = _optimizer(cls.__name__, tuple(arguments.items()))
-    scalars = opt._scalars_alone(lr, t)
-    slots = tuple(state[slot] for slot in opt._slots())
-    _core.step(opt._kernel(), scalars, p, g, slots, lambda p_norm: opt._ratio(None, state, p_norm, scalars))
-    opt._commit()
+def _asked(cls: type[Optimizer], t: Any, lr: Any, arguments: Mapping[str, Any]) -> tuple[Optimizer, int, float]:
+    """The optimizer of these arguments, of which those that are None are not given; and the step and the rate."""
+    given = tuple((name, value) for name, value in arguments.items() if value is not None)
+    try:
+        opt = _optimizer(cls.__name__, given)
+    except TypeError:  # of an argument that has no hash
+        opt = cls(**dict(given))
+    return opt, count("t", t, 1), number("lr", lr, *POSITIVE)
 
 
-def _function(cls: type[Optimizer], **defaults: Any) -> Callable[..., None]:
+def _step(
+    cls: type[Optimizer], p: Any, g: Any, state: Mapping[str, Any], t: Any, lr: Any, arguments: Mapping[str, Any]
+) -> None:
+    opt, t, lr = _asked(cls, t, lr, arguments)
+    slots = [(slot, state[slot]) for slot in opt._slots()]
+    _core.step(opt._kernel(), opt._scalars(lr, t), p, g, slots, None, [])
+
+
+def _step_with_workspace(
+    cls: type[Optimizer], p: Any, g: Any, state: Mapping[str, Any], t: Any, lr: Any, arguments: Mapping[str, Any]
+) -> None:
+    """The step of a rule whose second half needs Python."""
+    opt, t, lr = _asked(cls, t, lr, arguments)
+    _check_state(opt, p, state)
+    u, scalars = opt._workspace(None, p), opt._scalars(lr, t)
+    pending: list[Any] = []
+    own = [(slot, state[slot]) for slot in opt._slots()]
+    others = [(slot, array) for slot, array in state.items() if slot not in opt._slots()]
+
+    def ratio(p_norm: float) -> float:
+        return opt._ratio(None, state, u, p_norm, scalars, pending)
+
+    _core.step(opt._kernel(), scalars, p, g, [*own, ("u", u), *others], ratio, pending)
+
+
+def _check_state(opt: Optimizer, p: Any, state: Mapping[str, Any]) -> None:
+    """Refuse state that is not of the shapes and dtypes that the rule keeps for p."""
+    if type(p) is not np.ndarray and type(p) is not np.memmap:
+        return  # which the core refuses
+    expected = opt._new_state(None, p)
+    for slot, array in state.items():
+        if slot not in expected or not isinstance(array, np.ndarray) or array.shape != expected[slot].shape:
+            wanted = {name: each.shape for name, each in expected.items()}
+            name = type(opt).__name__.lower()
+            raise ValueError(f"{name}_ needs, for p of shape {p.shape}, arrays of these shapes: {wanted}")
+        if array.dtype != expected[slot].dtype:
+            raise TypeError(f"{slot} is {array.dtype}, p is {expected[slot].dtype}; they must be equal")
+
+
+def _step_weighted(
+    cls: type[Optimizer], p: Any, g: Any, state: Mapping[str, Any], t: Any, lr: Any, arguments: Mapping[str, Any]
+) -> None:
+    """The step of a schedule-free rule, whose average goes by the weights of past steps."""
+    opt, t, lr = _asked(cls, t, lr, arguments)
+    assert isinstance(opt, optimizers._ScheduleFree)
+    weights = state["weights"]
+    if not isinstance(weights, np.ndarray) or weights.shape != (2,) or weights.dtype != np.float64:
+        raise TypeError(f"weights must be an array of two float64, zeros before the first step, got {weights!r}")
+    sums = (number(f"weights[{i}]", each, *POSITIVE) for i, each in enumerate(weights.tolist()))
+    rate = opt._warmed_up(lr, t)
+    after, share = optimizers.Weights(t - 1, *sums).next(rate)
+    slots = [(slot, state[slot]) for slot in (*opt._slots(), "weights")]
+    pending = [(weights, np.array([after.total, after.largest]))]
+    _core.step(opt._kernel(), opt._scalars_of(rate, share, t), p, g, slots, None, pending)
+
+
+def _function(
+    cls: type[Optimizer], take: Callable[..., None] = _step, more: tuple[str, ...] = ()
+) -> Callable[..., None]:
     """Make the function of a class from its slots and the signature of its own arguments."""
     own = [
-        a.replace(kind=Parameter.KEYWORD_ONLY, default=defaults.get(name, a.default))
-        for name, a in list(signature(cls.__init__).parameters.items())[2:]
+        a.replace(kind=Parameter.KEYWORD_ONLY)
+        for a in list(signature(cls.__init__).parameters.values())[2:]
         if a.kind is not Parameter.VAR_KEYWORD
     ]
-    arrays = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("p", "g", *cls.slots)]
+    arrays = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("p", "g", *cls.slots, *more)]
     step = [Parameter(name, Parameter.KEYWORD_ONLY) for name in ("t", "lr")]
     bound = Signature([*arrays, *step, *own])
 
@@ -89,9 +151,9 @@ def _function(cls: type[Optimizer], **defaults: Any) -> Callable[..., None]:
             raise TypeError(f"{function.__name__}(): {error}; it is called as {function.__name__}{bound}") from None
         given.apply_defaults()
         values = given.arguments
-        state = {slot: values[slot] for slot in cls.slots}
-        arguments = {a.name: values[a.name] for a in own if values[a.name] is not None}
-        _step(cls, values["p"], values["g"], state, values["t"], values["lr"], arguments)
+        state = {slot: values[slot] for slot in (*cls.slots, *more)}
+        arguments = {a.name: values[a.name] for a in own}
+        take(cls, values["p"], values["g"], state, values["t"], values["lr"], arguments)
 
     name = {"ScheduleFreeSGD": "schedule_free_sgd", "ScheduleFreeAdamW": "schedule_free_adamw"}
     function.__name__ = function.__qualname__ = name.get(cls.__name__, cls.__name__.lower()) + "_"
@@ -114,9 +176,9 @@ lion_ = _function(optimizers.Lion)
 lamb_ = _function(optimizers.LAMB)
 lars_ = _function(optimizers.LARS)
 adan_ = _function(optimizers.Adan)
-schedule_free_sgd_ = _function(optimizers.ScheduleFreeSGD)
-schedule_free_adamw_ = _function(optimizers.ScheduleFreeAdamW)
-muon_ = _function(optimizers.Muon)
+schedule_free_sgd_ = _function(optimizers.ScheduleFreeSGD, _step_weighted, ("weights",))
+schedule_free_adamw_ = _function(optimizers.ScheduleFreeAdamW, _step_weighted, ("weights",))
+muon_ = _function(optimizers.Muon, _step_with_workspace)
 
 
 def adam_(
@@ -163,7 +225,6 @@ def rmsprop_(
 def adafactor_(
     p: Any,
     g: Any,
-    u: Any,
     row: Any = None,
     column: Any = None,
     v: Any = None,
@@ -182,13 +243,6 @@ def adafactor_(
     (m, 1) and ``column`` (1, n).
     """
     factors = {"v": v} if v is not None else {"row": row, "column": column}
-    expected = optimizers.Adafactor()._new_state(None, p)
-    for slot, array in factors.items():
-        if slot not in expected or getattr(array, "shape", None) != expected[slot].shape:
-            wanted = {name: array.shape for name, array in expected.items() if name != "u"}
-            raise ValueError(f"adafactor_ needs, for p of shape {p.shape}, arrays of these shapes: {wanted}")
-        if array.dtype != expected[slot].dtype:
-            raise TypeError(f"{slot} is {array.dtype}, p is {expected[slot].dtype}; they must be equal")
     arguments = {
         "beta2_decay": beta2_decay,
         "eps": eps,
@@ -196,5 +250,4 @@ def adafactor_(
         "clip_threshold": clip_threshold,
         "weight_decay": weight_decay,
     }
-    given = {name: value for name, value in arguments.items() if value is not None}
-    _step(optimizers.Adafactor, p, g, {"u": u, **factors}, t, lr, given)
+    _step_with_workspace(optimizers.Adafactor, p, g, factors, t, lr, arguments)

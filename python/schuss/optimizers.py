@@ -6,15 +6,15 @@ beside their own arguments, from weight decay to groups, is said at :class:`schu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .base import L2Options, LearningRate, Optimizer, Options, copy_of
-from .checks import POSITIVE, SHARE, flag, number
+from .checks import POSITIVE, SHARE, count, flag, number, shown
 from .reference import orthogonalized
 
 if TYPE_CHECKING:
@@ -291,6 +291,7 @@ class RMSprop(Optimizer):
 
     slots = ("h",)
     _ranges: ClassVar = {"decay_rate": SHARE, "eps": POSITIVE, "momentum": SHARE}
+    _deciding = ("ema", "centered", "momentum")
 
     decay_rate: float
     eps: float
@@ -407,7 +408,9 @@ class Adam(Optimizer):
         other = {"eps": self.eps_hat, "eps_hat": self.eps}.get(name)
         if other is not None:
             have = "eps_hat" if name == "eps" else "eps"
-            raise ValueError(f"give eps or eps_hat, not both: got {name}={value!r} beside {have}={other!r}")
+            raise ValueError(f"give eps or eps_hat, not both: got {name}={shown(value)} beside {have}={other!r}")
+        if value is None and name in self._alternatives:
+            raise ValueError(f"{name} must be a number, as there is no other epsilon, got None")
         return super()._checked(name, value)
 
     def _scalars(self, lr: float, t: int) -> Scalars:
@@ -680,7 +683,9 @@ class NAdam(Optimizer):
     beta2: float
     eps: float
     momentum_decay: float
-    # The last product of mu_1 ... mu_t that was computed, from the first factor on, and for what.
+    _remembering = ("_product",)
+    # The last product of mu_1 ... mu_t that was computed, from the first factor on, and for what: (beta1,
+    # momentum_decay, t, product). It hangs on nothing else, and is kept to be gone on from.
     _product: tuple[float, float, int, float] = (0.0, 0.0, 0, 1.0)
 
     def __init__(
@@ -699,19 +704,33 @@ class NAdam(Optimizer):
         self.eps = eps
         self.momentum_decay = momentum_decay
 
-    def _scalars(self, lr: float, t: int) -> Scalars:
-        def mu(step: int) -> float:
-            return self.beta1 * (1 - 0.5 * float(0.96 ** (step * self.momentum_decay)))
+    def _mu(self, t: int) -> float:
+        return self.beta1 * (1 - 0.5 * float(0.96 ** (t * self.momentum_decay)))
 
+    def _product_at(self, t: int) -> float:
         beta1, decay, done, product = self._product
         if (beta1, decay) != (self.beta1, self.momentum_decay) or done > t:
             done, product = 0, 1.0
-        for step in range(done + 1, t + 1):
-            product *= mu(step)
+        while done < t and product > 0:  # after a few thousand factors it is zero, and stays it
+            done += 1
+            product *= self._mu(done)
         object.__setattr__(self, "_product", (self.beta1, self.momentum_decay, t, product))
+        return product
+
+    def _memory(self, t: int) -> dict[str, Any]:
+        return {"product": self._product_at(t)}
+
+    def _remember(self, memory: Mapping[str, Any], t: int) -> None:
+        if set(memory) != {"product"}:
+            raise ValueError(f"NAdam remembers a product, got {shown(memory)}")
+        product = number("the product that NAdam remembers", memory["product"], 0, 1, False)
+        object.__setattr__(self, "_product", (self.beta1, self.momentum_decay, t, product))
+
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        product, mu, mu_next = self._product_at(t), self._mu(t), self._mu(t + 1)
         correction = sqrt(1 - self.beta2**t)
-        lr_g = lr * correction * (1 - mu(t)) / (1 - product)
-        lr_m = lr * correction * mu(t + 1) / (1 - product * mu(t + 1))
+        lr_g = lr * correction * (1 - mu) / (1 - product)
+        lr_m = lr * correction * mu_next / (1 - product * mu_next)
         return lr_g, lr_m, 1 - self.beta1, 1 - self.beta2, self.eps * correction
 
 
@@ -1132,20 +1151,32 @@ class Adan(Optimizer):
         return lr_m, lr_v, *averages, self.eps * root, shrink, float(t == 1)
 
 
+class Weights(NamedTuple):
+    """What the average of a schedule-free rule goes by: the sum of the weights of t steps, and their largest rate."""
+
+    t: int = 0
+    total: float = 0.0
+    largest: float = 0.0
+
+    def next(self, rate: float) -> tuple[Weights, float]:
+        """The weights after a step of this rate, and its share of the average: weighted by the square of the rate."""
+        largest = max(self.largest, rate)
+        total = self.total + largest**2
+        return Weights(self.t + 1, total, largest), largest**2 / total if total > 0 else 1.0
+
+
 class _ScheduleFree(Optimizer):
     """What the schedule-free rules share: the average, and the weight of a step in it."""
 
     _decoupled = True
+    _remembering = ("_weights",)
     warmup: int
-    # t, the sums of weights before and after step t, and the largest rate until then.
-    _sums: tuple[int, float, float, float] = (0, 0.0, 0.0, 0.0)
+    # Before and after the last step that was asked for. Which of them is the optimizer's is told by its t: a step that
+    # was refused has not been made.
+    _weights: tuple[Weights, Weights] = (Weights(), Weights())
 
     def _checked(self, name: str, value: Any) -> Any:
-        if name == "warmup":
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"warmup must be a whole number of steps, got {value!r}")
-            return value
-        return super()._checked(name, value)
+        return count(name, value, 0) if name == "warmup" else super()._checked(name, value)
 
     def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         state = super()._new_state(name, p)
@@ -1157,36 +1188,40 @@ class _ScheduleFree(Optimizer):
         """The averages x by name, which are to be evaluated and kept; the live arrays."""
         return {name: slots["x"] for name, slots in self.state.items()}
 
-    def _memory(self) -> dict[str, Any]:
-        return {"sums": list(self._sums)}
+    def _weights_at(self, t: int) -> Weights:
+        for weights in self._weights:
+            if weights.t == t:
+                return weights
+        raise RuntimeError(f"the weights of step {t} are not known, those of step {self._weights[0].t} are")
+
+    def _memory(self, t: int) -> dict[str, Any]:
+        return {"weights": list(self._weights_at(t))}
 
     def _remember(self, memory: Mapping[str, Any], t: int) -> None:
-        at, *sums = memory["sums"]
-        if not isinstance(at, int) or len(sums) != 3 or not all(isinstance(each, float) for each in sums):
-            raise ValueError(f"the sums of a schedule-free rule are a step and three numbers, got {memory['sums']!r}")
-        if at not in (t, t + 1):  # the latter where the next update was refused
-            raise ValueError(f"the sums of a schedule-free rule are those of step {at}, and {t} steps were made")
-        object.__setattr__(self, "_sums", (at, *sums))
+        if set(memory) != {"weights"} or not isinstance(memory["weights"], Sequence) or len(memory["weights"]) != 3:
+            raise ValueError(f"a schedule-free rule remembers the weights of its steps, got {shown(memory)}")
+        at, *sums = memory["weights"]
+        total, largest = (
+            number(f"the {what} of a schedule-free rule", each, *POSITIVE)
+            for what, each in zip(("sum of weights", "largest rate"), sums, strict=True)
+        )
+        if count("the step of a schedule-free rule's weights", at, 0) != t:
+            raise ValueError(f"the weights of a schedule-free rule are those of step {at}, and {t} steps were made")
+        weights = Weights(at, total, largest)
+        object.__setattr__(self, "_weights", (weights, weights))
 
-    def _scalars_alone(self, lr: float, t: int) -> Scalars:
-        if self._sums[0] not in (t - 1, t):
-            object.__setattr__(self, "_sums", (0, 0.0, 0.0, 0.0))
-            for past in range(1, t):
-                self._scalars(lr, past)
-        return self._scalars(lr, t)
+    def _warmed_up(self, lr: float, t: int) -> float:
+        return lr * (min(1.0, t / self.warmup) if self.warmup else 1.0)
 
-    def _rate_and_share(self, lr: float, t: int) -> tuple[float, float]:
-        """The rate of step t, warmed up, and its share of the average: weighted by the square of the rate."""
-        lr *= min(1.0, t / self.warmup) if self.warmup else 1.0
-        at, before, after, largest = self._sums
-        if at == t - 1:
-            before = after
-        elif at != t:
-            raise RuntimeError(f"the weights of step {t - 1} are not known, those of step {at} are")
-        largest = max(largest, lr)
-        after = before + largest**2
-        object.__setattr__(self, "_sums", (t, before, after, largest))
-        return lr, largest**2 / after if after > 0 else 1.0
+    def _scalars(self, lr: float, t: int) -> Scalars:
+        before, lr = self._weights_at(t - 1), self._warmed_up(lr, t)
+        after, share = before.next(lr)
+        object.__setattr__(self, "_weights", (before, after))
+        return self._scalars_of(lr, share, t)
+
+    def _scalars_of(self, lr: float, share: float, t: int) -> Scalars:
+        """The scalars of a step whose rate and share of the average are known."""
+        raise NotImplementedError
 
 
 class ScheduleFreeSGD(_ScheduleFree):
@@ -1253,9 +1288,8 @@ class ScheduleFreeSGD(_ScheduleFree):
         self.momentum = momentum
         self.warmup = warmup
 
-    def _scalars(self, lr: float, t: int) -> Scalars:
-        lr, c = self._rate_and_share(lr, t)
-        return lr, self.momentum, c, self.weight_decay
+    def _scalars_of(self, lr: float, share: float, t: int) -> Scalars:
+        return lr, self.momentum, share, self.weight_decay
 
 
 class ScheduleFreeAdamW(_ScheduleFree):
@@ -1331,11 +1365,10 @@ class ScheduleFreeAdamW(_ScheduleFree):
         self.eps = eps
         self.warmup = warmup
 
-    def _scalars(self, lr: float, t: int) -> Scalars:
-        lr, c = self._rate_and_share(lr, t)
+    def _scalars_of(self, lr: float, share: float, t: int) -> Scalars:
         correction = sqrt(1 - self.beta2**t)
         lr_decay = lr * self.weight_decay
-        return lr * correction, lr_decay, self.beta1, 1 - self.beta2, self.eps * correction, c
+        return lr * correction, lr_decay, self.beta1, 1 - self.beta2, self.eps * correction, share
 
 
 class Muon(Optimizer):
@@ -1366,8 +1399,8 @@ class Muon(Optimizer):
     Notes
     -----
     For matrices alone: hidden layers' weights. Give biases, embeddings and the last layer to another optimizer.
-    State: ``m``, and ``u``, in which the direction is worked out. The same as ``torch.optim.Muon``, which computes
-    the iterations in bfloat16; here they are in the parameter's own dtype, on BLAS.
+    State: ``m``. The same as ``torch.optim.Muon``, which computes the iterations in bfloat16; here they are in the
+    parameter's own dtype, on BLAS.
 
     References
     ----------
@@ -1387,7 +1420,7 @@ class Muon(Optimizer):
     ValueError: params['b']: Muon is for matrices, got shape (3,); give this parameter to another optimizer
     """
 
-    slots = ("m", "u")
+    slots = ("m",)
     _ranges: ClassVar = {"momentum": SHARE}
     _decoupled = True
 
@@ -1413,17 +1446,13 @@ class Muon(Optimizer):
     def _checked(self, name: str, value: Any) -> Any:
         if name == "nesterov":
             return flag(name, value)
-        if name == "steps":
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"steps must be a whole number from 1 on, got {value!r}")
-            return value
-        return super()._checked(name, value)
+        return count(name, value, 1) if name == "steps" else super()._checked(name, value)
 
     def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         if np.ndim(p) != 2:
+            what = "p" if name is None else f"params[{name!r}]"
             raise ValueError(
-                f"params[{name!r}]: Muon is for matrices, got shape {np.shape(p)}; "
-                "give this parameter to another optimizer"
+                f"{what}: Muon is for matrices, got shape {np.shape(p)}; give this parameter to another optimizer"
             )
         return super()._new_state(name, p)
 
@@ -1431,9 +1460,13 @@ class Muon(Optimizer):
         look = self.momentum if self.nesterov else 1.0
         return lr, 1 - self.momentum, look, 1 - lr * self.weight_decay, float(self.steps)
 
-    def _ratio(self, name: Any, state: Mapping[str, Any], p_norm: float, scalars: Scalars) -> float:
-        u = state["u"]
-        u[...] = orthogonalized(u, int(scalars[-1]))
+    def _ratio(
+        self, name: Any, state: Mapping[str, Any], u: NDArray[Any], p_norm: float, scalars: Scalars, pending: Any
+    ) -> float:
+        if u.size == 0:
+            return 1.0
+        with np.errstate(all="ignore"):  # as in the kernels of all other rules
+            u[...] = orthogonalized(u, int(scalars[-1]))
         return sqrt(max(1.0, u.shape[0] / u.shape[1]))
 
 
@@ -1472,8 +1505,8 @@ class Adafactor(Optimizer):
 
     Notes
     -----
-    State: ``row`` and ``column`` or ``v``, and ``u``, in which the direction is worked out. The same as
-    ``torch.optim.Adafactor``; ``optax.adafactor`` has other defaults and puts the square of epsilon into the means.
+    State: ``row`` and ``column``, or ``v``. The same as ``torch.optim.Adafactor``; ``optax.adafactor`` has other
+    defaults and puts the square of epsilon into the means.
 
     References
     ----------
@@ -1491,7 +1524,7 @@ class Adafactor(Optimizer):
            [1.1, 0.9]])
     """
 
-    slots = ("u",)
+    slots = ()
     _ranges: ClassVar = {"eps": POSITIVE, "eps2": POSITIVE, "clip_threshold": POSITIVE}
     _decoupled = True
 
@@ -1499,8 +1532,6 @@ class Adafactor(Optimizer):
     eps: float | None = None
     eps2: float
     clip_threshold: float
-    # The factors of this step by the arrays that will hold them.
-    _pending: tuple[tuple[NDArray[Any], NDArray[Any]], ...] = ()
 
     def __init__(
         self,
@@ -1534,15 +1565,33 @@ class Adafactor(Optimizer):
             state["column"] = np.zeros((*p.shape[:-2], 1, p.shape[-1]), p.dtype)
         return state
 
+    def _like(self, state: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+        if "row" not in state or "column" not in state:
+            return state.get("v")
+        shape = np.broadcast_shapes(state["row"].shape, state["column"].shape)
+        return np.broadcast_to(state["row"].dtype.type(0), shape)
+
     def _scalars(self, lr: float, t: int) -> Scalars:
-        object.__setattr__(self, "_pending", ())
         eps = -1.0 if self.eps is None else self.eps
         rate, share = min(lr, 1 / sqrt(t)), t**self.beta2_decay
         return 1 - lr * self.weight_decay, rate, share, eps, self.eps2, self.clip_threshold
 
-    def _ratio(self, name: Any, state: Mapping[str, Any], p_norm: float, scalars: Scalars) -> float:
+    def _ratio(
+        self,
+        name: Any,
+        state: Mapping[str, Any],
+        u: NDArray[Any],
+        p_norm: float,
+        scalars: Scalars,
+        pending: list[tuple[NDArray[Any], NDArray[Any]]],
+    ) -> float:
+        with np.errstate(all="ignore"):  # as in the kernels of all other rules
+            return self._ratio_of(state, u, p_norm, scalars, pending)
+
+    def _ratio_of(
+        self, state: Mapping[str, Any], u: NDArray[Any], p_norm: float, scalars: Scalars, pending: list[Any]
+    ) -> float:
         _, rate, share, eps, eps2, threshold = scalars
-        u = state["u"]
         if u.size == 0:
             return 0.0
         if eps < 0:
@@ -1558,8 +1607,7 @@ class Adafactor(Optimizer):
             mean -= state[slot]
             mean *= share
             mean += state[slot]
-        pending = tuple((state[slot], mean) for slot, mean in new.items())
-        object.__setattr__(self, "_pending", (*self._pending, *pending))
+            pending.append((state[slot], mean))
         if "v" in new:
             v = new["v"].copy()
         else:
@@ -1568,11 +1616,6 @@ class Adafactor(Optimizer):
         u /= np.sqrt(np.maximum(v, eps * eps, out=v), out=v)
         rms = sqrt(float(np.vdot(u, u)) / u.size)
         return max(eps2, p_norm / sqrt(u.size)) * rate / max(1.0, rms / threshold)
-
-    def _commit(self) -> None:
-        for kept, mean in self._pending:
-            kept[...] = mean
-        object.__setattr__(self, "_pending", ())
 
 
 # The one table that tests, benchmark, experiments and command line read: the classes above, as they stand.

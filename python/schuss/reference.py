@@ -69,7 +69,9 @@ class Optimizer:
                 raise FloatingPointError("a gradient has an element that is NaN or infinite")
             self.skipped += 1
             return
-        shrink = 1.0 if self.clip_norm is None else min(1.0, self.clip_norm / (norm(*scaled.values()) + 1e-6))
+        shrink = 1.0 if self.clip_norm is None else self.clip_norm / (norm(*scaled.values()) + 1e-6)
+        if shrink > 1:  # NaN stays, and makes every gradient NaN
+            shrink = 1.0
         self.t += 1
         for name in names:
             given, g, group = params[name], scaled[name], self.group_of(name)
@@ -606,7 +608,7 @@ def _rate_and_share(opt: Any) -> tuple[float, float]:
 class Muon(Optimizer):
     """Momentum whose step is made orthogonal (Jordan et al., 2024)."""
 
-    slots = ("m", "u")
+    slots = ("m",)
     decoupled = True
 
     def __init__(
@@ -622,9 +624,9 @@ class Muon(Optimizer):
         super().__init__(lr, weight_decay=weight_decay, **options)
         self.momentum, self.nesterov, self.steps = momentum, nesterov, steps
 
-    def step(self, p: Any, g: Any, lr: float, m: Any, u: Any) -> None:
+    def step(self, p: Any, g: Any, lr: float, m: Any) -> None:
         m += (1 - self.momentum) * (g - m)
-        u[...] = orthogonalized(g + self.momentum * (m - g) if self.nesterov else m, self.steps)
+        u = orthogonalized(g + self.momentum * (m - g) if self.nesterov else m, self.steps)
         p *= 1 - lr * self.weight_decay
         p -= lr * sqrt(max(1.0, p.shape[0] / p.shape[1])) * u
 
@@ -648,7 +650,6 @@ def orthogonalized(matrix: Any, steps: int = 5) -> Any:
 class Adafactor(Optimizer):
     """Adam's second moment as a row and a column (Shazeer and Stern, 2018)."""
 
-    slots = ("u",)
     decoupled = True
 
     def __init__(
@@ -672,7 +673,7 @@ class Adafactor(Optimizer):
         row, column = np.zeros_like(p[..., :1]), np.zeros_like(p[..., :1, :])
         return {**state, "row": row, "column": column}
 
-    def step(self, p: Any, g: Any, lr: float, u: Any, v: Any = None, row: Any = None, column: Any = None) -> None:
+    def step(self, p: Any, g: Any, lr: float, v: Any = None, row: Any = None, column: Any = None) -> None:
         share = self.t**self.beta2_decay
         eps = np.finfo(p.dtype).eps if self.eps is None else self.eps
         if v is None:
@@ -681,7 +682,7 @@ class Adafactor(Optimizer):
             v = row * column / np.maximum(row.mean(axis=-2, keepdims=True), eps)
         else:
             v += share * (g * g - v)
-        u[...] = g / np.sqrt(np.maximum(v, eps * eps))
+        u = g / np.sqrt(np.maximum(v, eps * eps))
         length = max(self.eps2, sqrt((p * p).mean())) * min(lr, 1 / sqrt(self.t))
         p *= 1 - lr * self.weight_decay
         p -= length / max(1.0, sqrt((u * u).mean()) / self.clip_threshold) * u

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .checks import shown
 
 
 @contextmanager
@@ -44,7 +47,7 @@ def set_num_threads(n: int, *, grain: int | None = None) -> None:
     Parameters
     ----------
     n : int
-        At least 1. Results do not depend on it, bit for bit.
+        From 1 to 1,024. Results do not depend on it, bit for bit.
     grain : int, optional
         The memory traffic, in bytes, from which a thread of its own is worth its start: an update of
         ``b`` bytes then runs on ``min(n, b // grain)`` threads. Without it small work runs on one thread,
@@ -53,7 +56,7 @@ def set_num_threads(n: int, *, grain: int | None = None) -> None:
     Raises
     ------
     ValueError
-        Where ``n`` or ``grain`` is less than 1.
+        Where ``n`` or ``grain`` is less than 1, or ``n`` more than 1,024.
 
     Examples
     --------
@@ -69,9 +72,11 @@ def set_num_threads(n: int, *, grain: int | None = None) -> None:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, got {value!r}")
+            raise TypeError(f"{name} must be an int, got {shown(value)}")
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise ValueError(f"{name} must be at least 1, got {shown(value)}")
+        if value > (most := _core.most_threads if name == "n" else sys.maxsize):
+            raise ValueError(f"{name} must be at most {most}, got {shown(value)}")
     _core.set_grain(grain or 0)
     _core.set_threads(n)
     _source = "set_num_threads()"
@@ -127,20 +132,27 @@ def _usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def _count(text: str) -> int | None:
+    """The whole number from 1 on that a text is, if it is one."""
+    found = int(text) if len(text) < 10 and text.isascii() and text.isdecimal() else 0
+    return found if found >= 1 else None
+
+
 def _decide() -> tuple[int, str]:
     ours = os.environ.get("SCHUSS_NUM_THREADS", "").strip()
     if ours:
-        if not ours.isdecimal() or int(ours) < 1:
-            raise ImportError(f"SCHUSS_NUM_THREADS must be a whole number from 1 on, got {ours!r}")
-        return int(ours), "SCHUSS_NUM_THREADS"
+        found = _count(ours)
+        if found is None or found > _core.most_threads:
+            raise ImportError(f"SCHUSS_NUM_THREADS must be a whole number from 1 to {_core.most_threads}, got {ours!r}")
+        return found, "SCHUSS_NUM_THREADS"
     # OpenMP allows a list, one number per level of nesting; what it cannot read it ignores.
-    omp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if omp.isdecimal() and int(omp) >= 1:
-        return int(omp), "OMP_NUM_THREADS"
+    omp = _count(os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip())
+    if omp is not None:
+        return min(omp, _core.most_threads), "OMP_NUM_THREADS"
     cpus, quota = _usable_cpus(), _cgroup_quota()
     if quota is not None and quota < cpus:
         return max(1, int(quota)), "cgroup CPU quota"
-    return cpus, "CPU affinity"
+    return min(cpus, _core.most_threads), "CPU affinity"
 
 
 def _start() -> None:
