@@ -223,3 +223,22 @@ def test_the_layers_alone():
         np.testing.assert_allclose(nn.numerical_gradient(f, array), gradient, rtol=1e-6, atol=1e-9)
     with pytest.raises(TypeError, match="differences need float64, got float32"):
         nn.numerical_gradient(f, X.astype(np.float32))
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_differences_set_back_what_they_changed_whatever_happens(call, error):
+    x = np.array([[0.1, 0.2]])
+    calls = []
+
+    def f(x):
+        calls.append(x.copy())
+        if len(calls) == call:
+            raise error
+        return x.sum()
+
+    with pytest.raises(error):
+        nn.numerical_gradient(f, x)
+    assert len(calls) == call
+    assert not np.array_equal(calls[-1], x)
+    assert x.tolist() == [[0.1, 0.2]]

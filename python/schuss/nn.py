@@ -181,7 +181,7 @@ def numerical_gradient(f: Callable[[Array], float], x: Array) -> Array:
     f : callable
         Called with ``x``, in which one element differs.
     x : ndarray of float64
-        Changed in place and set back.
+        Changed in place and set back, also where ``f`` raises.
 
     Returns
     -------
@@ -201,11 +201,13 @@ def numerical_gradient(f: Callable[[Array], float], x: Array) -> Array:
     gradient = np.empty_like(x)
     for i in np.ndindex(x.shape):
         kept = x[i]
-        x[i] = kept + h
-        above, high = f(x), x[i]
-        x[i] = kept - h
-        below, low = f(x), x[i]
-        x[i] = kept
+        try:
+            x[i] = kept + h
+            above, high = f(x), x[i]
+            x[i] = kept - h
+            below, low = f(x), x[i]
+        finally:
+            x[i] = kept
         gradient[i] = (above - below) / (high - low)
     return gradient
 
