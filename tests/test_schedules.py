@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from functools import partial
 from math import cos, pi, sqrt
 
 import numpy as np
@@ -126,6 +128,133 @@ def test_optimizers_take_optaxs_as_they_are():
         opt.update(params, {"p": np.ones(1)})
         assert opt.current_lr == expected
     assert params["p"][0] == -2.25
+
+
+# Schedules that count from 0 wherever they stand: inside ours, each from its own start.
+
+
+def _made_by(module):
+    """A function as a package would have made it: 10, 11, 12, ... from 0 on."""
+
+    def schedule(count):
+        return 10.0 + count
+
+    schedule.__module__ = module
+    return schedule
+
+
+def _class_of(module, name="LearningRateSchedule"):
+    return type(name, (), {"__module__": module, "__call__": lambda self, count: 10.0 + count})
+
+
+class _Users(_class_of("keras.src.optimizers.schedules.learning_rate_schedule")):
+    """A class of the user's own."""
+
+
+FROM_ZERO = {
+    "Optax's": _made_by("optax.schedules._schedule"),
+    "of Optax itself": _made_by("optax"),
+    "partial": partial(_made_by("optax.schedules._schedule")),
+    "partial of partial": partial(partial(_made_by("optax"))),
+    "Keras's": _class_of("keras.src.optimizers.schedules.learning_rate_schedule")(),
+    "TensorFlow's": _class_of("tensorflow.python.keras.optimizer_v2.learning_rate_schedule")(),
+    "the old Keras's": _class_of("tf_keras.src.optimizers.schedules")(),
+    "a subclass of Keras's": _Users(),
+    "partial of Keras's": partial(_Users()),
+}
+FROM_ONE = {
+    "a user's": _made_by("__main__"),
+    "optax_helpers": _made_by("optax_helpers.rates"),
+    "optaxes": _made_by("optaxes"),
+    "of no module": _made_by(None),
+    "mine.optax": _made_by("mine.optax"),
+    "partial": partial(_made_by("optax_helpers")),
+    "another LearningRateSchedule": _class_of("keras_helpers")(),
+    "another class of Keras": _class_of("keras.src.optimizers", "Adam")(),
+}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first"),
+    [*((each, 10.0) for each in FROM_ZERO.values()), *((each, 11.0) for each in FROM_ONE.values())],
+    ids=[*(f"{name}: 0" for name in FROM_ZERO), *(f"{name}: 1" for name in FROM_ONE)],
+)
+def test_others_schedules_begin_at_their_own_first_rate(schedule, first):
+    """The step t that is given to ours is the first for what it holds where that begins."""
+    assert [S.rate_at(schedule, t) for t in (1, 2, 7)] == [first, first + 1, first + 6]
+    assert [S.Scaled(schedule, 2.0)(t) for t in (1, 2)] == [2 * first, 2 * first + 2]
+    assert [S.Warmup(schedule, 2)(t) for t in (1, 2, 3, 4)] == [0.0, first / 2, first, first + 1]
+    assert [S.join([schedule, schedule], [2])(t) for t in (1, 2, 3, 4)] == [first, first + 1] * 2
+    nested = S.Warmup(S.join([S.Scaled(schedule, 0.5), schedule], [1]), 1, start=1.0)
+    assert [nested(t) for t in (1, 2, 3, 4)] == [1.0, first / 2, first, first + 1]
+    assert all(type(S.rate_at(each, 2)) is float for each in (schedule, nested))
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "joined", "constant", "jit", "partial"])
+def test_optaxs_inside_ours(name):
+    optax = pytest.importorskip("optax", reason="Optax is not installed (extra parity)")
+    import jax
+
+    linear = optax.linear_schedule(1.0, 0.0, 4)
+    theirs = {
+        "linear": linear,
+        "cosine": optax.cosine_decay_schedule(0.3, 10),
+        "joined": optax.join_schedules([linear, optax.constant_schedule(0.5)], [3]),
+        "constant": optax.constant_schedule(0.3),
+        "jit": jax.jit(linear),
+        "partial": partial(linear),
+    }[name]
+    _assert_counted_from_zero(theirs)
+
+
+@pytest.mark.parametrize("name", ["cosine", "steps", "own"])
+def test_kerass_inside_ours(name):
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    pytest.importorskip("torch", reason="PyTorch is not installed (extra parity), which Keras computes with here")
+    keras = pytest.importorskip("keras", reason="Keras is not installed (extra parity)")
+
+    class Own(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.5 / (1 + step)
+
+    theirs = {
+        "cosine": keras.optimizers.schedules.CosineDecay(0.3, 10),
+        "steps": keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.3, 0.2, 0.1]),
+        "own": Own(),
+    }[name]
+    _assert_counted_from_zero(theirs)
+
+
+def _assert_counted_from_zero(theirs):
+    rates = [float(theirs(count)) for count in range(5)]
+    assert [S.rate_at(theirs, t) for t in range(1, 6)] == rates
+    assert [S.Scaled(theirs, 3.0)(t) for t in range(1, 6)] == [3.0 * rate for rate in rates]
+    assert [S.Warmup(theirs, 1)(t) for t in range(1, 7)] == [0.0, *rates]
+    assert [S.join([theirs, theirs], [2])(t) for t in range(1, 7)] == rates[:2] + rates[:4]
+    opt = schuss.SGD(lr=S.Scaled(theirs, 1.0))
+    assert opt.current_lr == rates[0]
+
+
+@pytest.mark.parametrize(
+    ("rate", "error", "match"),
+    [
+        (-1.0, ValueError, "must be finite and at least 0, got -1.0"),
+        (float("nan"), ValueError, "must be finite and at least 0, got nan"),
+        (np.float32("inf"), ValueError, "must be finite and at least 0, got np.float32"),
+        ("x", TypeError, "must be a number, got 'x'"),
+        (np.array([0.1]), TypeError, "must be a number, got array"),
+        (np.complex128(1j), TypeError, "must be a number, got np.complex128"),
+        (np.array(True), TypeError, "must be a number, got array"),
+    ],
+)
+def test_what_a_schedule_returns_is_checked_where_it_is_asked(rate, error, match):
+    for_one = lambda t: rate  # noqa: E731
+    for_zero = lambda count: rate  # noqa: E731
+    for_zero.__module__ = "optax"
+    for schedule, count in ((for_one, 3), (for_zero, 2)):
+        for ask in (S.rate_at, lambda each, t: S.Scaled(each, 1.0)(t)):
+            with pytest.raises(error, match=rf"^lr\({count}\) {match}"):
+                ask(schedule, 3)
 
 
 def test_plateau_by_hand():

@@ -19,6 +19,9 @@ SHARE = (0.0, 1.0, True)
 
 _LONGEST = 80  # characters of a value in a message
 
+# The kinds of NumPy's dtypes that turn into floats and are none: bool, complex, text, spans of time and dates.
+_NOT_REAL = frozenset("bcSUmM")
+
 
 def shown(value: Any) -> str:
     """Return what a message shows of a value: its repr, cut where it is long; its type where it has none."""
@@ -32,7 +35,7 @@ def shown(value: Any) -> str:
 
 def number(name: str, value: Any, low: float, high: float, open_end: bool) -> float:
     """Return a float within the range that the mathematics allows."""
-    found = value if type(value) is float else _float(name, value)
+    found = value if type(value) is float else real(name, value)
     inside = low <= found < high if open_end else low <= found <= high
     if not (inside and isfinite(found)):
         if not isfinite(high):
@@ -43,13 +46,16 @@ def number(name: str, value: Any, low: float, high: float, open_end: bool) -> fl
     return found
 
 
-def _float(name: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_, str, bytes)) or not hasattr(value, "__float__") or np.ndim(value):
+def real(name: str, value: Any) -> float:
+    """Return any float, which NaN and infinity are too."""
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    nothing = isinstance(value, (bool, str, bytes)) or kind in _NOT_REAL
+    if nothing or not hasattr(value, "__float__") or np.ndim(value):
         raise TypeError(f"{name} must be a number, got {shown(value)}")
     try:
         return float(value)
     except OverflowError:  # a whole number beyond all floats
-        return float("inf")
+        return float("inf") if value > 0 else float("-inf")
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {shown(value)}") from None
 

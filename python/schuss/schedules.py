@@ -3,8 +3,9 @@
 A schedule is taken as ``lr=`` by every optimizer and in groups, and can be called by itself. Each is a frozen
 dataclass: its repr is the call that makes it, and two that are equal give the same rates.
 
-PyTorch and Optax count steps from 0. Where they have a schedule of the same name, ours at ``t`` is theirs at
-``t - 1``. A function made by Optax is taken by the optimizers as it is, and then called with ``t - 1``.
+PyTorch, Optax and Keras count steps from 0. Where they have a schedule of the same name, ours at ``t`` is theirs at
+``t - 1``. Optax's and Keras's are taken as they are, by the optimizers and within schedules, and then called with
+``t - 1``.
 
 >>> from schuss.schedules import WarmupCosine
 >>> schedule = WarmupCosine(lr=1e-3, warmup=10, steps=100)
@@ -18,9 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import pairwise
-from math import cos, floor, isfinite, pi, sqrt
-from typing import Literal
+from math import cos, floor, inf, isfinite, pi, sqrt
+from typing import Any, Literal
+
+from .checks import number
 
 __all__ = [
     "WSD",
@@ -69,6 +73,27 @@ class Schedule:
     def __call__(self, t: int) -> float:
         """Return the learning rate of step ``t``, which is 1 at the first update."""
         raise NotImplementedError
+
+
+def rate_at(schedule: Callable[[int], Any], t: int) -> float:
+    """Return the rate of step ``t``, 1 at the first update, by any schedule: it is called as its makers count."""
+    count = t if isinstance(schedule, Schedule) or not _counts_from_zero(schedule) else t - 1
+    return number(f"lr({count})", schedule(count), 0, inf, False)
+
+
+def _counts_from_zero(schedule: Any) -> bool:
+    """Whether Optax or Keras has made it. They are told by their names, as they may not be installed."""
+    while isinstance(schedule, partial):
+        schedule = schedule.func
+    return _package(schedule) == "optax" or any(
+        cls.__name__ == "LearningRateSchedule" and _package(cls) in ("keras", "tf_keras", "tensorflow")
+        for cls in type(schedule).__mro__
+    )
+
+
+def _package(made: Any) -> str:
+    """The first part of the name of the module that something is from."""
+    return str(getattr(made, "__module__", None)).partition(".")[0]
 
 
 def _epoch(t: int, steps_per_epoch: int) -> int:
@@ -284,8 +309,8 @@ class Warmup(Schedule):
 
     def __call__(self, t: int) -> float:
         if t > self.warmup:
-            return float(self.then(t - self.warmup))
-        return self.start + (float(self.then(1)) - self.start) * (t - 1) / self.warmup
+            return rate_at(self.then, t - self.warmup)
+        return self.start + (rate_at(self.then, 1) - self.start) * (t - 1) / self.warmup
 
 
 @dataclass(frozen=True)
@@ -384,7 +409,7 @@ class Scaled(Schedule):
     factor: float
 
     def __call__(self, t: int) -> float:
-        return self.factor * float(self.schedule(t))
+        return self.factor * rate_at(self.schedule, t)
 
 
 @dataclass(frozen=True)
@@ -396,7 +421,7 @@ class Joined(Schedule):
 
     def __call__(self, t: int) -> float:
         part = sum(t > boundary for boundary in self.boundaries)
-        return float(self.schedules[part](t - (self.boundaries[part - 1] if part else 0)))
+        return rate_at(self.schedules[part], t - (self.boundaries[part - 1] if part else 0))
 
 
 def join(schedules: Sequence[Callable[[int], float]], boundaries: Sequence[int]) -> Joined:
