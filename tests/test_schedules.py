@@ -267,19 +267,67 @@ def test_plateau_by_hand():
     assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.2, 0.2, 0.2, 0.2]
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("cooldown", [0, 2])
+@pytest.mark.parametrize("mode", ["rel", "abs"])
 @pytest.mark.parametrize("maximize", [False, True])
-def test_plateau_is_pytorchs(maximize):
+def test_plateau_is_pytorchs(maximize, mode, cooldown, seed):
+    """Rates, exactly, over reports among which are ties with the threshold, NaN and infinities."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra parity)")
-    opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    mode = "max" if maximize else "min"
-    peer = torch.optim.lr_scheduler.ReduceLROnPlateau(opt, mode, 0.3, 2, 0.05, "rel", 2, 0.01)
-    ours = S.ReduceOnPlateau(0.5, 0.3, 2, 0.05, "rel", 2, 0.01, maximize)
-    values = np.random.default_rng(0).uniform(1, 3, 60).round(1)
-    for t, value in enumerate(values, 1):
-        peer.step(value)
-        ours.report(value)
-        assert ours(t) == pytest.approx(opt.param_groups[0]["lr"], rel=1e-12)
-    assert ours(1) < 0.1
+    rng = np.random.default_rng(seed)
+    for _ in range(40):
+        patience, threshold = int(rng.integers(0, 4)), float(rng.choice([0.0, 1e-4, 0.05, 0.1]))
+        factor, least = float(rng.choice([0.3, 0.9, 0.0])), float(rng.choice([0.0, 0.01, 0.7]))
+        opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        peer = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            opt, "max" if maximize else "min", factor, patience, threshold, mode, cooldown, least, eps=0.0
+        )
+        ours = S.ReduceOnPlateau(0.5, factor, patience, threshold, mode, cooldown, least, maximize)
+        values = rng.uniform(1, 3, 40).round(1)
+        odd = rng.random(40) < rng.choice([0.0, 0.1, 0.5])
+        values[odd] = rng.choice([float("nan"), float("inf"), float("-inf")], odd.sum())
+        for t, value in enumerate(values.tolist(), 1):
+            peer.step(value)
+            ours.report(value)
+            assert ours(t) == opt.param_groups[0]["lr"], (ours, values[:t])
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+def test_reports_of_nothing_are_bad_ones(mode, maximize):
+    """NaN and the worst value are never the best, and what follows them can improve."""
+    worst = float("-inf" if maximize else "inf")
+    schedule = S.ReduceOnPlateau(1.0, 0.5, patience=1, threshold_mode=mode, maximize=maximize)
+    for value in (float("nan"), worst):
+        schedule.report(value)
+        assert schedule.best is None
+    assert schedule(3) == 0.5
+    schedule.report(2.0)
+    for value in (float("nan"), worst):
+        schedule.report(value)
+        assert schedule.best == 2.0
+    assert (schedule.bad, schedule(6)) == (0, 0.25)
+    schedule.report(-worst)
+    assert (schedule.best, schedule.bad) == (-worst, 0)
+
+
+@pytest.mark.parametrize(("first", "second", "better"), [(-1.0, -1.1, True), (-1.0, -1.05, False), (0.0, -1e-9, True)])
+@pytest.mark.parametrize("maximize", [False, True])
+def test_a_share_of_a_best_value_that_is_negative(maximize, first, second, better):
+    """Here PyTorch would have an improvement in what is worse by up to the threshold."""
+    schedule = S.ReduceOnPlateau(1.0, threshold=0.0625, maximize=maximize)
+    sign = -1 if maximize else 1
+    schedule.report(first * sign)
+    schedule.report(second * sign)
+    assert (schedule.best == second * sign) is better
+
+
+@pytest.mark.parametrize("value", ["1.5", b"1.5", None, True, 1j, [1.0], np.array([1.0])])
+def test_reports_are_numbers(value):
+    schedule = S.ReduceOnPlateau(1.0)
+    with pytest.raises(TypeError, match=r"^ReduceOnPlateau: value must be a number, got "):
+        schedule.report(value)
+    assert (schedule.best, schedule.bad) == (None, 0)
 
 
 BAD = [

@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import pairwise
-from math import cos, floor, inf, isfinite, pi, sqrt
+from math import copysign, cos, floor, inf, isfinite, pi, sqrt
 from typing import Any, Literal
 
-from .checks import number
+from .checks import number, real
 
 __all__ = [
     "WSD",
@@ -488,8 +488,8 @@ class ReduceOnPlateau(Schedule):
         return self.current
 
     def report(self, value: float) -> None:
-        """Tell what was reached: a loss, or with ``maximize`` an accuracy."""
-        value = float(value)
+        """Tell what was reached: a loss, or with ``maximize`` an accuracy. NaN is no improvement."""
+        value = real("ReduceOnPlateau: value", value)
         if self._improves(value):
             self.best, self.bad = value, 0
         else:
@@ -497,12 +497,17 @@ class ReduceOnPlateau(Schedule):
         if self.cooling > 0:
             self.cooling, self.bad = self.cooling - 1, 0
         if self.bad > self.patience:
-            self.current = max(self.current * self.factor, self.least)
+            # A rate that lies below the least one stays: it does not rise.
+            self.current = min(self.current, max(self.current * self.factor, self.least))
             self.cooling, self.bad = self.cooldown, 0
 
     def _improves(self, value: float) -> bool:
-        if self.best is None:
-            return True
-        sign = 1 if self.maximize else -1
-        margin = self.threshold * (abs(self.best) if self.threshold_mode == "rel" else 1.0)
-        return sign * (value - self.best) > margin
+        # The bound is computed as PyTorch does it, so that a value that lies just on it counts as it does there.
+        sign, worst = (1, -inf) if self.maximize else (-1, inf)
+        if self.best is None or self.best == worst:
+            bound = worst
+        elif self.threshold_mode == "rel":
+            bound = self.best * (1 + sign * copysign(self.threshold, self.best))
+        else:
+            bound = self.best + sign * self.threshold
+        return value > bound if self.maximize else value < bound
