@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from functools import partial
-from math import cos, pi, sqrt
+from math import cos, inf, pi, sqrt
 
 import numpy as np
 import pytest
@@ -47,6 +47,71 @@ def test_by_hand(schedule, rates):
     found = [schedule(t) for t in range(1, len(rates) + 1)]
     np.testing.assert_allclose(found, rates, rtol=1e-14, atol=1e-16)
     assert all(type(rate) is float for rate in found)
+
+
+# Where a power or a product is beyond all floats the rate is infinite, or what is right nonetheless.
+FAR = 2**62
+OVERFLOWS = [
+    (S.Exponential(1.0, gamma=1e300), {1: 1.0, 2: 1e300, 3: inf, FAR: inf}),
+    (S.Exponential(0.0, gamma=1e300), {3: 0.0, FAR: 0.0}),
+    (S.Exponential(1, gamma=2), {1: 1.0, 3: 4.0, FAR: inf}),
+    (S.Exponential(10**300, gamma=10**300, first_epoch=1), {1: inf}),
+    (S.Exponential(1, gamma=0), {1: 1.0, 2: 0.0, FAR: 0.0}),
+    (S.Step(1.0, 2, gamma=1e300), {2: 1.0, 3: 1e300, 5: inf, FAR: inf}),
+    (S.Step(0.0, 2, gamma=1e300), {5: 0.0}),
+    (S.Step(1, 1, gamma=3), {3: 9.0, FAR: inf}),
+    (S.Cyclic(0.1, 0.5, 2, mode="exp_range", gamma=1e300), {1: 0.1, 3: inf, 5: 0.1, FAR + 1: 0.1, FAR + 3: inf}),
+    (S.Cyclic(0.5, 0.5, 2, mode="exp_range", gamma=1e300), {3: 0.5, FAR + 3: 0.5}),
+    (S.Cyclic(0.5, 0.25, 2, mode="exp_range", gamma=1e300), {1: 0.5, 3: -inf}),
+    (S.Cyclic(0, 1, 2, mode="exp_range", gamma=2), {3: 4.0, FAR + 3: inf}),
+    (S.Cyclic(0.0, 1.0, 2, gamma=1e300), {3: 1.0, 7: 1.0, FAR + 2: 0.5}),
+    (S.Cyclic(0, 1, 2, gamma=2), {3: 1.0, FAR + 2: 0.5}),
+    (S.Cyclic(0.0, 1.0, 2, mode="triangular2"), {3: 1.0, 7: 0.5, FAR + 2: 0.0}),
+    (S.Cyclic(0.0, 1.0, 2), {FAR - 1: 1.0, FAR: 0.5, FAR + 1: 0.0}),
+    (S.InverseTime(1.0, 1e308), {1: 1.0, FAR: 0.0}),
+    (S.InverseTime(1.0, 10**308), {1: 1.0, 100: 0.0, FAR: 0.0}),
+    (S.InverseSqrt(1e300, 1e300), {1: inf, FAR: inf}),
+    (S.InverseSqrt(10**300, 10**300), {1: inf}),
+    (S.InverseSqrt(1, 1, shift=10**308), {1: 1e-154}),
+    (S.Polynomial(1.0, 10, power=1e308), {1: 1.0, 2: 0.0, FAR: 0.0}),
+    (S.Polynomial(1, 10, power=10**308), {1: 1.0, 2: 0.0}),
+    (S.Linear(1.7e308, 0.0, 2), {1: 1.7e308, 2: 0.85e308, FAR: 0.0}),
+    (S.Cosine(1.7e308, 2), {1: 1.7e308, 2: 0.85e308, FAR: 0.0}),
+    (S.Cosine(10**308, 2), {1: 1e308, 2: 0.5e308}),
+    (S.CosineWarmRestarts(1.7e308, 2), {1: 1.7e308, 2: 0.85e308, FAR + 1: 1.7e308}),
+    (S.CosineWarmRestarts(1.0, 2, 10**18), {1: 1.0, 3: 1.0, 3 + 10**18: 0.5}),
+    (S.CosineWarmRestarts(1.0, 1, 2), {2**61: 1.0, 2**61 + 2**60: 0.5}),
+    (S.OneCycle(1.7e308, 5, 0.6, 1.0, 1.0), {1: 1.7e308, 3: 1.7e308, 5: 1.7e308, FAR: 1.7e308}),
+    (S.Warmup(S.Constant(1.6e308), 4), {1: 0.0, 2: 0.4e308, 4: inf, 5: 1.6e308, FAR: 1.6e308}),
+    (S.Warmup(S.Constant(0), 4, start=10**308), {1: 1e308, 4: -inf, 5: 0.0}),
+    (S.WarmupCosine(10**308, 4, 6), {1: 0.0, 2: 1e308 / 4, 5: 1e308, 6: 0.5e308, FAR: 0.0}),
+    (S.WSD(10**308, 4, 1, 2), {2: 1e308 / 4, 6: 1e308, 7: 0.5e308, FAR: 0.0}),
+    (S.Noam(1, 0, 1e308), {1: 1e308, FAR: 1e308 / 2**31}),
+    (S.Noam(1, 2**62, 10**308), {FAR: 1e308 / 2**31}),
+    (S.Scaled(S.Constant(1e300), 1e300), {1: inf}),
+    (S.Scaled(S.Constant(10**300), 10**300), {1: inf}),
+    (S.PiecewiseConstant((10**308, 1), (1,)), {1: 1e308, FAR: 1.0}),
+    (S.join([S.Constant(1), S.Constant(2)], [FAR - 1]), {1: 1.0, FAR: 2.0}),
+]
+
+
+@pytest.mark.parametrize(("schedule", "rates"), OVERFLOWS, ids=[repr(s) for s, _ in OVERFLOWS])
+def test_what_is_beyond_all_floats(schedule, rates):
+    found = {t: schedule(t) for t in rates}
+    assert found == rates
+    assert all(type(rate) is float for rate in found.values())
+    for t, rate in rates.items():
+        if abs(rate) == inf:
+            with pytest.raises(ValueError, match=rf"^lr\({t}\) must be finite and at least 0, got -?inf"):
+                S.rate_at(schedule, t)
+
+
+@pytest.mark.parametrize("t", [2**53 + 1, 2**62, 2**63 + 1, 10**300])
+def test_steps_however_far(t):
+    for schedule in (*(s for s, _ in (*BY_HAND, *TORCH, *OPTAX)), S.CosineWarmRestarts(1.0, 1, 3)):
+        rate = schedule(t)
+        assert type(rate) is float, schedule
+        assert 0 <= rate <= 5, schedule
 
 
 def test_every_schedule_is_tested_by_hand_or_against_a_peer():

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import pairwise
-from math import copysign, cos, floor, inf, isfinite, pi, sqrt
+from math import copysign, cos, inf, isfinite, pi, sqrt
 from typing import Any, Literal
 
 from .checks import number, real
@@ -103,7 +103,16 @@ def _epoch(t: int, steps_per_epoch: int) -> int:
 
 def _cosine(start: float, end: float, share: float) -> float:
     """From start to end along half a wave."""
-    return end + (start - end) * (1 + cos(pi * share)) / 2
+    return end + (start - end) * ((1 + cos(pi * share)) / 2)
+
+
+def _times_power(amount: float, base: float, exponent: int) -> float:
+    """``amount * base ** exponent``; where the power is beyond all floats infinite, or 0 if the amount is."""
+    try:
+        # Of a float, as a power of whole numbers is computed to its last digit, which may take for ever.
+        return amount * float(base) ** exponent
+    except OverflowError:
+        return copysign(inf, amount) if amount else 0.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ class Constant(Schedule):
     lr: float
 
     def __call__(self, t: int) -> float:
-        return self.lr
+        return float(self.lr)
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,8 @@ class InverseTime(Schedule):
     first_epoch: int = 0
 
     def __call__(self, t: int) -> float:
-        return self.lr / (1 + self.decay_rate * (_epoch(t, self.steps_per_epoch) + self.first_epoch))
+        # A float becomes infinite where a whole number would be too large to divide by.
+        return self.lr / (1 + float(self.decay_rate) * (_epoch(t, self.steps_per_epoch) + self.first_epoch))
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ class Exponential(Schedule):
     first_epoch: int = 0
 
     def __call__(self, t: int) -> float:
-        return self.lr * self.gamma ** (_epoch(t, self.steps_per_epoch) + self.first_epoch)
+        return _times_power(self.lr, self.gamma, _epoch(t, self.steps_per_epoch) + self.first_epoch)
 
 
 @dataclass(frozen=True)
@@ -158,7 +168,7 @@ class InverseSqrt(Schedule):
     shift: float = 0.0
 
     def __call__(self, t: int) -> float:
-        return self.lr * self.k / sqrt(t + self.shift)
+        return float(self.lr) * self.k / sqrt(t + self.shift)
 
 
 @dataclass(frozen=True)
@@ -171,7 +181,7 @@ class Step(Schedule):
     steps_per_epoch: int = 1
 
     def __call__(self, t: int) -> float:
-        return self.lr * self.gamma ** (_epoch(t, self.steps_per_epoch) // self.step_size)
+        return _times_power(self.lr, self.gamma, _epoch(t, self.steps_per_epoch) // self.step_size)
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,7 @@ class PiecewiseConstant(Schedule):
 
     def __call__(self, t: int) -> float:
         epoch = _epoch(t, self.steps_per_epoch)
-        return self.rates[sum(epoch >= boundary for boundary in self.boundaries)]
+        return float(self.rates[sum(epoch >= boundary for boundary in self.boundaries)])
 
 
 def _check_boundaries(what: str, parts: int, boundaries: Sequence[int]) -> None:
@@ -394,11 +404,14 @@ class Cyclic(Schedule):
     def __call__(self, t: int) -> float:
         down = self.up if self.down is None else self.down
         period = self.up + down
-        cycle = floor((t - 1) / period)
-        at = (t - 1) - cycle * period
+        cycle, at = divmod(t - 1, period)
         height = at / self.up if at <= self.up else 1 - (at - self.up) / down
-        scale = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": self.gamma ** (t - 1)}[self.mode]
-        return self.low + (self.high - self.low) * height * scale
+        base, exponent = {
+            "triangular": (1.0, 0),
+            "triangular2": (0.5, cycle),
+            "exp_range": (self.gamma, t - 1),
+        }[self.mode]
+        return self.low + _times_power((self.high - self.low) * height, base, exponent)
 
 
 @dataclass(frozen=True)
@@ -485,7 +498,7 @@ class ReduceOnPlateau(Schedule):
             raise ValueError(f"ReduceOnPlateau: factor must be less than 1, got {self.factor!r}")
 
     def __call__(self, t: int) -> float:
-        return self.current
+        return float(self.current)
 
     def report(self, value: float) -> None:
         """Tell what was reached: a loss, or with ``maximize`` an accuracy. NaN is no improvement."""
