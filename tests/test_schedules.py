@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from math import cos, inf, pi, sqrt
 
@@ -396,24 +399,224 @@ def test_reports_are_numbers(value):
 
 
 BAD = [
-    (lambda: S.Constant(-1), "Constant: lr must be finite and not negative, got -1"),
-    (lambda: S.Constant(float("nan")), "Constant: lr .*got nan"),
-    (lambda: S.Cosine(0.1, 0), "Cosine: steps must be a whole number, at least 1, got 0"),
-    (lambda: S.Step(0.1, 1.5), "Step: step_size must be a whole number, at least 1, got 1.5"),
-    (lambda: S.PiecewiseConstant((1, 2), ()), "PiecewiseConstant of 2 parts needs 1 rising boundaries, got"),
-    (lambda: S.join([S.Constant(1)] * 3, [5, 5]), "join of 3 parts needs 2 rising boundaries"),
-    (lambda: S.WarmupCosine(1.0, 5, 5), "warmup must be less than steps"),
-    (lambda: S.OneCycle(1.0, 2), "leaves no step to go up"),
-    (lambda: S.Cyclic(0, 1, mode="round"), "mode must be triangular"),
-    (lambda: S.ReduceOnPlateau(1.0, factor=1.0), "factor must be less than 1"),
-    (lambda: S.ReduceOnPlateau(1.0, threshold_mode="?"), "threshold_mode must be rel or abs"),
+    (lambda: S.Constant(-1), "^Constant: lr must be finite and at least 0, got -1$"),
+    (lambda: S.Constant("x"), "^Constant: lr must be a number, got 'x'$"),
+    (lambda: S.Cosine(0.1, 0), "^Cosine: steps must be a whole number from 1 on, got 0$"),
+    (
+        lambda: S.Cosine(0.1, 2**63),
+        r"^Cosine: steps must be a whole number from 1 to 2\*\*63 - 1, got 9223372036854775808$",
+    ),
+    (lambda: S.Step(0.1, 1.5), "^Step: step_size must be a whole number from 1 on, got 1.5$"),
+    (
+        lambda: S.Warmup(0.1, 3),
+        r"^Warmup: then must be a schedule or another function of the step, as Constant\(0.1\) is, got 0.1$",
+    ),
+    (lambda: S.PiecewiseConstant("12", (1,)), "^PiecewiseConstant: rates must be a tuple or list, got '12'$"),
+    (
+        lambda: S.PiecewiseConstant((1, -2), (1,)),
+        r"^PiecewiseConstant: rates\[1\] must be finite and at least 0, got -2$",
+    ),
+    (lambda: S.PiecewiseConstant((), ()), r"^PiecewiseConstant: rates must have at least one part, got \(\)$"),
+    (lambda: S.PiecewiseConstant((1, 2), ()), r"^PiecewiseConstant: boundaries must be 1 for the 2 rates, got \(\)$"),
+    (lambda: S.join([S.Constant(1)] * 3, [5, 5]), r"^Joined: boundaries must rise, got \(5, 5\)$"),
+    (lambda: S.join([], []), r"^Joined: schedules must have at least one part, got \(\)$"),
+    (lambda: S.Joined((S.Constant(1), 2), (3,)), r"^Joined: schedules\[1\] must be a schedule .*, got 2$"),
+    (lambda: S.WarmupCosine(1.0, 5, 5), "^WarmupCosine: warmup must be less than steps, got 5 of 5$"),
+    (
+        lambda: S.OneCycle(1.0, 2),
+        r"^OneCycle: rise must leave some of the 2 steps to go up and some to go down, got 0.3$",
+    ),
+    (lambda: S.OneCycle(1.0, 10, div=0.0), "^OneCycle: div must be more than 0 and leave a finite rate, got 0.0$"),
+    (
+        lambda: S.OneCycle(1.0, 10, final_div=5e-324),
+        "^OneCycle: final_div must be more than 0 and leave a finite rate, got 5e-324$",
+    ),
+    (lambda: S.Cyclic(0, 1, mode="round"), "^Cyclic: mode must be triangular, triangular2 or exp_range, got 'round'$"),
+    (lambda: S.ReduceOnPlateau(1.0, factor=1.0), "^ReduceOnPlateau: factor must be less than 1, got 1.0$"),
+    (
+        lambda: S.ReduceOnPlateau(1.0, threshold_mode="?"),
+        r"^ReduceOnPlateau: threshold_mode must be rel or abs, got '\?'$",
+    ),
+    (lambda: S.ReduceOnPlateau(1.0, maximize=1), "^ReduceOnPlateau: maximize must be True or False, got 1$"),
 ]
 
 
 @pytest.mark.parametrize(("make", "match"), BAD)
 def test_bad_values_are_refused(make, match):
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises((TypeError, ValueError), match=match):
         make()
+
+
+def test_schedules_of_the_users_own():
+    """Their fields are checked by their types too, where we know these and can look them up."""
+
+    class Unknown:
+        pass
+
+    @dataclasses.dataclass(frozen=True)
+    class Known(S.Schedule):
+        lr: float
+        offset: int = 0
+        more: dict[str, int] | None = None
+
+    assert Known(np.float32(0.5), more={"a": -1}) == Known(0.5, 0, {"a": -1})
+    with pytest.raises(ValueError, match=r"^Known: lr must be finite and at least 0, got -1$"):
+        Known(-1)
+
+    @dataclasses.dataclass(frozen=True)
+    class Local(S.Schedule):
+        lr: float
+        more: Unknown | None = None
+
+    assert Local("x").lr == "x"
+
+
+# Every field of every schedule. The arguments are such that one of them can become 0.5, or 3, by itself.
+ARGUMENTS = {
+    S.Constant: {"lr": 0.25},
+    S.InverseTime: {"lr": 0.25, "decay_rate": 1.0},
+    S.Exponential: {"lr": 0.25},
+    S.InverseSqrt: {"lr": 0.25},
+    S.Step: {"lr": 0.25, "step_size": 2},
+    S.PiecewiseConstant: {"rates": (0.25, 0.125), "boundaries": (2,)},
+    S.Linear: {"lr": 0.25, "end": 0.0, "steps": 4},
+    S.Polynomial: {"lr": 0.25, "steps": 4},
+    S.Cosine: {"lr": 0.25, "steps": 4},
+    S.CosineWarmRestarts: {"lr": 0.25, "period": 4},
+    S.OneCycle: {"lr": 0.25, "steps": 10, "rise": 0.4},
+    S.Warmup: {"then": S.Constant(0.25), "warmup": 2},
+    S.WarmupCosine: {"lr": 0.25, "warmup": 2, "steps": 4},
+    S.Noam: {"d_model": 4},
+    S.WSD: {"lr": 0.25, "warmup": 2, "stable": 2, "decay": 2},
+    S.Cyclic: {"low": 0.0, "high": 0.25},
+    S.Scaled: {"schedule": S.Constant(0.25), "factor": 2.0},
+    S.Joined: {"schedules": (S.Constant(0.25), S.Constant(0.125)), "boundaries": (2,)},
+    S.ReduceOnPlateau: {"lr": 0.25},
+}
+
+# What is taken for a rate or a factor, for a count, for a function, and what is not: (given, kept), and (given).
+FLOATS = [
+    *((given, 0.5) for given in (0.5, np.float32(0.5), np.float64(0.5), np.array(0.5), Fraction(1, 2), Decimal("0.5"))),
+    *((given, 0.0) for given in (0.0, np.int64(0), np.float16(0))),
+    (Fraction(1, 3), 1 / 3),
+    (Decimal("0.3"), 0.3),
+    (0, 0),
+]
+COUNTS = [(given, 3) for given in (3, np.int64(3), np.uint8(3), np.array(3))]
+NOTHING = [True, np.bool_(True), np.array(True), "3", b"3", np.str_("3"), np.array("3"), np.timedelta64(3)]
+NOTHING += [1j, np.complex64(3), np.array(3j), [3], (3,), {3}, np.array([0.1]), np.array([3]), object()]
+NO_RATE = [float("nan"), inf, -inf, -1, -0.5, np.float32("nan"), np.float32("inf"), np.float32(-1), np.int64(-1)]
+NO_RATE += [10**400, -(10**400), Fraction(-1, 2), Decimal("nan"), Decimal("-inf"), np.array(-1.0), np.array(np.nan)]
+NO_COUNT = [*NOTHING, *NO_RATE, 0.5, 3.0, np.float64(3), Fraction(3), Decimal(3), 2**63]
+NO_FUNCTION = [None, 3, 0.1, *NOTHING, *NO_RATE]
+NO_CHOICE = [None, "", "x", 0, *NOTHING, *NO_RATE]
+
+
+def _sequences_of(bad, good):
+    yield from ([good, each] for each in bad)
+    yield from ((each, good) for each in bad)
+    yield from (
+        None,
+        3,
+        0.5,
+        "3",
+        b"3",
+        bytearray(b"3"),
+        np.array(3),
+        True,
+        object(),
+        {good},
+        {good: 1},
+        iter([good]),
+        np.array([[0.5]]),
+    )
+    yield from (good, [])
+
+
+# What a field of each type takes, and what it does not.
+FIELDS = {
+    "float": (FLOATS, [None, *NOTHING, *NO_RATE]),
+    "int": (COUNTS, [None, *NO_COUNT]),
+    "int | None": ([(None, None), *COUNTS], [0, *NO_COUNT]),
+    "bool": ([(True, True), (np.bool_(False), False)], [None, 0, 1, np.array(True), "True", *NOTHING[3:], *NO_RATE]),
+    "tuple[float, ...]": (
+        [*(([given, 1], (kept, 1)) for given, kept in FLOATS), (np.array([1, 0.5]), (1.0, 0.5)), (range(2), (0, 1))],
+        [*_sequences_of([None, *NOTHING, *NO_RATE], 0.5)],
+    ),
+    "tuple[int, ...]": (
+        [*(([given], (kept,)) for given, kept in COUNTS), (np.array([3]), (3,)), (range(3, 4), (3,))],
+        [[0], (2, 2), (1, 2), *_sequences_of([None, *NO_COUNT], 2)],
+    ),
+    "Callable[[int], float]": ([(abs, abs)], NO_FUNCTION),
+    "tuple[Callable[[int], float], ...]": ([([abs, abs], (abs, abs))], [*_sequences_of(NO_FUNCTION, abs)]),
+    "Literal['triangular', 'triangular2', 'exp_range']": (
+        [("exp_range",) * 2, (np.str_("triangular"), "triangular")],
+        NO_CHOICE,
+    ),
+    "Literal['rel', 'abs']": ([("abs",) * 2, (np.str_("rel"), "rel")], NO_CHOICE),
+}
+# The whole numbers that may be 0; and what is refused beside all that.
+FROM_0 = {"warmup", "stable", "first_epoch", "patience", "cooldown", "bad", "cooling"}
+ALSO_BAD = {(S.OneCycle, "div"): [0], (S.OneCycle, "final_div"): [0], (S.OneCycle, "rise"): [0, 0.1, 1.0, 2]}
+BEST = (
+    [(None, None), (-1, -1.0), (inf, inf), (-inf, -inf), (np.float32(-0.5), -0.5), (Decimal("inf"), inf), *FLOATS[:-1]],
+    [*NOTHING, float("nan"), np.float32("nan"), Decimal("nan"), 10**400, -(10**400)],
+)
+EVERY_FIELD = [(cls, each) for cls in ARGUMENTS for each in dataclasses.fields(cls)]
+every_field = pytest.mark.parametrize(
+    ("cls", "each"), EVERY_FIELD, ids=[f"{cls.__name__}.{each.name}" for cls, each in EVERY_FIELD]
+)
+
+
+def _set(cls, each, value):
+    """Make a schedule of which one field is another; where a checkpoint would set it, as that does."""
+    if each.init:
+        return cls(**{**ARGUMENTS[cls], each.name: value})
+    schedule = cls(**ARGUMENTS[cls])
+    object.__setattr__(schedule, each.name, value)
+    schedule._check()
+    return schedule
+
+
+def test_every_schedules_fields_are_tested():
+    assert set(ARGUMENTS) == {
+        each for each in vars(S).values() if isinstance(each, type) and issubclass(each, S.Schedule)
+    } - {S.Schedule}
+
+
+@every_field
+def test_what_a_field_does_not_take(cls, each):
+    bad = BEST[1] if each.name == "best" else FIELDS[each.type][1]
+    if each.type == "int":
+        bad = [*bad, -1 if each.name in FROM_0 else 0]
+    for value in (*bad, *ALSO_BAD.get((cls, each.name), ())):
+        try:
+            _set(cls, each, value)
+        except (TypeError, ValueError) as error:
+            found = str(error)
+        else:
+            found = "no error"
+        assert re.match(f"{cls.__name__}: {each.name}\\b.*, got ", found), (value, found)
+
+
+@every_field
+def test_what_a_field_takes(cls, each):
+    good = BEST[0] if each.name == "best" else FIELDS[each.type][0]
+    if each.name in FROM_0:
+        good = [*good, (np.int64(0), 0)]
+    for value, kept in good:
+        if (cls, each.name) in ALSO_BAD and kept in (0, 0.0):
+            continue
+        schedule = _set(cls, each, value)
+        found = getattr(schedule, each.name)
+        assert (type(found), found) == (type(kept), kept)
+        assert repr(found) == repr(kept)
+        assert repr(schedule) == repr(_set(cls, each, kept))
+        assert schedule == _set(cls, each, kept)
+        if cls is not S.ReduceOnPlateau:
+            assert hash(schedule) == hash(_set(cls, each, kept))
+        assert schedule._check() is None
+        assert schedule == _set(cls, each, kept)
 
 
 @pytest.mark.parametrize("schedule", [s for s, _ in BY_HAND if "Joined" not in repr(s)], ids=repr)

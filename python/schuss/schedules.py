@@ -19,12 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
-from math import copysign, cos, inf, isfinite, pi, sqrt
-from typing import Any, Literal
+from math import copysign, cos, inf, isinf, isnan, pi, sqrt
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .checks import number, real
+import numpy as np
+
+from .checks import count, flag, number, real, shown
 
 __all__ = [
     "WSD",
@@ -50,35 +53,91 @@ __all__ = [
     "join",
 ]
 
-# Fields that count steps or epochs; all other numbers are rates and factors, which are not negative.
-_COUNTS = frozenset(
-    {"steps", "steps_per_epoch", "step_size", "period", "warmup", "stable", "decay", "up", "down", "d_model"}
+# The whole numbers of which there is at least one; all others may be 0.
+_FROM_1 = frozenset(
+    {"steps", "steps_per_epoch", "step_size", "period", "factor", "decay", "up", "down", "d_model", "boundaries"}
 )
+_MOST = 2**63 - 1
+_CHECK = "schuss.check"  # in a field's metadata: its own check, where its type does not say all
 
 
 class Schedule:
     """What all schedules share: the checks of their fields, and that they are called with a step."""
 
     def __post_init__(self) -> None:
-        for each in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, each.name)
-            what = f"{type(self).__name__}: {each.name}"
-            if each.name in _COUNTS and value is not None:
-                least = 0 if each.name in ("warmup", "stable") else 1
-                if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                    raise ValueError(f"{what} must be a whole number, at least {least}, got {value!r}")
-            elif isinstance(value, (int, float)) and not (isfinite(value) and value >= 0):
-                raise ValueError(f"{what} must be finite and not negative, got {value!r}")
+        self._check()
+
+    def _check(self) -> None:
+        """See that all fields are of their types and in range, and keep them as Python's own numbers and tuples."""
+        cls: Any = type(self)
+        for each in fields(cls):
+            check = each.metadata.get(_CHECK) or partial(_checked, _types(cls).get(each.name), each.name)
+            kept = check(f"{cls.__name__}: {each.name}", getattr(self, each.name))
+            object.__setattr__(self, each.name, kept)
 
     def __call__(self, t: int) -> float:
         """Return the learning rate of step ``t``, which is 1 at the first update."""
         raise NotImplementedError
 
 
+@cache
+def _types(cls: type[Any]) -> dict[str, Any]:
+    """The types of a class's fields; none where a user's class has types that cannot be looked up from here."""
+    try:
+        return get_type_hints(cls)
+    except Exception:
+        return {}
+
+
+def _checked(kind: Any, name: str, what: str, value: Any) -> Any:
+    """Return the value of a field of this type and name as it is kept; ``what`` it is called in messages."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is int:
+        least = int(name in _FROM_1)
+        if (found := count(what, value, least)) > _MOST:
+            raise ValueError(f"{what} must be a whole number from {least} to 2**63 - 1, got {shown(value)}")
+        return found
+    if kind is float:  # numbers that are rates and factors; a whole one is kept as it is
+        rate = number(what, value, 0, inf, False)
+        return value if type(value) is int else rate
+    if kind is bool:
+        return flag(what, value)
+    if origin is Callable:
+        if not callable(value):
+            raise TypeError(
+                f"{what} must be a schedule or another function of the step, as Constant(0.1) is, got {shown(value)}"
+            )
+        return value
+    if origin is Literal:
+        for each in inner:
+            if isinstance(value, type(each)) and value == each:
+                return each
+        listed = " or ".join(", ".join(map(str, inner)).rsplit(", ", 1))
+        raise ValueError(f"{what} must be {listed}, got {shown(value)}")
+    if origin is tuple:
+        several = isinstance(value, (Sequence, np.ndarray)) and getattr(value, "ndim", True)
+        if not several or isinstance(value, (str, bytes, bytearray)):
+            raise TypeError(f"{what} must be a tuple or list, got {shown(value)}")
+        return tuple(_checked(inner[0], name, f"{what}[{i}]", each) for i, each in enumerate(value))
+    if NoneType in inner and len(inner) == 2 and value is not None:
+        return _checked(inner[0], name, what, value)
+    return value
+
+
+def _score(what: str, value: Any) -> float | None:
+    """Return what has been reported: any number, or None where nothing has been."""
+    if value is None:
+        return None
+    found = real(what, value)
+    if isnan(found) or (isinf(found) and found != value):  # a whole number may be beyond all floats
+        raise ValueError(f"{what} must be a number, and not NaN or beyond all floats, got {shown(value)}")
+    return found
+
+
 def rate_at(schedule: Callable[[int], Any], t: int) -> float:
     """Return the rate of step ``t``, 1 at the first update, by any schedule: it is called as its makers count."""
-    count = t if isinstance(schedule, Schedule) or not _counts_from_zero(schedule) else t - 1
-    return number(f"lr({count})", schedule(count), 0, inf, False)
+    step = t if isinstance(schedule, Schedule) or not _counts_from_zero(schedule) else t - 1
+    return number(f"lr({step})", schedule(step), 0, inf, False)
 
 
 def _counts_from_zero(schedule: Any) -> bool:
@@ -196,22 +255,24 @@ class PiecewiseConstant(Schedule):
     boundaries: tuple[int, ...]
     steps_per_epoch: int = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "rates", tuple(self.rates))
-        object.__setattr__(self, "boundaries", tuple(self.boundaries))
-        _check_boundaries("PiecewiseConstant", len(self.rates), self.boundaries)
-        for rate in self.rates:
-            Constant(rate)
+    def _check(self) -> None:
+        super()._check()
+        _check_parts("PiecewiseConstant", "rates", self.rates, self.boundaries)
 
     def __call__(self, t: int) -> float:
         epoch = _epoch(t, self.steps_per_epoch)
         return float(self.rates[sum(epoch >= boundary for boundary in self.boundaries)])
 
 
-def _check_boundaries(what: str, parts: int, boundaries: Sequence[int]) -> None:
-    if len(boundaries) != parts - 1 or any(a >= b for a, b in pairwise((0, *boundaries))):
-        raise ValueError(f"{what} of {parts} parts needs {parts - 1} rising boundaries, got {tuple(boundaries)}")
+def _check_parts(what: str, name: str, parts: tuple[Any, ...], boundaries: tuple[int, ...]) -> None:
+    if not parts:
+        raise ValueError(f"{what}: {name} must have at least one part, got {parts!r}")
+    if len(boundaries) != len(parts) - 1:
+        raise ValueError(
+            f"{what}: boundaries must be {len(parts) - 1} for the {len(parts)} {name}, got {shown(boundaries)}"
+        )
+    if any(a >= b for a, b in pairwise(boundaries)):
+        raise ValueError(f"{what}: boundaries must rise, got {shown(boundaries)}")
 
 
 @dataclass(frozen=True)
@@ -291,10 +352,16 @@ class OneCycle(Schedule):
     div: float = 25.0
     final_div: float = 1e4
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (0 < self.rise * self.steps - 1 < self.steps - 1 and self.div > 0 and self.final_div > 0):
-            raise ValueError(f"{self!r} leaves no step to go up, or none to go down")
+    def _check(self) -> None:
+        super()._check()
+        if not 0 < self.rise * self.steps - 1 < self.steps - 1:
+            what = f"leave some of the {self.steps} steps to go up and some to go down"
+            raise ValueError(f"OneCycle: rise must {what}, got {self.rise!r}")
+        rate = float(self.lr)
+        for name, by in (("div", self.div), ("final_div", self.final_div)):
+            rate = rate / by if by else inf
+            if rate == inf:
+                raise ValueError(f"OneCycle: {name} must be more than 0 and leave a finite rate, got {by!r}")
 
     def __call__(self, t: int) -> float:
         top, last = self.rise * self.steps - 1, self.steps - 1
@@ -336,8 +403,8 @@ class WarmupCosine(Schedule):
     start: float = 0.0
     end: float = 0.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check(self) -> None:
+        super()._check()
         if self.warmup >= self.steps:
             raise ValueError(f"WarmupCosine: warmup must be less than steps, got {self.warmup} of {self.steps}")
 
@@ -396,11 +463,6 @@ class Cyclic(Schedule):
     mode: Literal["triangular", "triangular2", "exp_range"] = "triangular"
     gamma: float = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.mode not in ("triangular", "triangular2", "exp_range"):
-            raise ValueError(f"Cyclic: mode must be triangular, triangular2 or exp_range, got {self.mode!r}")
-
     def __call__(self, t: int) -> float:
         down = self.up if self.down is None else self.down
         period = self.up + down
@@ -432,6 +494,10 @@ class Joined(Schedule):
     schedules: tuple[Callable[[int], float], ...]
     boundaries: tuple[int, ...]
 
+    def _check(self) -> None:
+        super()._check()
+        _check_parts("Joined", "schedules", self.schedules, self.boundaries)
+
     def __call__(self, t: int) -> float:
         part = sum(t > boundary for boundary in self.boundaries)
         return rate_at(self.schedules[part], t - (self.boundaries[part - 1] if part else 0))
@@ -445,7 +511,7 @@ def join(schedules: Sequence[Callable[[int], float]], boundaries: Sequence[int])
     Raises
     ------
     ValueError
-        If there is not one boundary between each two schedules, or they do not rise.
+        If there is no schedule, if there is not one boundary between each two, or if these do not rise.
 
     Examples
     --------
@@ -453,8 +519,7 @@ def join(schedules: Sequence[Callable[[int], float]], boundaries: Sequence[int])
     >>> [schedule(t) for t in range(1, 7)]
     [0.0, 0.05, 0.1, 0.1, 0.1, 0.05]
     """
-    _check_boundaries("join", len(schedules), boundaries)
-    return Joined(tuple(schedules), tuple(boundaries))
+    return Joined(schedules, boundaries)  # type: ignore[arg-type] # which makes tuples of both, if it can
 
 
 @dataclass
@@ -485,15 +550,16 @@ class ReduceOnPlateau(Schedule):
     least: float = 0.0
     maximize: bool = False
     current: float = field(init=False, repr=False)
-    best: float | None = field(init=False, repr=False, default=None)
+    best: float | None = field(init=False, repr=False, default=None, metadata={_CHECK: _score})
     bad: int = field(init=False, repr=False, default=0)
     cooling: int = field(init=False, repr=False, default=0)
 
     def __post_init__(self) -> None:
         self.current = self.lr
         super().__post_init__()
-        if self.threshold_mode not in ("rel", "abs"):
-            raise ValueError(f"ReduceOnPlateau: threshold_mode must be rel or abs, got {self.threshold_mode!r}")
+
+    def _check(self) -> None:
+        super()._check()
         if self.factor >= 1:
             raise ValueError(f"ReduceOnPlateau: factor must be less than 1, got {self.factor!r}")
 
