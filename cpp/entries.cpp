@@ -138,8 +138,13 @@ void Rebound::set(const Entry& entry, const py::object& value) {
 Rebound::~Rebound() {
   if (old_.empty()) return;
   const py::error_scope pending;  // what is being told to the caller
-  for (const auto& [key, value] : old_)
-    if (PyObject_SetItem(params_.ptr(), key.ptr(), value.ptr()) != 0) PyErr_WriteUnraisable(params_.ptr());
+  for (const auto& [key, value] : old_) {
+    PyObject* const now = PyObject_GetItem(params_.ptr(), key.ptr());
+    const bool replaced = now != value.ptr();
+    Py_XDECREF(now);
+    if (!now) PyErr_Clear();
+    if (replaced && PyObject_SetItem(params_.ptr(), key.ptr(), value.ptr()) != 0) PyErr_WriteUnraisable(params_.ptr());
+  }
 }
 
 }  // namespace schuss

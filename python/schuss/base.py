@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .checks import POSITIVE, SHARE, flag, number, shown
+from .schedules import rate_at
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -574,9 +575,7 @@ class Optimizer:
     def _lr_at(self, t: int) -> float:
         if not callable(self.lr):
             return self.lr
-        # Optax counts from 0.
-        count = t - 1 if (getattr(self.lr, "__module__", None) or "").startswith("optax") else t
-        return number(f"lr({count})", self.lr(count), 0, float("inf"), False)
+        return rate_at(self.lr, t)
 
     def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
         """The members of the rule in cpp/rules.hpp at step t, in their order."""

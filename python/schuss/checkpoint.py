@@ -20,12 +20,12 @@ import errno
 import json
 import os
 import stat
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from math import isfinite
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -105,7 +105,7 @@ def _decode(value: Any, depth: int = 0) -> Any:
     schedule = cls(**{each.name: found.pop(each.name) for each in fields(cls) if each.init})
     for name, given in found.items():
         object.__setattr__(schedule, name, given)
-    schedule.__post_init__() if False else None
+    schedule._check()
     return schedule
 
 
@@ -289,9 +289,9 @@ def _write_whole(path: Path, write: Callable[[str], object]) -> None:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "is not a regular file, and would be replaced by one", os.fspath(path))
     folder = path.parent
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".partial")
+    partial = os.fspath(folder / f".{path.name}.{token_hex(6)}.partial")  # known before it is made, so that it goes
     try:
-        os.close(handle)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # until it may be read as the old one
         write(partial)
         _sync(partial)
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
