@@ -113,10 +113,15 @@ std::string Name::text() const {
   return (role == Role::parameter ? "params" : "grads") + at;
 }
 
+bool is_array(py::handle value) {
+  PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(value.ptr()));
+  return type == types.ndarray || type == types.memmap;
+}
+
 View look(py::handle value, const Name& name) {
   View view;
-  PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(value.ptr()));
-  if (type != types.ndarray && type != types.memmap) {
+  if (!is_array(value)) {
+    PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(value.ptr()));
     if (name.role == Role::state)
       refuse_type(value, name);
     else if (type == reinterpret_cast<PyObject*>(&PyFloat_Type))

@@ -62,6 +62,9 @@ struct Name {
 // To be called once, when the module is loaded: learns the types that NumPy's arrays and scalars have.
 void learn_types();
 
+// Whether a value is an array, and of no subclass that may mean more than its numbers.
+bool is_array(py::handle value);
+
 // The view of a value that is fit for its role; py::type_error or py::value_error otherwise.
 // A float has no memory of its own to show: its view's data is nullptr. State is never a float.
 View look(py::handle value, const Name& name);

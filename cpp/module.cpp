@@ -88,7 +88,7 @@ double softmax_loss(const py::object& x, const py::object& t, const py::object& 
   if (sizes.columns == 0) throw py::value_error("x: expected at least one column, got shape " + shape_text(scores));
   const schuss::View to = look_contiguous(d, output("d"), sizes.both(), scores.is_double);
   using Labels = py::array_t<int64_t, py::array::c_style>;
-  if (!py::isinstance<Labels>(t)) {
+  if (!schuss::is_array(t) || !py::isinstance<Labels>(t)) {
     const schuss::View weights = look_contiguous(t, input("t"), sizes.both(), scores.is_double);
     return with_type_of(scores, [&](auto type) {
       using T = decltype(type);
@@ -99,6 +99,8 @@ double softmax_loss(const py::object& x, const py::object& t, const py::object& 
   if (labels.ndim() != 1 || labels.shape(0) != sizes.rows)
     throw py::value_error("t: expected " + std::to_string(sizes.rows) + " labels, got " +
                           std::to_string(labels.size()));
+  if (!(labels.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
+    throw py::value_error("t: its data is not aligned to its int64 elements; use a copy of it");
   const int64_t* const label = labels.data();
   for (py::ssize_t i = 0; i < sizes.rows; ++i)
     if (label[i] < 0 || label[i] >= sizes.columns)

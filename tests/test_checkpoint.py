@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import json
 import os
 import pickle
 import random
 import signal
+import stat
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -552,3 +556,318 @@ def test_what_is_wrong_with_a_state_of_pytorchs():
         assert not opt.state
     with pytest.raises(ValueError, match="Lion has no state that could come from PyTorch"):
         checkpoint.load_torch_state(schuss.Lion(), {}, [], t=1)
+
+
+# A receiver that is unlike the sender.
+
+SENDERS = {
+    "another epsilon": ("Adam", {"lr": 0.1, "eps": 0.01}, {}),
+    "the other epsilon": ("Adam", {}, {"lr": 0.1, "eps": 0.01}),
+    "no clipping": ("SGD", {"lr": 1.0}, {"clip_norm": 0.1, "clip_value": 0.01}),
+    "clipping": ("SGD", {"lr": 1.0, "clip_norm": 0.1}, {}),
+    "no average": ("Momentum", {}, {"ema": 0.5}),
+    "an average": ("Momentum", {"ema": 0.5}, {}),
+    "another average": ("Momentum", {"ema": 0.5}, {"ema": 0.9}),
+    "no groups": ("Adam", {}, {"groups": {"b": {"lr": 0.5, "eps": 0.1}}, "maximize": True}),
+    "groups": ("Adam", {"groups": {"b": {"lr": 0.5, "eps": 0.1}}}, {"eps": 0.3}),
+    "other slots": ("RMSprop", {"centered": True, "momentum": 0.5}, {}),
+    "fewer slots": ("RMSprop", {}, {"centered": True, "momentum": 0.5}),
+    "no weights": ("ScheduleFreeAdamW", {}, {"lr": 0.5, "warmup": 9}),
+    "a schedule": ("NAdam", {"lr": Cosine(0.1, 20)}, {"lr": 3.0, "beta1": 0.5}),
+    "no eps": ("Adafactor", {}, {"eps": 0.1}),
+    "skipping": ("Lion", {"on_nonfinite": "skip"}, {"on_nonfinite": "raise", "flush_subnormals": False}),
+}
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+@pytest.mark.parametrize("case", SENDERS)
+def test_the_receiver_becomes_the_sender(case, used):
+    """All arguments are those that were saved, also where they are None; and the steps that follow."""
+    rule, theirs, mine = SENDERS[case]
+    rng = np.random.default_rng(0)
+    params = {"a": rng.normal(size=(4, 5)), "b": rng.normal(size=3)}
+    grads = [{"a": rng.normal(size=(4, 5)), "b": rng.normal(size=3)} for _ in range(6)]
+    cls = schuss.optimizers.OPTIMIZERS[rule]
+    sender, receiver = cls(**theirs), cls(**mine)
+    if used:
+        for g in grads[:3]:
+            receiver.update({name: p.copy() for name, p in params.items()}, g)
+    for g in grads[:2]:
+        sender.update(params, g)
+    receiver.load_state_dict(sender.state_dict())
+    assert repr(receiver) == repr(sender)
+    assert receiver.state_dict()["arguments"] == sender.state_dict()["arguments"]
+    assert_same_optimizers(receiver, sender)
+    twins = {name: p.copy() for name, p in params.items()}
+    for g in grads[2:]:
+        sender.update(params, g)
+        receiver.update(twins, g)
+        for name, p in params.items():
+            assert_same_bits(twins[name], p, name)
+        assert_same_optimizers(receiver, sender)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_arguments_that_were_changed_are_saved(way, tmp_path):
+    opt, params, grads = schuss.Adam(), {"a": np.ones(3), "b": np.ones(2)}, {"a": np.ones(3), "b": -np.ones(2)}
+    opt.update(params, grads)
+    opt.lr, opt.beta1, opt.eps_hat, opt.clip_norm, opt.maximize = 0.5, 0.8, 0.1, 1.0, True
+    opt.groups = {"b": {"lr": 0.25}}
+    again = WAYS[way](opt, tmp_path)
+    assert repr(again) == repr(opt)
+    opt.update(params, grads)
+    twins = {"a": np.zeros(3), "b": np.zeros(2)}
+    again.update(twins, grads)
+    assert_same_optimizers(again, opt)
+
+
+# What cannot be read is not saved.
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(schuss.schedules.Schedule):
+    lr: float
+
+    def __call__(self, t):
+        return self.lr / t
+
+
+Impostor = dataclasses.make_dataclass(
+    "Constant", [("lr", float)], bases=(schuss.schedules.Schedule,), namespace={"__call__": lambda self, t: 2 * self.lr}
+)
+
+
+class Subclass(schuss.Adam):
+    pass
+
+
+@pytest.mark.parametrize("lr", [Mine(0.5), Impostor(0.5), Warmup(Mine(0.5), 3), join([Cosine(1.0, 5), Mine(1.0)], [2])])
+def test_schedules_of_the_users_are_refused_before_the_old_file_is_replaced(lr, tmp_path):
+    schuss.SGD(lr=0.125).save(tmp_path / "file")
+    opt = schuss.SGD(lr=lr)
+    with pytest.raises(ValueError, match="lr is a function, which a checkpoint cannot hold"):
+        opt.save(tmp_path / "file")
+    assert schuss.load(tmp_path / "file").optimizer.lr == 0.125
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(ValueError, match=r"give lr=\.\.\. in its place"):
+        schuss.SGD().load_state_dict(opt.state_dict())
+    schuss.SGD(groups={"a": {"lr": Cosine(0.5, 9)}}).save(tmp_path / "file")
+    with pytest.raises(ValueError, match="lr is a function"):
+        schuss.SGD(groups={"a": {"lr": lr}}).save(tmp_path / "file")
+
+
+def test_classes_of_the_users_are_refused(tmp_path):
+    opt, params = Subclass(lr=0.5), {"p": np.ones(3)}
+    opt.update(params, {"p": np.ones(3)})
+    with pytest.raises(ValueError, match="Subclass is a class of your own, which a file cannot bring back"):
+        opt.save(tmp_path / "file")
+    again = Subclass()
+    again.load_state_dict(opt.state_dict())
+    assert repr(again) == repr(opt)
+    assert_same_optimizers(again, opt)
+    assert_same_optimizers(pickle.loads(pickle.dumps(opt)), opt)
+    with pytest.raises(ValueError, match="of a class 'Subclass', which this version of schuss does not have"):
+        schuss.Adam().load_state_dict(opt.state_dict())
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 0.5])
+def test_a_plateau_that_has_seen_anything_is_saved(value, tmp_path):
+    for maximize in (False, True):
+        opt = schuss.SGD(lr=ReduceOnPlateau(1.0, maximize=maximize))
+        opt.lr.report(value)
+        for again in (through_file(opt, tmp_path), through_dict(opt)):
+            assert again.lr == opt.lr
+
+
+def nested(depth):
+    lr = {"schedule": "Constant", "fields": {"lr": 0.5}}
+    for _ in range(depth):
+        lr = {"schedule": "Warmup", "fields": {"then": lr, "warmup": 1, "start": 0.0}}
+    return lr
+
+
+def constant(lr):
+    return {"schedule": "Constant", "fields": {"lr": lr}}
+
+
+PLATEAU = {
+    "lr": 0.5, "factor": 0.1, "patience": 10, "threshold": 1e-4, "threshold_mode": "rel", "cooldown": 0, "least": 0.0,
+    "maximize": False, "current": 0.5, "best": None, "bad": 0, "cooling": 0,
+}  # fmt: skip
+BAD_RATES = {
+    "no parts": {"schedule": "Joined", "fields": {"schedules": {"tuple": []}, "boundaries": {"tuple": []}}},
+    "a number for a schedule": {"schedule": "Warmup", "fields": {"then": 5, "warmup": 3, "start": 0.0}},
+    "text for a number": constant("x"),
+    "a list for a number": constant({"tuple": [1.0]}),
+    "true for a number": constant(True),
+    "below zero": constant(-1.0),
+    "not a number": constant({"number": "nan"}),
+    "no number": constant({"number": "os.system"}),
+    "a huge whole number": constant(10**400),
+    "a huge rate": 10**400,
+    "a field too many": {"schedule": "Constant", "fields": {"lr": 0.5, "__dict__": {"mapping": [["lr", -1.0]]}}},
+    "a class": {"schedule": "Constant", "fields": {"lr": 0.5, "__class__": "x"}},
+    "a field too few": {"schedule": "Constant", "fields": {}},
+    "350 of them": nested(350),
+    "5,000 of them": nested(5000),
+    "a plateau's rate": {"schedule": "ReduceOnPlateau", "fields": {**PLATEAU, "current": -1.0}},
+    "a plateau's best": {"schedule": "ReduceOnPlateau", "fields": {**PLATEAU, "best": {"number": "nan"}}},
+    "a plateau's count": {"schedule": "ReduceOnPlateau", "fields": {**PLATEAU, "bad": "x"}},
+    "two kinds": {"schedule": "Constant", "number": "1", "fields": {"lr": 0.5}},
+    "no kind": {},
+    "a function": {"function": "<lambda>"},
+}
+
+
+@pytest.mark.parametrize("how", ["dict", "file"])
+@pytest.mark.parametrize("case", BAD_RATES)
+def test_bad_rates_in_files_are_refused(case, how, good, tmp_path):
+    opt = schuss.Adam(lr=0.25)
+    if how == "dict":
+        saved = schuss.Adam().state_dict()
+        saved["arguments"]["lr"] = BAD_RATES[case]
+        with pytest.raises(ValueError, match="cannot be restored"):
+            opt.load_state_dict(saved)
+        assert opt.lr == 0.25
+    else:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(100_000)  # for json.dumps alone: who makes such a file has no limit
+        try:
+            data = changed(lambda h, d: d["arguments"].update(lr=BAD_RATES[case]))(good)
+        finally:
+            sys.setrecursionlimit(limit)
+        (tmp_path / "bad").write_bytes(data)
+        with pytest.raises(ValueError, match="bad"):
+            schuss.load(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan"), -1, 10**400, "1", True, [1], {"mapping": []}])
+@pytest.mark.parametrize("name", ["lr", "beta1", "weight_decay", "clip_norm", "ema", "maximize", "groups"])
+def test_bad_arguments_in_a_state_are_refused(name, bad):
+    if (name, bad) in (("maximize", True), ("groups", {"mapping": []})):
+        return
+    saved = schuss.Adam().state_dict()
+    saved["arguments"][name] = bad
+    opt = schuss.Adam(lr=0.25)
+    with pytest.raises(ValueError, match="cannot be restored"):
+        opt.load_state_dict(saved)
+    assert repr(opt) == repr(schuss.Adam(lr=0.25))
+
+
+def test_neither_epsilon():
+    saved = schuss.Adam().state_dict()
+    saved["arguments"]["eps_hat"] = None
+    opt = schuss.Adam()
+    opt.load_state_dict(saved)
+    assert opt.eps_hat == 1e-7
+    with pytest.raises(ValueError, match="eps_hat must be a number, as there is no other epsilon, got None"):
+        opt.eps_hat = None
+
+
+@pytest.mark.parametrize("t", [2**62 - 1, 2**53, 10**9])
+def test_a_step_that_is_far_on_does_not_hang(t, tmp_path):
+    for rule in RULES:
+        opt, params = schuss.optimizers.OPTIMIZERS[rule](), {"p": np.ones((2, 2))}
+        opt.update(params, {"p": np.ones((2, 2))})
+        saved = opt.state_dict()
+        memory = [{"weights": [t, 1.0, 1.0]}] if "ScheduleFree" in rule else saved["memory"]
+        opt.load_state_dict({**saved, "t": t, "memory": memory})
+        opt.update(params, {"p": np.ones((2, 2))})
+        assert opt.t == t + 1
+        assert np.isfinite(params["p"]).all()
+        opt.update(params, {"p": np.ones((2, 2))})
+    opt = schuss.NAdam(beta1=0.9)
+    opt.load_state_dict({**opt.state_dict(), "t": t, "memory": [{"product": 1.0}]})
+    opt.beta1 = 0.8  # from the first factor on
+    opt.update(params, {"p": np.ones((2, 2))})
+
+
+@pytest.mark.parametrize("rule", ["Muon", "Adafactor", "ScheduleFreeSGD", "Adam"])
+def test_what_was_saved_before_is_read(rule, tmp_path):
+    """In format 1 two rules kept their workspace, and others remembered in other words."""
+    opt, params = (
+        schuss.optimizers.OPTIMIZERS[rule](groups={"b": {"lr": 0.5}}),
+        {"a": np.ones((2, 3)), "b": np.ones((2, 2))},
+    )
+    grads = {"a": np.ones((2, 3)), "b": np.ones((2, 2))}
+    for _ in range(2):
+        opt.update(params, grads)
+    saved = {**opt.state_dict(), "format": 1}
+    if rule in ("Muon", "Adafactor"):
+        for name, slots in saved["state"].items():
+            slots["u"] = np.ones_like(params[name])
+    if rule == "ScheduleFreeSGD":
+        saved["memory"] = [{"sums": [w[0], 0.5, *w[1:]]} for w in (each["weights"] for each in saved["memory"])]
+    again = schuss.optimizers.OPTIMIZERS[rule]()
+    again.load_state_dict(saved)
+    twins = {name: p.copy() for name, p in params.items()}
+    opt.update(params, grads)
+    again.update(twins, grads)
+    for name, p in params.items():
+        assert_same_bits(twins[name], p)
+    assert_same_optimizers(again, opt)
+
+
+# Files that are none, or change meanwhile.
+
+CUT = """
+import os, sys, threading, schuss
+path = sys.argv[1]
+size, good = os.path.getsize(path), open(path, "rb").read()
+def cut():
+    while True:
+        os.truncate(path, 4096)
+        with open(path, "wb") as file:
+            file.write(good)
+threading.Thread(target=cut, daemon=True).start()
+whole = torn = 0
+for _ in range(300):
+    try:
+        schuss.load(path)
+        whole += 1
+    except ValueError as error:
+        assert path in str(error), error
+        torn += 1
+print(whole + torn)
+os._exit(0)
+"""
+
+
+def test_a_file_that_is_cut_short_while_it_is_read(tmp_path):
+    opt, params = schuss.Adam(), {"W": np.ones(200_000)}
+    opt.update(params, params | {"W": np.ones(200_000)})
+    opt.save(tmp_path / "file", params)
+    done = subprocess.run(
+        [sys.executable, "-c", CUT, str(tmp_path / "file")], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "300\n"), done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_what_is_no_regular_file(tmp_path):
+    """Neither read, which could hang or never end, nor replaced."""
+    opt = schuss.SGD()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "pipe", "/dev/zero", "/dev/null"):
+        with pytest.raises(ValueError, match=f"{path} is not a regular file"):
+            schuss.load(path)
+    for path in (tmp_path / "pipe", tmp_path / "folder", "/dev/null"):
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        with pytest.raises(OSError, match="is not a regular file, and would be replaced"):
+            opt.save(path)
+        assert stat.S_IFMT(os.stat(path).st_mode) == kind
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
+    for lr in (0.5, 0.25):
+        schuss.SGD(lr=lr).save(tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+        assert schuss.load(tmp_path / "real" / "file").optimizer.lr == lr
+    os.chmod(tmp_path / "real" / "file", 0o600)
+    schuss.SGD().save(tmp_path / "link")
+    assert os.stat(tmp_path / "real" / "file").st_mode & 0o777 == 0o600

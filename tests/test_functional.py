@@ -125,3 +125,98 @@ def test_rmsprop_and_adafactor_say_which_arrays_they_need():
     with pytest.raises(TypeError, match="row is float32, p is float64"):
         functional.adafactor_(p, p * 1, np.zeros((2, 1), "f"), np.zeros((1, 3)), t=1, lr=0.1)
     assert p.tolist() == [[1] * 3] * 2
+
+
+def arrays_of(rule):
+    """The function of a rule, and arrays that it takes."""
+    opt, p = schuss.optimizers.OPTIMIZERS[rule](), np.ones((3, 4))
+    state = {s: p.copy() if s in "zx" else a for s, a in opt._new_state(None, p).items()}
+    if "ScheduleFree" in rule:
+        state["weights"] = np.zeros(2)
+    return function_of(rule), {"p": p, "g": np.full((3, 4), 0.5), **state}
+
+
+def read_only(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+WRONG_STATE = {
+    "a float": lambda a, p: 0.0,
+    "a NumPy float": lambda a, p: np.float64(0.0),
+    "an int": lambda a, p: 0,
+    "nothing": lambda a, p: None,
+    "a list": lambda a, p: a.tolist(),
+    "text": lambda a, p: "m",
+    "another shape": lambda a, p: np.zeros((*a.shape[:-1], a.shape[-1] + 1)),
+    "an axis more": lambda a, p: a[..., None].copy(),
+    "no axis": lambda a, p: np.zeros(()),
+    "float32": lambda a, p: a.astype(np.float32),
+    "whole numbers": lambda a, p: a.astype(int),
+    "complex": lambda a, p: a.astype(complex),
+    "read-only": lambda a, p: read_only(a),
+    "a broadcast one": lambda a, p: np.broadcast_to(np.float64(0), a.shape),
+    "a masked one": lambda a, p: np.ma.masked_array(a),
+    "byte-swapped": lambda a, p: a.astype(a.dtype.newbyteorder()),
+    "the parameter": lambda a, p: p.reshape(-1)[: a.size].reshape(a.shape),
+}
+STATE = [(rule, slot) for rule in schuss.optimizers.OPTIMIZERS for slot in arrays_of(rule)[1] if slot not in ("p", "g")]
+
+
+@pytest.mark.parametrize("kind", WRONG_STATE)
+@pytest.mark.parametrize(("rule", "slot"), STATE)
+def test_state_of_every_wrong_kind(rule, slot, kind):
+    """State must be an array, and like what the rule keeps; anything else is refused by name, and nothing changes."""
+    function, arrays = arrays_of(rule)
+    given = {**arrays, slot: WRONG_STATE[kind](arrays[slot], arrays["p"])}
+    before = {name: np.array(a) for name, a in arrays.items()}
+    with pytest.raises((TypeError, ValueError)) as caught:
+        function(**given, t=1, lr=0.1)
+    assert slot in str(caught.value)
+    for name, a in arrays.items():
+        assert_same_bits(a, before[name], name)
+
+
+def test_floats_as_state_in_a_row():
+    """This wrote past the end of what the step had for itself, and ended in a corrupted heap."""
+    for _ in range(1000):
+        with pytest.raises(TypeError, match=r"m: expected a numpy\.ndarray of float32 or float64, got float; state is"):
+            functional.adan_(np.array(1.0), np.array(1.0), 0.0, 0.0, 0.0, 0.0, t=1, lr=0.1)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4)])
+def test_muon_takes_matrices_alone(shape):
+    p = np.ones(shape)
+    with pytest.raises(ValueError, match="p: Muon is for matrices, got shape"):
+        functional.muon_(p, p.copy(), p * 0, t=1, lr=0.1)
+    assert (p == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("weights", "error"),
+    [
+        (np.zeros(3), "weights must be an array of two float64"),
+        ([0.0, 0.0], "weights must be an array of two float64"),
+        (np.array([np.nan, 0]), r"weights\[0\] must be finite"),
+        (np.array([0.0, -1.0]), r"weights\[1\] must be finite and at least 0"),
+    ],
+)
+def test_weights_of_past_steps(weights, error):
+    p = np.ones(2)
+    with pytest.raises((TypeError, ValueError), match=error):
+        functional.schedule_free_sgd_(p, p * 2, p.copy(), p.copy(), weights, t=1, lr=0.1)
+    assert (p == 1).all()
+
+
+@pytest.mark.parametrize("rule", ["ScheduleFreeSGD", "ScheduleFreeAdamW"])
+def test_the_weights_are_those_of_the_class_under_a_schedule(rule):
+    rates = [0.5, 1.0, 0.25, 2.0, 0.0]
+    opt = schuss.optimizers.OPTIMIZERS[rule](lr=lambda t: rates[t - 1], warmup=3)
+    function, arrays = arrays_of(rule)
+    params = {"p": arrays["p"].copy()}
+    for t, lr in enumerate(rates, 1):
+        opt.update(params, {"p": arrays["g"]})
+        function(**arrays, t=t, lr=lr, warmup=3)
+        assert_same_bits(arrays["p"], params["p"])
+        assert arrays["weights"].tolist() == opt._memory(t)["weights"][1:]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 
 import numpy as np
 import pytest
@@ -101,6 +103,8 @@ def test_the_state_is_read_not_replaced():
 
 BAD = [
     ("SGD", {"lr": -0.1}, r"lr must be finite and at least 0, got -0.1"),
+    ("SGD", {"lr": 10**400}, r"lr must be finite and at least 0, got 1000"),
+    ("SGD", {"lr": 10**5000}, r"lr must be finite and at least 0, got int that cannot be shown"),
     ("SGD", {"lr": float("nan")}, r"lr must be .*got nan"),
     ("SGD", {"lr": float("inf")}, r"lr must be .*got inf"),
     ("Momentum", {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
@@ -162,6 +166,7 @@ UNKNOWN = [
     ("Adam", "amsgrad", "use schuss.AMSGrad"),
     ("AdaGrad", "initial_accumulator_value", "here it is called 'initial_accumulator'"),
     ("SGD", "global_clipnorm", "here it is called 'clip_norm'"),
+    ("SGD", "clipnorm", "brings each gradient to a norm of its own, which is not done here"),
     ("RMSprop", "frobnicate", "it takes lr, decay_rate, eps"),
 ]
 
@@ -208,3 +213,80 @@ def test_star_import_gives_the_classes(rule):
     names: dict[str, object] = {}
     exec("from schuss import *", names)
     assert names[rule] is getattr(schuss, rule)
+
+
+# Classes of the user's that inherit from ours.
+
+
+class Plain(schuss.Adam):
+    pass
+
+
+class OtherDefaults(schuss.Adam):
+    """Takes what Adam takes, with another rate."""
+
+    def __init__(self, lr=0.5, **arguments):
+        super().__init__(lr, beta1=0.5, **arguments)
+
+
+class NoArguments(schuss.RMSprop):
+    def __init__(self):
+        super().__init__(lr=0.25, centered=True, momentum=0.5, clip_norm=1.0)
+        self.note = "mine"
+
+
+SUBCLASSES = {
+    "plain": (lambda: Plain(lr=0.5, eps=1e-3, clip_norm=1.0), lambda: schuss.Adam(lr=0.5, eps=1e-3, clip_norm=1.0)),
+    "other defaults": (
+        lambda: OtherDefaults(beta2=0.9, groups={"b": {"beta1": 0.1}}),
+        lambda: schuss.Adam(lr=0.5, beta1=0.5, beta2=0.9, groups={"b": {"beta1": 0.1}}),
+    ),
+    "no arguments": (
+        NoArguments,
+        lambda: schuss.RMSprop(lr=0.25, centered=True, momentum=0.5, clip_norm=1.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", [lambda opt: opt, copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+@pytest.mark.parametrize("case", SUBCLASSES)
+def test_subclasses_take_the_steps_of_their_rule(case, way):
+    mine, ours = (make() for make in SUBCLASSES[case])
+    cls, name = type(mine), type(ours).__name__
+    assert repr(mine) == repr(ours).replace(name, cls.__name__, 1)
+    params, twins = ({"a": np.ones(3), "b": np.ones(2)} for _ in range(2))
+    grads = {"a": np.array([1.0, -2.0, 0.5]), "b": np.ones(2)}
+    for _ in range(3):
+        mine.update(params, grads)
+        ours.update(twins, grads)
+        mine = way(mine)
+        assert type(mine) is cls
+        mine.own, mine.lr = 7, 0.125
+        ours.lr = 0.125
+        assert mine.own == 7
+    for key, p in params.items():
+        assert p.tolist() == twins[key].tolist()
+    assert getattr(mine, "note", "mine") == "mine"
+
+
+def test_subclasses_say_what_they_do_not_take():
+    for cls in (Plain, OtherDefaults):
+        with pytest.raises(TypeError, match=f"{cls.__name__} has no argument 'beta_1': here it is called 'beta1'"):
+            cls(beta_1=0.5)
+    with pytest.raises(TypeError, match="NoArguments has no argument 'lr'"):
+        NoArguments(lr=0.5)
+    for cls in (Plain, OtherDefaults, NoArguments):
+        with pytest.raises(ValueError, match="lr must be finite"):
+            cls().lr = -1
+
+
+def test_others_schedules_are_counted_as_they_count():
+    """Optax's and Keras's from 0; a user's module whose name only begins like theirs from 1."""
+    from test_schedules import FROM_ONE, FROM_ZERO
+
+    for first, schedules in ((10.0, FROM_ZERO), (11.0, FROM_ONE)):
+        for lr in schedules.values():
+            params = {"p": np.zeros(1), "q": np.zeros(1)}
+            opt = schuss.SGD(lr=lr, groups={"q": {"lr": schuss.schedules.Scaled(lr, 2.0)}})
+            opt.update(params, {"p": np.ones(1), "q": np.ones(1)})
+            assert (params["p"][0], params["q"][0]) == (-first, -2 * first)

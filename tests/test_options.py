@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -442,3 +443,138 @@ def test_subnormal_numbers_are_flushed_if_asked_for(dtype, threads):
         slots["v"][...] = tiny
     opt.update(params, grads)
     assert all((slots["v"] == tiny / 2).all() for slots in opt.state.values())
+
+
+@pytest.mark.parametrize("value", [1e-50, 1e-310, 5e-324, 0.0])
+@pytest.mark.parametrize(
+    "name", ["weight_decay", "clip_value", "clip_norm", "ema", "lr", "eps", "momentum", "grad_scale"]
+)
+@pytest.mark.parametrize("rule", [rule for rule in schuss.optimizers.OPTIMIZERS if rule not in ("Muon", "Adafactor")])
+def test_numbers_that_float32_rounds_to_zero(rule, name, value, dtype):
+    """What is not zero in double is used, though its product with infinity is then NaN."""
+    cls, ref = schuss.optimizers.OPTIMIZERS[rule], reference.OPTIMIZERS[rule]
+    if name != "grad_scale" and name not in cls._arguments:
+        return
+    given = {} if name == "grad_scale" else {name: value}
+    if name == "momentum" and rule == "RMSprop" and value == 0:
+        return
+    edges = np.array([0.0, -0.0, 1.0, -2.0, np.inf, -np.inf, np.nan, 1e-30, 1e30], dtype)
+    p, g = (a.ravel() for a in np.meshgrid(edges, edges))
+    # An infinite gradient makes every norm infinite, and a NaN every norm NaN: so each pair by itself, too.
+    params = {"all": p.copy(), **{f"{i}": p[i : i + 1].copy() for i in range(0, len(p), 7)}}
+    for names in [list(params), *([n] for n in params if n != "all")]:
+        mine, twins = ({n: params[n].copy() for n in names} for _ in range(2))
+        grads = {n: g.copy() if n == "all" else g[int(n) : int(n) + 1].copy() for n in names}
+        opt, twin = cls(**given), ref(**given)
+        how = {"grad_scale": value} if name == "grad_scale" else {}
+        with np.errstate(all="ignore"):
+            for _ in range(2):
+                opt.update(mine, grads, **how)
+                twin.update(twins, grads, **how)
+        for n in names:
+            assert_same_bits(mine[n], twins[n], n)
+            for slot, array in twin.state[n].items():
+                assert_same_bits(opt.state[n][slot], array, f"{n}, {slot}")
+
+
+@MODULES
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_norm_that_is_not_finite_with_each_option(module, bad):
+    """A NaN norm makes every gradient NaN, an infinite one brings all but the infinite to zero; as in PyTorch."""
+    params = {"a": np.zeros(2), "b": np.zeros(2)}
+    with np.errstate(all="ignore"):
+        module.SGD(1.0, clip_norm=1.0).update(params, {"a": np.array([bad, 1.0]), "b": np.ones(2)})
+    if np.isnan(bad):
+        assert all(np.isnan(p).all() for p in params.values())
+    else:
+        assert np.isnan(params["a"]).tolist() == [True, False]
+        assert params["a"][1] == params["b"].sum() == 0
+    for options in ({"clip_value": 1.0}, {"maximize": True}, {"weight_decay": 0.5}, {"ema": 0.5}):
+        params = {"a": np.zeros(2)}
+        opt = module.SGD(1.0, **options)
+        opt.update(params, {"a": np.array([bad, 0.0])})
+        assert np.isfinite(params["a"]).tolist() == ["clip_value" in options and np.isinf(bad), True]
+
+
+@MODULES
+def test_a_norm_of_nothing(module):
+    """Zero is a norm to be brought to."""
+    params = {"a": np.ones(3)}
+    module.SGD(1.0, clip_norm=0.0).update(params, {"a": np.array([1e-5, 1e-300, -7.0])})
+    assert params["a"].tolist() == [1.0] * 3
+    params = {"a": np.ones(1)}
+    module.Lion(1.0, beta1=0.0, clip_norm=0.0).update(params, {"a": np.array([1e-5])})
+    assert params["a"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize(("start", "change"), [({}, {"eps_hat": 0.5}), ({"eps": 1e-3}, {"eps": 0.5})])
+def test_groups_follow_either_epsilon(start, change):
+    """As a pickled copy does, and an optimizer that is made with it."""
+    opt = schuss.Adam(lr=0.1, groups={"b": {"lr": 0.2}, "c": {"eps": 0.25}}, **start)
+    params, grads = {name: np.ones(2) for name in "abc"}, {name: np.full(2, 0.5) for name in "abc"}
+    opt.update(params, grads)
+    for name, value in change.items():
+        setattr(opt, name, value)
+    fresh = schuss.Adam(lr=0.1, groups={"b": {"lr": 0.2}, "c": {"eps": 0.25}}, **{**start, **change})
+    fresh.update({name: np.ones(2) for name in "abc"}, grads)
+    copied, twins, others = copy.deepcopy(opt), *({n: p.copy() for n, p in params.items()} for _ in range(2))
+    opt.update(params, grads)
+    copied.update(twins, grads)
+    fresh.update(others, grads)
+    for name in params:
+        assert_same_bits(params[name], twins[name], name)
+        assert_same_bits(params[name], others[name], name)
+    assert (params["a"] != params["b"]).all()
+
+
+NOT_ASSIGNABLE = [("Adam", "eps"), ("RMSprop", "momentum")]  # it has eps_hat; it decides which state is kept
+
+
+@pytest.mark.parametrize("rule", schuss.optimizers.OPTIMIZERS)
+def test_groups_follow_every_argument(rule):
+    """Each argument that is assigned later counts for a group that does not set it."""
+    cls = schuss.optimizers.OPTIMIZERS[rule]
+    values = {
+        "lr": 0.3,
+        "weight_decay": 0.2,
+        "maximize": True,
+        "clip_value": 0.1,
+        "eps_hat": 0.1,
+        "steps": 2,
+        "warmup": 3,
+    }
+    values |= {"nesterov": False, "beta2_decay": -0.5, "bias_correction": True}
+    for name in cls._arguments:
+        if name in (*cls._global, "centered", "initial_accumulator") or (rule, name) in NOT_ASSIGNABLE:
+            continue
+        # Of the group's parameter all is the optimizer's own: it has to move as the one outside of the group does.
+        opt = cls(groups={"b": {"lr": lambda t: 0.25} if name != "lr" else {"clip_value": 1e9}})
+        params = {n: np.eye(3) + 0.5 for n in "ab"}
+        grads = {n: np.arange(9.0).reshape(3, 3) / 9 for n in "ab"}
+        opt.update(params, grads)
+        params["b"][:] = params["a"]
+        for slot, array in opt.state["b"].items():
+            array[...] = opt.state["a"][slot]
+        opt._members()[0]._remember(opt._memory(opt.t), opt.t)
+        setattr(opt, name, values.get(name, 0.5))
+        if name != "lr":
+            opt.lr = lambda t: 0.25
+        opt.update(params, grads)
+        assert_same_bits(params["b"], params["a"], f"{name} of {rule}")
+
+
+def test_norms_follow_the_order_of_memory():
+    """Where the promise about layouts ends: a norm is a sum along the memory, so its last bits hang on the order."""
+    rng = np.random.default_rng(0)
+    differ = 0
+    for _ in range(40):
+        g = rng.normal(size=(37, 53))
+        norms = []
+        for form in (np.ascontiguousarray, np.asfortranarray):
+            params = {"p": form(np.zeros(g.shape))}
+            opt = schuss.SGD(clip_norm=1.0)
+            opt.update(params, {"p": g})
+            norms.append(opt.last_grad_norm)
+        differ += norms[0] != norms[1]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-14)
+    assert 0 < differ < 40

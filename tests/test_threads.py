@@ -360,3 +360,58 @@ def test_a_child_process_can_step_after_its_parent(method):
     assert queue.get(timeout=60) == -400_000
     child.join(timeout=60)
     assert child.exitcode == 0
+
+
+BOUNDS = """
+import numpy as np, schuss
+for n in (1025, 100_000, 10**9, 10**30):
+    try:
+        schuss.set_num_threads(n)
+    except ValueError as error:
+        print(error)
+schuss.set_num_threads(1024, grain=1)
+params = {"p": np.zeros((1000, 1000))[:, ::2]}
+schuss.Adam(lr=1.0, eps=0.0).update(params, {"p": np.ones((1000, 500))})
+assert np.allclose(params["p"], -1)
+"""
+
+
+def test_more_threads_than_can_be_started_are_refused():
+    done = subprocess.run([sys.executable, "-c", BOUNDS], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"n must be at most 1024, got {n}" for n in (1025, 100_000, 10**9, 10**30)]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("99999999999", "CPU affinity"),
+        ("9" * 5000, "CPU affinity"),
+        ("\u0662", "CPU affinity"),
+        ("1_0", "CPU affinity"),
+        ("100000", "OMP_NUM_THREADS"),
+        ("3,2", "OMP_NUM_THREADS"),
+    ],
+)
+def test_what_openmp_could_not_read_is_ignored(monkeypatch, value, expected):
+    monkeypatch.delenv("SCHUSS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    monkeypatch.setattr(threads, "_cgroup_quota", lambda: None)
+    number, source = threads._decide()
+    assert source == expected
+    assert number == {"100000": 1024, "3,2": 3}.get(value, threads._usable_cpus())
+
+
+@pytest.mark.parametrize("value", ["1025", "9" * 5000, "\u0662"])
+def test_our_own_variable_is_bounded(monkeypatch, value):
+    monkeypatch.setenv("SCHUSS_NUM_THREADS", value)
+    with pytest.raises(ImportError, match="SCHUSS_NUM_THREADS must be a whole number from 1 to 1024, got"):
+        threads._decide()
+
+
+def test_an_import_with_an_unreadable_number():
+    environment = {k: v for k, v in os.environ.items() if k != "SCHUSS_NUM_THREADS"}
+    command = [sys.executable, "-c", "import schuss; print(schuss.info()['threads_from'])"]
+    environment["OMP_NUM_THREADS"] = "99999999999"
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout.strip() in ("CPU affinity", "cgroup CPU quota"), done.stderr

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import threading
 from collections import OrderedDict, UserDict
 from types import MappingProxyType
 
@@ -391,3 +394,66 @@ def test_a_parameter_may_move_and_keeps_its_state(rule):
         ref.update(twin, grads)
         assert_same_bits(mine["p"], twin["p"])
         p = twin["p"]
+
+
+class Reshaping(dict):
+    """Gradients, of which the second changes the shape of what has been looked at: as another thread may."""
+
+    def __init__(self, params, gradients, shape):
+        super().__init__(gradients)
+        self.params, self.shape, self.kept = params, shape, []
+
+    def __getitem__(self, name):
+        if name == "b":
+            for p in self.params.values():
+                p.shape = self.shape
+                # NumPy frees the old shape; other arrays take its place.
+                self.kept += [np.empty((7, 7, 7, 7, 7))[:0] for _ in range(50)]
+        return super().__getitem__(name)
+
+
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
+@pytest.mark.parametrize("shape", [(4, 3), (12,), (2, 3, 2), (1,) * 20 + (12,)])
+def test_a_shape_that_changes_meanwhile(shape):
+    """What has been looked at is what the update goes by: no shape is read that is no longer there."""
+    for _ in range(20):
+        params = {"a": np.ones((3, 4)), "b": np.ones(3)}
+        grads = Reshaping({"a": params["a"]}, {"a": np.ones((3, 4)), "b": np.ones(3)}, shape)
+        opt = schuss.SGD(lr=1.0)
+        opt.update(params, grads)
+        assert (params["a"] == 0).all()
+        assert (params["b"] == 0).all()
+        text = re.escape(f"grads['a'] has shape (3, 5), its parameter has shape {shape}")
+        with pytest.raises(ValueError, match=text):
+            opt.update(params, Reshaping({}, {"a": np.ones((3, 5)), "b": np.ones(3)}, shape))
+
+
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
+def test_a_shape_that_another_thread_changes():
+    params, grads = {"a": np.ones((30, 40))}, {"a": np.ones((30, 40))}
+    stop, shapes = threading.Event(), [(30, 40), (40, 30), (1200,), (2, 600)]
+
+    def churn():
+        while not stop.is_set():
+            for shape in shapes:
+                params["a"].shape = shape
+
+    other = threading.Thread(target=churn, daemon=True)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    other.start()
+    opt, taken = schuss.SGD(lr=1.0), 0
+    try:
+        for _ in range(3000):
+            try:
+                opt.update(params, grads)
+                taken += 1
+            except ValueError as error:
+                found = re.findall(r"its parameter has shape (\(.*?\))", str(error))
+                assert found[0] in map(str, shapes), error  # noqa: PT017
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        other.join(60)
+    assert opt.t == taken
+    assert (params["a"] == 1 - taken).all()

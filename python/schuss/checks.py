@@ -28,7 +28,7 @@ def shown(value: Any) -> str:
     try:
         text = repr(value)
     except Exception:  # of a whole number of thousands of digits, or of what a user has written
-        return f"a {type(value).__name__} that cannot be shown"
+        return f"{type(value).__name__} that cannot be shown"
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
