@@ -462,11 +462,19 @@ def test_a_state_loaded_while_another_threads_update_waits():
                 go.wait(10)
                 return 1.0
 
+            errors = []
+
+            def work(act, *args, errors=errors):
+                try:
+                    act(*args)
+                except Exception as error:
+                    errors.append(error)
+
             opt.lr = lr  # the first thread stays within its update; the second loads; the third waits
             workers = [
-                threading.Thread(target=opt.update, args=(params, grads)),
-                threading.Thread(target=opt.load_state_dict, args=(saved,)),
-                threading.Thread(target=opt.update, args=(params, grads)),
+                threading.Thread(target=work, args=(opt.update, params, grads)),
+                threading.Thread(target=work, args=(opt.load_state_dict, saved)),
+                threading.Thread(target=work, args=(opt.update, params, grads)),
             ]
             workers[0].start()
             inside.wait(10)
@@ -477,10 +485,14 @@ def test_a_state_loaded_while_another_threads_update_waits():
             for worker in workers:
                 worker.join(30)
                 assert not worker.is_alive()
+            assert errors == []
             assert opt.t in (2, 3)
             assert opt.lr == 1.0
-            opt.update(params, grads)
-            assert opt.t in (3, 4)
+        # A thread that is about to enter has asked for the engine before.
+        engine = opt._engine
+        opt.load_state_dict(saved)
+        engine.update(opt, params, grads, 1.0)
+        assert opt.t == 3
 
 
 # Objects that refer to each other.
