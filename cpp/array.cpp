@@ -100,11 +100,22 @@ bool View::same_layout(const View& other) const {
          layout.same(other.layout.ndim(), other.layout.shape(), other.layout.strides());
 }
 
-bool View::still_writeable(py::handle array) const {
-  const auto* now = array_proxy(array.ptr());
-  return now->data == data && now->flags & npy_api::NPY_ARRAY_WRITEABLE_ &&
+bool View::is_like(py::handle value) const {
+  if (kind != Kind::array || !is_array(value)) return false;
+  const auto* now = array_proxy(value.ptr());
+  const auto* descr = array_descriptor_proxy(now->descr);
+  return descr->type_num == (is_double ? npy_api::NPY_DOUBLE_ : npy_api::NPY_FLOAT_) &&
+         (descr->byteorder == '=' || descr->byteorder == '|') && now->flags & npy_api::NPY_ARRAY_ALIGNED_ &&
          layout.same(now->nd, now->dimensions, now->strides);
 }
+
+char* data_of(py::handle array) { return array_proxy(array.ptr())->data; }
+
+py::object owner_of(py::handle value) {
+  return is_array(value) ? py::reinterpret_borrow<py::object>(array_proxy(value.ptr())->base) : py::object();
+}
+
+bool is_writeable(py::handle array) { return array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_WRITEABLE_; }
 
 std::string Name::text() const {
   if (!key) return slot;

@@ -43,8 +43,8 @@ struct View {
   size_t itemsize() const { return is_double ? sizeof(double) : sizeof(float); }
   size_t size() const;
   bool same_layout(const View& other) const;
-  // Whether an array that was looked at before, and could be written, still lies where it did, and still can be.
-  bool still_writeable(py::handle array) const;
+  // Whether a value is an array that would look the same, but for where it lies, and whether it can be written.
+  bool is_like(py::handle value) const;
 };
 
 enum class Role : char { parameter, gradient, state };
@@ -72,6 +72,13 @@ View look(py::handle value, const Name& name);
 // The same for a function on plain memory: a contiguous array of these lengths, of which -1 is any.
 View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape);
 View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape, bool is_double);
+
+// Where the first element of an array lies, and whether it can be written: now.
+char* data_of(py::handle array);
+bool is_writeable(py::handle array);
+
+// What an array that is a view has its memory from; no object where it owns it.
+py::object owner_of(py::handle value);
 
 double float_value(py::handle value);
 py::object float_like(Kind kind, double value);

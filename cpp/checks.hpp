@@ -1,14 +1,18 @@
 // The checks between arrays: their shapes, dtypes, and whether they overlap.
 #pragma once
+#include <utility>
 #include <vector>
 
 #include "array.hpp"
 
 namespace schuss {
 
-// A parameter as update() received it. A gradient of None makes no entry.
+// A parameter as update() received it. A gradient of None makes no entry. It need not be looked at where it is as it
+// was at the last call; where its gradient lies is known then, too.
 struct Entry {
+  Entry(py::object key_, py::object p_, py::object g_) : key(std::move(key_)), p(std::move(p_)), g(std::move(g_)) {}
   py::object key, p, g;
+  bool looked = false;
   View p_view, g_view;
   Name p_name() const { return {Role::parameter, key, "p"}; }
   Name g_name() const { return {Role::gradient, key, "g"}; }

@@ -76,7 +76,7 @@ void Engine::learn(const Structure& structure, bool plain) {
 // Another thread is waited for without the GIL, which that one needs. In a forked child it does not exist.
 void Engine::enter(const char* purpose) {
   const std::thread::id self = std::this_thread::get_id();
-  if (owner_ == self)
+  if (owner_.load(std::memory_order_relaxed) == self)
     throw std::runtime_error(std::string(purpose) + " from within " +
                              (updating_ ? "an update() of the same optimizer"
                                         : "a change, a save or a copy of the same optimizer, by a signal handler"));
@@ -88,12 +88,12 @@ void Engine::enter(const char* purpose) {
     const WithoutGil released;
     mutex_.lock();
   }
-  owner_ = self;
+  owner_.store(self, std::memory_order_relaxed);  // which concerns none but this thread
   forks_.store(team::forks(), std::memory_order_relaxed);
 }
 
 void Engine::leave() {
-  owner_ = std::thread::id();
+  owner_.store(std::thread::id(), std::memory_order_relaxed);
   mutex_.unlock();
 }
 
@@ -309,7 +309,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     std::vector<Entry>& entries;
     ~Held() { entries.clear(); }
   } const held{entries_};
-  collect(params, grads, entries_);
+  const bool known = collect(params, grads, *plan_, entries_);
   lap("checks");
 
   // State that the plan is the first to need is kept once it is certain that the step is taken.
@@ -320,7 +320,10 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
       if (state) plan.forget();
     }
   } fresh{*plan_, {}};
-  if (!plan_->follow(entries_)) fresh.state = make_plan(optimizer, params);
+  if (known || plan_->serves(entries_))
+    plan_->follow(entries_);
+  else
+    fresh.state = make_plan(optimizer, params);
   if (plan_->has_cells()) plan_->load_floats(entries_);
   lap("plan");
 
@@ -351,10 +354,11 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
         rebound.set(entries_[i], float_like(entries_[i].p_view.kind, plan_->float_result(i)));
   }
   lap("floats");
-  advance(*plan_, Plan::Part::arrays, *kernel_, orders_, threads, entries_.size(), ratio, pending);
+  if (plan_->has_arrays())
+    advance(*plan_, Plan::Part::arrays, *kernel_, orders_, threads, entries_.size(), ratio, pending);
   // From the first write on no Python code has run, which could raise, and none runs until all is done.
   copy_pending(pending);
-  plan_->store_float_state();
+  if (plan_->has_floats()) plan_->store_float_state();
   if (fresh.state) state_[0] = std::exchange(fresh.state, {});
   if (caution.survey()) last_grad_norm_ = found.norm;
   t_.store(t_ + 1, std::memory_order_release);
@@ -375,8 +379,8 @@ void step_once(const std::string& rule, const py::tuple& scalars, const py::obje
   if (slots.size() < wanted)
     throw py::value_error(rule + " has " + std::to_string(wanted) + " state arrays, got " +
                           std::to_string(slots.size()));
-  std::vector<Entry> entries{{py::object(), p, g, {}, {}}};
-  Entry& entry = entries[0];
+  std::vector<Entry> entries;
+  Entry& entry = entries.emplace_back(py::object(), p, g);
   entry.p_view = look(p, entry.p_name());
   entry.g_view = look(g, entry.g_name());
   if (entry.p_view.kind != Kind::array)

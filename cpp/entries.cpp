@@ -96,9 +96,15 @@ std::string missing_from(const Reader& others, const Reader& these) {
   throw py::value_error(text + " (a gradient of None skips its parameter)");
 }
 
+void look_at(Entry& entry) {
+  entry.p_view = look(entry.p, entry.p_name());
+  entry.g_view = look(entry.g, entry.g_name());
+  entry.looked = true;
+}
+
 }  // namespace
 
-void collect(const py::object& params, const py::object& grads, std::vector<Entry>& entries) {
+bool collect(const py::object& params, const py::object& grads, const Plan& plan, std::vector<Entry>& entries) {
   const Reader parameters(params, "params"), gradients(grads, "grads");
   if (parameters.sequence() != gradients.sequence())
     throw py::type_error("params is a " + type_name(params) + " and grads a " + type_name(grads) +
@@ -107,27 +113,32 @@ void collect(const py::object& params, const py::object& grads, std::vector<Entr
     throw py::value_error("params has " + std::to_string(parameters.size()) + " arrays, grads has " +
                           std::to_string(gradients.size()) + "; they must be in pairs");
   size_t skipped = 0;
+  bool all_known = true;
   const bool plain = PyDict_CheckExact(params.ptr());
   parameters.each([&](const py::object& key, py::object p) {
-    Entry entry{key, std::move(p), gradients.find(key), {}, {}};
-    if (!entry.g) refuse_different_names(parameters, gradients);
-    if (entry.g.is_none()) {
+    py::object g = gradients.find(key);
+    if (!g) refuse_different_names(parameters, gradients);
+    if (g.is_none()) {
       ++skipped;
       return;
     }
-    entry.p_view = look(entry.p, entry.p_name());
-    entry.g_view = look(entry.g, entry.g_name());
-    if (entry.p_view.kind != Kind::array && !plain && !py::hasattr(params, "__setitem__"))
+    Entry& entry = entries.emplace_back(key, std::move(p), std::move(g));
+    all_known = all_known && plan.knows(entries.size() - 1, entry);
+    if (!all_known) look_at(entry);
+    const bool is_float = !is_array(entry.p);
+    if (is_float && !plain && !py::hasattr(params, "__setitem__"))
       throw py::type_error(entry.p_name().text() + " is a float in a " + type_name(params) +
                            ": it can neither change in place nor be replaced; use a list or a dict");
     // A mapping that makes a new array at each access would lose the update.
-    if (entry.p_view.kind == Kind::array && !plain && !PyList_CheckExact(params.ptr()) &&
-        !parameters.find(entry.key).is(entry.p))
+    if (!is_float && !plain && !PyList_CheckExact(params.ptr()) && !parameters.find(entry.key).is(entry.p))
       throw py::type_error(entry.p_name().text() + ": " + type_name(params) +
                            " gives another array at each access, so an update would be lost; use a dict of the arrays");
-    entries.push_back(std::move(entry));
   });
   if (gradients.size() != entries.size() + skipped) refuse_different_names(parameters, gradients);
+  if (all_known && entries.size() == plan.size()) return true;
+  for (Entry& entry : entries)
+    if (!entry.looked) look_at(entry);  // as it was known, until one came that was not
+  return false;
 }
 
 void Rebound::set(const Entry& entry, const py::object& value) {

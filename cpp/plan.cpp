@@ -27,30 +27,65 @@ size_t blocks_of(size_t elements) { return (elements + block_elements - 1) / blo
 
 }  // namespace
 
-bool Plan::follow(const std::vector<Entry>& entries) {
+bool Plan::has_name(const Row& row, py::handle key) const { return row.key.is(key) || row.key.equal(key); }
+
+// What the kernel writes is held by its memory's owner, and must still be open to writing; other state is looked at in
+// full, as it may own its memory.
+bool Plan::has_state(size_t i) const {
+  for (size_t slot = 0; slot < slots_; ++slot)
+    if (!is_writeable(watched_[i * slots_ + slot])) return false;
+  const std::vector<Kept>& state = rows_[i]->state;
+  for (size_t other = slots_; other < state.size(); ++other) {
+    const auto& [array, memory, view] = state[other];
+    if (!is_writeable(array) || data_of(array) != view.data || !view.is_like(array)) return false;
+  }
+  return true;
+}
+
+// Whether a gradient that lies elsewhere than before is free of everything written.
+bool Plan::is_free(const View& view) const {
+  const Extent g = extent_of(view);
+  const auto after = std::upper_bound(written_.begin(), written_.end(), g.low,
+                                      [](const char* low, const Extent& e) { return low < e.high; });
+  return after == written_.end() || after->low >= g.high;
+}
+
+bool Plan::knows(size_t i, Entry& entry) const {
+  if (i >= rows_.size()) return false;
+  const Row& row = *rows_[i];
+  if (!has_name(row, entry.key)) return false;
+  if (!row.p.is_like(entry.p) || data_of(entry.p) != row.p.data || !is_writeable(entry.p)) return false;
+  if (!row.g.is_like(entry.g)) return false;
+  entry.g_view.data = data_of(entry.g);
+  if (entry.g_view.data != row.g.data) {
+    View moved = row.g;
+    moved.data = entry.g_view.data;
+    if (!is_free(moved)) return false;
+  }
+  return has_state(i);
+}
+
+bool Plan::serves(const std::vector<Entry>& entries) const {
   if (entries.size() != rows_.size()) return false;
   for (size_t i = 0; i < entries.size(); ++i) {
     const Entry& entry = entries[i];
     const Row& row = *rows_[i];
-    if (!row.key.is(entry.key) && !row.key.equal(entry.key)) return false;
+    if (!has_name(row, entry.key)) return false;
     if (entry.p_view.data != row.p.data || !row.p.same_layout(entry.p_view)) return false;
     if (!row.g.same_layout(entry.g_view)) return false;
-    for (const Kept& kept : row.state)
-      if (!kept.view.still_writeable(kept.array)) return false;
-    if (entry.g_view.data == row.g.data) continue;
-    // A gradient elsewhere than before: free of everything written?
-    const Extent g = extent_of(entry.g_view);
-    const auto after = std::upper_bound(written_.begin(), written_.end(), g.low,
-                                        [](const char* low, const Extent& e) { return low < e.high; });
-    if (after != written_.end() && after->low < g.high) return false;
+    if (!has_state(i)) return false;
+    if (entry.g_view.data != row.g.data && !is_free(entry.g_view)) return false;
   }
+  return true;
+}
+
+void Plan::follow(const std::vector<Entry>& entries) {
   for (size_t i = 0; i < entries.size(); ++i) {
     View& g = rows_[i]->g;
     if (g.data == nullptr || g.data == entries[i].g_view.data) continue;
     if (!tensors_[i].in_cells) tensors_[i].base[1] += entries[i].g_view.data - g.data;
     g.data = entries[i].g_view.data;
   }
-  return true;
 }
 
 void Plan::make(const std::vector<Entry>& entries, const std::vector<State>& states,
@@ -59,8 +94,9 @@ void Plan::make(const std::vector<Entry>& entries, const std::vector<State>& sta
   std::vector<Tensor> tensors;
   std::vector<size_t> ends;
   std::vector<Claim> claims;
+  std::vector<py::handle> watched;
   size_t bytes = 0, blocks = 0;
-  bool floats = false, cells = false, staged = false;
+  bool floats = false, arrays = false, cells = false, staged = false;
   for (size_t i = 0; i < entries.size(); ++i) {
     const Entry& entry = entries[i];
     refuse_mismatch(entry);
@@ -73,29 +109,32 @@ void Plan::make(const std::vector<Entry>& entries, const std::vector<State>& sta
     for (const auto* slots : {&states[i].operands, &states[i].others})
       for (const Slot& slot : *slots) {
         const Name name{Role::state, entry.key, slot.name};
-        row.state.push_back({slot.array, look(slot.array, name)});
+        row.state.push_back({slot.array, owner_of(slot.array), look(slot.array, name)});
         if (slots == &states[i].operands) refuse_change(entry, name, row.state.back().view);
         claims.push_back({name, &row.state.back().view, slot.array});
       }
+    for (size_t slot = 0; slot < slots_; ++slot) watched.push_back(row.state[slot].array);
     tensors.push_back(flatten(entry, row));
     Tensor& tensor = tensors.back();
     tensor.group = groups.empty() ? 0 : groups[i];
     tensor.first_block = blocks;
-    floats |= tensor.in_cells;
+    (tensor.in_cells ? floats : arrays) = true;
     cells |= tensor.in_cells || !entry.g_view.data;
     staged |= tensor.axes != nullptr;
     blocks += blocks_of(tensor.size);
     ends.push_back(bytes += tensor.size * tensor.itemsize());
   }
-  // follow() searches these by bisection; where extents interleave, a gradient that moves near them is looked at in
+  // is_free() searches these by bisection; where extents interleave, a gradient that moves near them is looked at in
   // full.
   std::vector<Extent> written = refuse_overlaps(claims);
   rows_ = std::move(rows);
   tensors_ = std::move(tensors);
+  watched_ = std::move(watched);
   ends_ = std::move(ends);
   written_ = std::move(written);
   blocks_ = blocks;
   floats_ = floats;
+  arrays_ = arrays;
   cells_ = cells;
   staged_ = staged;
 }
@@ -103,16 +142,20 @@ void Plan::make(const std::vector<Entry>& entries, const std::vector<State>& sta
 void Plan::forget() {
   rows_.clear();
   tensors_.clear();
+  watched_.clear();
   ends_.clear();
   written_.clear();
   blocks_ = 0;
-  floats_ = cells_ = staged_ = false;
+  floats_ = arrays_ = cells_ = staged_ = false;
 }
 
 int Plan::visit_all(visitproc visit, void* arg) const {
   for (const auto& row : rows_) {
     Py_VISIT(row->key.ptr());
-    for (const Kept& kept : row->state) Py_VISIT(kept.array.ptr());
+    for (const Kept& kept : row->state) {
+      Py_VISIT(kept.array.ptr());
+      Py_VISIT(kept.memory.ptr());
+    }
   }
   return 0;
 }

@@ -52,9 +52,14 @@ class Plan {
   Plan(const Kernels& kernels, const Kernel& kernel, bool averaged)
       : kernels_(kernels), kernel_(kernel), slots_(static_cast<size_t>(kernel.slots) + averaged) {}
 
-  // Whether the plan serves these entries too: same names, same memory, same layouts, state that still can be written.
-  // Gradients may have moved, as they do where each step makes new ones; the plan then follows them.
-  bool follow(const std::vector<Entry>& entries);
+  // Whether the plan serves an entry, its i-th, as it served the last one: same name, same memory, same layouts, state
+  // that still can be written. Its gradient may have moved, as it does where each step makes a new one. knows() is for
+  // arrays, that need not be looked at before; serves() for those that were looked at. If all are served, follow() goes
+  // after the gradients.
+  bool knows(size_t i, Entry& entry) const;
+  bool serves(const std::vector<Entry>& entries) const;
+  void follow(const std::vector<Entry>& entries);
+  size_t size() const { return rows_.size(); }
 
   // Checks shapes, dtypes and overlaps, and plans anew. states[i] is the state of entries[i], groups[i] the number of
   // its group; no numbers mean that there is one group. Throws before it changes anything.
@@ -66,7 +71,8 @@ class Plan {
 
   // Python floats have no address: they, and their state, are worked on in cells of the plan's own.
   bool has_floats() const { return floats_; }  // among the parameters
-  bool has_cells() const { return cells_; }    // also where a gradient alone is a float
+  bool has_arrays() const { return arrays_; }
+  bool has_cells() const { return cells_; }  // also where a gradient alone is a float
   void load_floats(const std::vector<Entry>& entries);
   double float_result(size_t i) const;
   void store_float_state() const;
@@ -115,7 +121,7 @@ class Plan {
   };
 
   struct Kept {
-    py::object array;
+    py::object array, memory;  // which outlives what the caller may make of the array
     View view;
   };
 
@@ -141,6 +147,9 @@ class Plan {
   };
 
   size_t operands() const { return 2 + slots_; }
+  bool has_name(const Row& row, py::handle key) const;
+  bool has_state(size_t i) const;
+  bool is_free(const View& g) const;
   bool has_cell(size_t operand) const;
   Tensor flatten(const Entry& entry, Row& row) const;
   std::array<double, max_scalars> scalars_of(const Tensor& tensor, const Orders& orders) const;
@@ -162,10 +171,11 @@ class Plan {
   const size_t slots_;
   std::vector<std::unique_ptr<Row>> rows_;  // unique_ptr: cells keep their address
   std::vector<Tensor> tensors_;
-  std::vector<size_t> ends_;     // running sum of the parameters' bytes
-  std::vector<Extent> written_;  // parameters and state, sorted
+  std::vector<py::handle> watched_;  // the state that the kernel writes, of all rows
+  std::vector<size_t> ends_;         // running sum of the parameters' bytes
+  std::vector<Extent> written_;      // parameters and state, sorted
   size_t blocks_ = 0;
-  bool floats_ = false, cells_ = false, staged_ = false;
+  bool floats_ = false, arrays_ = false, cells_ = false, staged_ = false;
   std::vector<Scratch> scratch_;         // by thread
   std::vector<double> p_sums_, u_sums_;  // of squares, by block
   std::vector<char> finite_;             // by block

@@ -261,7 +261,7 @@ class Optimizer:
             object.__setattr__(self, name, value)  # a subclass's own
             return
         value = self._checked(name, value)
-        if name in _OPTIONS or not self._engine.made:
+        if name in _OPTIONS or (name in self._deciding and not self._engine.made):
             with self._engine:
                 self._set(name, value)
         else:
@@ -269,7 +269,7 @@ class Optimizer:
 
     def _set(self, name: str, value: Any) -> None:
         engine = self._engine
-        if engine.made and name in self._deciding:
+        if name in self._deciding and engine.made:
             twin = self._twin()
             object.__setattr__(twin, name, value)
             if twin._structure() != self._structure():
@@ -277,16 +277,19 @@ class Optimizer:
                 raise ValueError(f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now")
         # In this order, as Ctrl-C may end it anywhere: an update that is not plain asks for all there is, and groups
         # follow what may have changed.
-        if name in _OPTIONS and engine.made:
+        made = name in _OPTIONS and engine.made
+        if made:
             engine.plain = False
         if name == "groups":
             engine.forget_plan()
             object.__setattr__(self, "_grouping", self._grouped(value, None))
-        else:
+        elif self._grouping.given:
             object.__setattr__(self, "_changes", self._changes + 1)
             object.__setattr__(self, name, value)
             object.__setattr__(self, "_changes", self._changes + 1)  # for a thread that has looked in between
-        if name in _OPTIONS and engine.made:
+        else:
+            object.__setattr__(self, name, value)
+        if made:
             engine.plain = self._is_plain()
 
     def _checked(self, name: str, value: Any) -> Any:
