@@ -15,14 +15,21 @@ constexpr Kernel kernel(const char* name) {
           false, nullptr};
 }
 
-// A rule in two halves; `ratio` is nullptr where the optimizer's Python class gives the ratio, from a workspace.
+// A rule in two halves, with its ratio.
 template <template <class> class Rule>
 constexpr Kernel halves(const char* name, double (*ratio)(const double*, double, double)) {
   Kernel k = kernel<Rule>(name);
   k.measure_f32 = measure<Rule<float>, float>;
   k.measure_f64 = measure<Rule<double>, double>;
-  k.workspace = ratio == nullptr;
   k.ratio = ratio;
+  return k;
+}
+
+// The same, where the optimizer's Python class gives the ratio, from what it does to a workspace.
+template <template <class> class Rule>
+constexpr Kernel halves(const char* name) {
+  Kernel k = halves<Rule>(name, nullptr);
+  k.workspace = true;
   return k;
 }
 
@@ -48,8 +55,8 @@ constexpr Kernel rules[] = {
     kernel<ScheduleFreeAdamW>("ScheduleFreeAdamW"),
     halves<LAMB>("LAMB", LAMB<double>::ratio_of),
     halves<LARS>("LARS", LARS<double>::ratio_of),
-    halves<Muon>("Muon", nullptr),
-    halves<Adafactor>("Adafactor", nullptr),
+    halves<Muon>("Muon"),
+    halves<Adafactor>("Adafactor"),
     {nullptr, 0, 0, nullptr, nullptr, nullptr, nullptr, false, nullptr},
 };
 
