@@ -68,7 +68,8 @@ void Engine::learn(const Structure& structure, bool plain) {
                           std::to_string(slots.size()));
   kernel_ = &kernel;
   slots_ = slots;
-  plan_.emplace(kernels(), kernel, averaged);
+  averaged_ = averaged;
+  plans_.clear();
   set_plain(plain);
   made_ = true;
 }
@@ -106,11 +107,13 @@ int Engine::visit_all(visitproc visit, void* arg) const {
   Py_VISIT(slots_.ptr());
   Py_VISIT(state_.ptr());
   Py_VISIT(last_nonfinite_.ptr());
-  return plan_ ? plan_->visit_all(visit, arg) : 0;
+  for (const auto& laid : plans_)
+    if (const int stop = laid->plan.visit_all(visit, arg)) return stop;
+  return 0;
 }
 
 void Engine::clear() {
-  forget_plan();
+  forget_plans();
   state_[0] = py::dict();
   last_nonfinite_[0] = py::none();
 }
@@ -187,7 +190,7 @@ void Engine::restore(const py::object& optimizer, const py::dict& attributes, co
     else
       PyErr_Clear();
   replaced.append(state_[0]);
-  forget_plan();
+  forget_plans();
   learn(structure, plain);
   for (const auto& [name, value] : attributes)
     if (PyObject_GenericSetAttr(optimizer.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
@@ -196,16 +199,14 @@ void Engine::restore(const py::object& optimizer, const py::dict& attributes, co
   skipped_ = skipped_before;
 }
 
-void Engine::forget_plan() {
-  if (plan_) plan_->forget();
-}
+void Engine::forget_plans() { plans_.clear(); }
 
 void Engine::set_plain(bool plain) {
   plain_ = plain;
   orders_ = Orders{};
 }
 
-py::object Engine::make_plan(const py::object& optimizer, const py::object& params) {
+py::object Engine::make_plan(Plan& plan, const py::object& optimizer, const py::object& params) const {
   py::dict fresh;
   std::vector<State> states;
   std::vector<size_t> groups;
@@ -215,7 +216,7 @@ py::object Engine::make_plan(const py::object& optimizer, const py::object& para
     for (const Entry& entry : entries_) names.append(entry.key);
     groups = optimizer.attr("_groups_of")(names, params).cast<std::vector<size_t>>();
   }
-  plan_->make(entries_, states, groups);
+  plan.make(entries_, states, groups);
   if (fresh.empty()) return {};
   const py::object all = state_[0].attr("copy")();
   all.attr("update")(fresh);
@@ -309,61 +310,72 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     std::vector<Entry>& entries;
     ~Held() { entries.clear(); }
   } const held{entries_};
-  const bool known = collect(params, grads, *plan_, entries_);
+  const bool known = collect(params, grads, plans_.empty() ? nullptr : &plans_.front()->plan, entries_);
   lap("checks");
 
-  // State that the plan is the first to need is kept once it is certain that the step is taken.
+  // State that a plan is the first to need is kept once it is certain that the step is taken; until then so is the
+  // plan.
   struct Fresh {
-    Plan& plan;
+    std::vector<std::unique_ptr<Laid>>& plans;
+    bool made = false;
     py::object state;
     ~Fresh() {
-      if (state) plan.forget();
+      if (made) plans.erase(plans.begin());
     }
-  } fresh{*plan_, {}};
-  if (known || plan_->serves(entries_))
-    plan_->follow(entries_);
-  else
-    fresh.state = make_plan(optimizer, params);
-  if (plan_->has_cells()) plan_->load_floats(entries_);
+  } fresh{plans_, false, {}};
+  const auto serves = [&](const std::unique_ptr<Laid>& laid) { return laid->plan.serves(entries_); };
+  const auto serving = known ? plans_.begin() : std::find_if(plans_.begin(), plans_.end(), serves);
+  if (serving != plans_.end()) {
+    std::rotate(plans_.begin(), serving, serving + 1);
+    plans_.front()->plan.follow(entries_);
+  } else {
+    if (plans_.size() == most_plans) plans_.pop_back();
+    plans_.insert(plans_.begin(), std::make_unique<Laid>(Laid{Plan(kernels(), *kernel_, averaged_)}));
+    fresh.made = true;
+    fresh.state = make_plan(plans_.front()->plan, optimizer, params);
+  }
+  Plan& plan = plans_.front()->plan;
+  team::Pace& pace = plans_.front()->pace;
+  if (plan.has_cells()) plan.load_floats(entries_);
   lap("plan");
 
-  const size_t traffic = plan_->traffic();
-  const int threads = pace_.size_for(traffic);
+  const size_t traffic = plan.traffic();
+  const int threads = pace.size_for(traffic);
   const bool timed = traffic >= worth_releasing_the_gil;
   const auto begin = timed ? Clock::now() : Clock::time_point();
-  plan_->provide(threads, caution.survey());
+  plan.provide(threads, caution.survey());
   Plan::Survey found{-1, Plan::none};
   if (caution.survey()) {
-    work_on(traffic, [&] { found = plan_->survey(orders_, threads); });
+    work_on(traffic, [&] { found = plan.survey(orders_, threads); });
     if (!heed(caution, found)) return;
   }
   const py::object pending = kernel_->workspace ? py::list() : py::object();
   const auto ratio = [&](size_t i, double p_norm) {
-    const std::array<double, max_scalars>& scalars = orders_.groups[plan_->group_of(i)].scalars;
+    const std::array<double, max_scalars>& scalars = orders_.groups[plan.group_of(i)].scalars;
     py::tuple given(static_cast<size_t>(kernel_->scalars) - 1);
     for (size_t k = 0; k < given.size(); ++k) given[k] = scalars[k];
     const py::object& key = entries_[i].key;
     const py::object state = fresh.state ? fresh.state : py::object(state_[0]);
-    return optimizer.attr("_ratio")(key, state[key], plan_->workspace(i), p_norm, given, pending).cast<double>();
+    return optimizer.attr("_ratio")(key, state[key], plan.workspace(i), p_norm, given, pending).cast<double>();
   };
   Rebound rebound(params);
-  if (plan_->has_floats()) {
-    advance(*plan_, Plan::Part::floats, *kernel_, orders_, 1, entries_.size(), ratio, pending);
+  if (plan.has_floats()) {
+    advance(plan, Plan::Part::floats, *kernel_, orders_, 1, entries_.size(), ratio, pending);
     for (size_t i = 0; i < entries_.size(); ++i)
-      if (plan_->is_in(Plan::Part::floats, i))
-        rebound.set(entries_[i], float_like(entries_[i].p_view.kind, plan_->float_result(i)));
+      if (plan.is_in(Plan::Part::floats, i))
+        rebound.set(entries_[i], float_like(entries_[i].p_view.kind, plan.float_result(i)));
   }
   lap("floats");
-  if (plan_->has_arrays())
-    advance(*plan_, Plan::Part::arrays, *kernel_, orders_, threads, entries_.size(), ratio, pending);
+  if (plan.has_arrays()) advance(plan, Plan::Part::arrays, *kernel_, orders_, threads, entries_.size(), ratio, pending);
   // From the first write on no Python code has run, which could raise, and none runs until all is done.
   copy_pending(pending);
-  if (plan_->has_floats()) plan_->store_float_state();
+  if (plan.has_floats()) plan.store_float_state();
+  fresh.made = false;
   if (fresh.state) state_[0] = std::exchange(fresh.state, {});
   if (caution.survey()) last_grad_norm_ = found.norm;
   t_.store(t_ + 1, std::memory_order_release);
   rebound.keep();
-  if (timed) pace_.took(std::chrono::nanoseconds(Clock::now() - begin).count());
+  if (timed) pace.took(std::chrono::nanoseconds(Clock::now() - begin).count());
   lap("region and kernel");
 }
 
@@ -412,7 +424,7 @@ std::map<std::string, int64_t> Engine::profile(const py::object& optimizer, cons
   };
   step(optimizer, params, grads, 1, lap);
   // A region in which there is nothing to do, of as many threads as the one that was timed.
-  team::run(pace_.last_size(), [](void*, int, int) {}, nullptr);
+  team::run(plans_.front()->pace.last_size(), [](void*, int, int) {}, nullptr);
   lap("region");
   times["kernel"] = std::max<int64_t>(0, times["region and kernel"] - times["region"]);
   times.erase("region and kernel");

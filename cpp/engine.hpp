@@ -3,8 +3,8 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -55,7 +55,7 @@ class Engine {
   // runs meanwhile.
   void restore(const py::object& optimizer, const py::dict& attributes, const Structure& structure, bool plain,
                int64_t t, int64_t skipped_before, const py::dict& state);
-  void forget_plan();                    // what `_groups_of` says has changed
+  void forget_plans();                   // what `_groups_of` says has changed
   bool plain() const { return plain_; }  // neither options nor groups: an update asks for nothing but scalars
   void set_plain(bool plain);
 
@@ -90,13 +90,20 @@ class Engine {
   Caution ask_orders(const py::object& optimizer);
   State state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const;
   // The state of all parameters with that which it has made; no object where there was none to be made.
-  py::object make_plan(const py::object& optimizer, const py::object& params);
+  py::object make_plan(Plan& plan, const py::object& optimizer, const py::object& params) const;
   bool heed(const Caution& caution, const Plan::Survey& found);
 
   const Kernel* kernel_ = nullptr;
   py::tuple slots_;
-  std::optional<Plan> plan_;
-  bool plain_ = true;
+  // The last plans, the one of the last update first: one optimizer may serve several networks in turn. Each learns by
+  // itself how many threads it is worth.
+  struct Laid {
+    Plan plan;
+    team::Pace pace{};
+  };
+  static constexpr size_t most_plans = 8;
+  std::vector<std::unique_ptr<Laid>> plans_;
+  bool averaged_ = false, plain_ = true;
   std::atomic<bool> made_{false};
   std::atomic<int64_t> t_{0}, skipped_{0};
   std::atomic<double> last_grad_norm_{-1};  // below 0: none
@@ -105,7 +112,6 @@ class Engine {
   const py::object lr_name_, lr_at_name_, scalars_name_;
   std::vector<Entry> entries_;
   Orders orders_;
-  team::Pace pace_;
   std::mutex mutex_;
   std::atomic<std::thread::id> owner_{};  // who is within
   bool updating_ = false;

@@ -104,7 +104,7 @@ void look_at(Entry& entry) {
 
 }  // namespace
 
-bool collect(const py::object& params, const py::object& grads, const Plan& plan, std::vector<Entry>& entries) {
+bool collect(const py::object& params, const py::object& grads, const Plan* plan, std::vector<Entry>& entries) {
   const Reader parameters(params, "params"), gradients(grads, "grads");
   if (parameters.sequence() != gradients.sequence())
     throw py::type_error("params is a " + type_name(params) + " and grads a " + type_name(grads) +
@@ -113,7 +113,7 @@ bool collect(const py::object& params, const py::object& grads, const Plan& plan
     throw py::value_error("params has " + std::to_string(parameters.size()) + " arrays, grads has " +
                           std::to_string(gradients.size()) + "; they must be in pairs");
   size_t skipped = 0;
-  bool all_known = true;
+  bool all_known = plan != nullptr;
   const bool plain = PyDict_CheckExact(params.ptr());
   parameters.each([&](const py::object& key, py::object p) {
     py::object g = gradients.find(key);
@@ -123,7 +123,7 @@ bool collect(const py::object& params, const py::object& grads, const Plan& plan
       return;
     }
     Entry& entry = entries.emplace_back(key, std::move(p), std::move(g));
-    all_known = all_known && plan.knows(entries.size() - 1, entry);
+    all_known = all_known && plan->knows(entries.size() - 1, entry);
     if (!all_known) look_at(entry);
     const bool is_float = !is_array(entry.p);
     if (is_float && !plain && !py::hasattr(params, "__setitem__"))
@@ -135,7 +135,7 @@ bool collect(const py::object& params, const py::object& grads, const Plan& plan
                            " gives another array at each access, so an update would be lost; use a dict of the arrays");
   });
   if (gradients.size() != entries.size() + skipped) refuse_different_names(parameters, gradients);
-  if (all_known && entries.size() == plan.size()) return true;
+  if (all_known && entries.size() == plan->size()) return true;
   for (Entry& entry : entries)
     if (!entry.looked) look_at(entry);  // as it was known, until one came that was not
   return false;

@@ -139,16 +139,6 @@ void Plan::make(const std::vector<Entry>& entries, const std::vector<State>& sta
   staged_ = staged;
 }
 
-void Plan::forget() {
-  rows_.clear();
-  tensors_.clear();
-  watched_.clear();
-  ends_.clear();
-  written_.clear();
-  blocks_ = 0;
-  floats_ = arrays_ = cells_ = staged_ = false;
-}
-
 int Plan::visit_all(visitproc visit, void* arg) const {
   for (const auto& row : rows_) {
     Py_VISIT(row->key.ptr());

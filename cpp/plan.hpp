@@ -64,7 +64,6 @@ class Plan {
   // Checks shapes, dtypes and overlaps, and plans anew. states[i] is the state of entries[i], groups[i] the number of
   // its group; no numbers mean that there is one group. Throws before it changes anything.
   void make(const std::vector<Entry>& entries, const std::vector<State>& states, const std::vector<size_t>& groups);
-  void forget();
 
   // All memory that so many threads need beside the arrays, so that a step that has begun cannot fail for want of it.
   void provide(int threads, bool surveyed);

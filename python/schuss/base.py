@@ -281,7 +281,7 @@ class Optimizer:
         if made:
             engine.plain = False
         if name == "groups":
-            engine.forget_plan()
+            engine.forget_plans()
             object.__setattr__(self, "_grouping", self._grouped(value, None))
         elif self._grouping.given:
             object.__setattr__(self, "_changes", self._changes + 1)

@@ -41,6 +41,7 @@ FAST = frozenset({"numpy", "textbook", "torch fused", "deepspeed", "optax", "num
 
 ITERATION = "MNIST iteration"
 COMPOSITION = "clip+decay+EMA"
+TWO_NETWORKS = "two networks"
 STREAM = "stream limit"
 # How long one contender is timed before the next has its turn, and the rest between, in which the threads of
 # the one before fall asleep: OpenMP's keep their cores busy for some 3 ms, OpenBLAS's for some 30.
@@ -150,9 +151,11 @@ def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> lis
     with _settled(case.threads):
         if case.name == COMPOSITION:
             started = {peer.name: peers.composition(peer.name, params, grads) for peer in contenders}
-            runners = {name: runner for name, runner in started.items() if runner is not None}
+        elif case.name == TWO_NETWORKS:
+            started = {peer.name: peers.in_turn(peer, case.rule, params, grads) for peer in contenders}
         else:
-            runners = {peer.name: peer.start(case.rule, params, grads) for peer in contenders}
+            started = {peer.name: peer.start(case.rule, params, grads) for peer in contenders}
+        runners = {name: runner for name, runner in started.items() if runner is not None}
         for runner in runners.values():
             runner.step()
             runner.step()
@@ -162,7 +165,7 @@ def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> lis
                 np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-5, err_msg=f"{name} steps otherwise")
         del params, grads, ours
         steps: dict[str, Callable[[], object]] = {name: runner.step for name, runner in runners.items()}
-        if case.name != COMPOSITION:
+        if case.name not in (COMPOSITION, TWO_NETWORKS):
             steps[STREAM] = _stream(case)
         return _rows(case, time_turns(steps, budget))
 
@@ -224,6 +227,7 @@ def cases(quick: bool, n_threads: int) -> Iterator[tuple[Case, frozenset[str] | 
         slow = quick and n > 10**6
         yield Case(_size_name(n), "Adam", [(n,)], "float32", n_threads), FAST if slow else None, budget
     yield Case("MNIST tensors", "Adam", MNIST, "float32", n_threads), None, budget
+    yield Case(TWO_NETWORKS, "SGD", MNIST * 2, "float32", n_threads), frozenset({"numpy"}), budget
     yield Case("1,000 x 1,000", "Adam", [(1000,)] * 1000, "float32", n_threads), None, budget
     yield Case(COMPOSITION, "Adam", [(3 * 10**7,)], "float32", n_threads), frozenset({"torch fused"}), budget
     if not quick:

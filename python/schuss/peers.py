@@ -259,6 +259,28 @@ def _torch_composition(params: Arrays, grads: Arrays) -> Runner:
     return Runner(run, lambda: [tensor.detach().numpy() for tensor in tensors])
 
 
+# One optimizer that serves two networks in turn, whose arrays have the same names: "Deep Learning from Scratch", 6.3.2.
+
+
+def in_turn(peer: Peer, rule: str, params: Arrays, grads: Arrays) -> Runner | None:
+    """Start a peer whose optimizer is handed its arrays at each step; None for those that hold them."""
+    tables: dict[str, dict[str, type[Any]]] = {"schuss": optimizers.OPTIMIZERS, "numpy": reference.OPTIMIZERS}
+    if peer.name not in tables:
+        return None
+    half = len(params) // 2
+    networks = [
+        ({str(i): p.copy() for i, p in enumerate(params[part])}, {str(i): g.copy() for i, g in enumerate(grads[part])})
+        for part in (slice(half), slice(half, None))
+    ]
+    opt = tables[peer.name][rule](lr=LR, **ARGUMENTS[rule])
+
+    def step() -> None:
+        for mine, gradients in networks:
+            opt.update(mine, gradients)
+
+    return Runner(step, lambda: [p for mine, _ in networks for p in mine.values()])
+
+
 # A training iteration of the textbook's network: draw a batch of 128, compute the gradient, step with Adam.
 
 SIZES, BATCH = (784, 100, 100, 100, 100, 10), 128
