@@ -29,8 +29,12 @@ struct {
     text += name.role == Role::parameter ? "; only a gradient may be None" : "";
   else if (PyObject_IsInstance(value.ptr(), types.ndarray) == 1)
     text += "; this subclass of ndarray may mean more than its numbers: pass numpy.asarray(...) of it";
+  else if (py::hasattr(value, "detach") && py::hasattr(value, "numpy"))
+    text += "; pass .detach().numpy() of it, which shares its memory";
+  else if (PySequence_Check(value.ptr()) && name.written())
+    text += "; make an array of it once, with numpy.array(..., dtype=numpy.float32), and keep that: it changes in place";
   else if (PySequence_Check(value.ptr()))
-    text += "; wrap it in numpy.array(..., dtype=numpy.float32)";
+    text += "; pass numpy.asarray(...) of it";
   throw py::type_error(text);
 }
 

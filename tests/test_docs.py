@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import pkgutil
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,24 @@ def test_readme():
     assert blocks
     for block in blocks:
         exec(block, {})
+
+
+# Optional packages.
+
+
+def needed():
+    """Each call of need(): the package, and the extra that its message names."""
+    found = []
+    for path in Path(schuss.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "need":
+                named = {each.arg: each.value.value for each in node.keywords}
+                package = named.get("package") or node.args[0].value.split(".")[0]
+                found.append(pytest.param(package, named.get("extra", "demo"), id=f"{path.name}:{node.lineno}"))
+    return found
+
+
+@pytest.mark.parametrize(("package", "extra"), needed())
+def test_each_message_names_the_extra_that_brings_the_package(package, extra):
+    brought = [re.match(r"[\w-]+", text)[0] for text in metadata.requires("schuss") if f'extra == "{extra}"' in text]
+    assert package in brought

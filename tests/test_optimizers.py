@@ -290,3 +290,30 @@ def test_others_schedules_are_counted_as_they_count():
             opt = schuss.SGD(lr=lr, groups={"q": {"lr": schuss.schedules.Scaled(lr, 2.0)}})
             opt.update(params, {"p": np.ones(1), "q": np.ones(1)})
             assert (params["p"][0], params["q"][0]) == (-first, -2 * first)
+
+
+class Tensor:
+    """As much of a tensor as is looked at."""
+
+    def detach(self):
+        return self
+
+    def numpy(self):
+        return np.ones(2)
+
+
+def test_habits_of_pytorch():
+    params = [np.ones((300, 300))]
+    for arguments in ((params,), ({"W": params[0]},), (iter(params),)):
+        with pytest.raises(TypeError, match=r"lr must be a number"):
+            schuss.Adam(*arguments)
+        with pytest.raises(TypeError, match=r"its first argument is lr, and parameters go to update\(params, grads\)"):
+            schuss.Adam(*arguments, lr=1e-3)
+    with pytest.raises(TypeError, match=r"parameters go to update\(params, grads\)") as caught:
+        schuss.Adam(params)
+    assert len(str(caught.value)) < 250
+    for given in ({"W": Tensor()}, {"W": np.ones(2)}), ({"W": np.ones(2)}, {"W": Tensor()}):
+        with pytest.raises(TypeError, match=r"got Tensor; pass \.detach\(\)\.numpy\(\) of it, which shares its memory"):
+            schuss.Adam().update(*given)
+    with pytest.raises(TypeError, match=r"grads\['W'\].* got list; pass numpy\.asarray\(\.\.\.\) of it"):
+        schuss.Adam().update({"W": np.ones(2)}, {"W": [1.0, 1.0]})

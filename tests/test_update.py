@@ -49,7 +49,11 @@ def misaligned(n):
 
 
 BAD_PARAMS = {
-    "list": ([1.0, 2.0], TypeError, r"params\['x'\]: expected a numpy.ndarray .*got list; wrap it"),
+    "list": (
+        [1.0, 2.0],
+        TypeError,
+        r"params\['x'\]: expected a numpy.ndarray .*got list; make an array of it once, .*, and keep that",
+    ),
     "int": (3, TypeError, r"params\['x'\].*got int; a Python number must be a float"),
     "bool": (True, TypeError, r"got bool"),
     "None": (None, TypeError, r"got NoneType; only a gradient may be None"),

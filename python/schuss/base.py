@@ -5,7 +5,7 @@ The rules themselves are in :mod:`schuss.optimizers`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import wraps
@@ -228,6 +228,11 @@ class Optimizer:
         for name in kwargs:
             if name not in cls._accepted:
                 raise TypeError(cls._unknown(name))
+        if args and "lr" in kwargs and cls._accepted[:1] == ("lr",):
+            raise TypeError(
+                f"{cls.__name__} was given {shown(args[0])} beside lr={shown(kwargs['lr'])}: its first argument is lr, "
+                "and parameters go to update(params, grads)"
+            )
         self = super().__new__(cls)
         object.__setattr__(self, "_engine", _core.Engine())
         return self
@@ -295,7 +300,11 @@ class Optimizer:
     def _checked(self, name: str, value: Any) -> Any:
         """Return the value of an argument as it is kept, or say what is wrong with it."""
         if name == "lr":
-            return value if callable(value) else number("lr", value, 0, float("inf"), False)
+            if callable(value):
+                return value
+            if isinstance(value, Iterable) and not isinstance(value, (str, bytes, np.ndarray, np.generic)):
+                raise TypeError(f"lr must be a number, got {shown(value)}; parameters go to update(params, grads)")
+            return number("lr", value, *POSITIVE)
         ranges = {**self._common, **self._ranges}
         if name in ranges:
             if value is None and getattr(type(self), name, 0.0) is None:

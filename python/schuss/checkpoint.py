@@ -216,7 +216,7 @@ def _checked_state(opt: Optimizer, state: Any) -> dict[Any, dict[str, NDArray[An
 
 def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> None:
     """Write an optimizer, and its parameters if given, to a file: all of it, or what was there before stays."""
-    safetensors = need("safetensors.numpy", "saving checkpoints", package="safetensors")
+    safetensors = need("safetensors.numpy", "saving checkpoints", extra="checkpoint")
     with opt._engine:  # until all is on the disk, as the arrays are written from where they lie
         _save(safetensors, opt, Path(path), params)
 
@@ -343,8 +343,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     and its version, the class, its arguments, the names, shapes and dtypes. No code in the file is run; arrays cannot
     point outside of it.
     """
-    safetensors = need("safetensors.numpy", "loading checkpoints", package="safetensors")
-    unfit = need("safetensors", "loading checkpoints").SafetensorError
+    safetensors = need("safetensors.numpy", "loading checkpoints", extra="checkpoint")
+    unfit = need("safetensors", "loading checkpoints", extra="checkpoint").SafetensorError
     data = _read_whole(path)
     try:
         arrays = safetensors.load(data)  # which checks the header, and that it accounts for each byte of the file

@@ -191,12 +191,12 @@ def adam_(
     lr: float,
     beta1: float = 0.9,
     beta2: float = 0.999,
-    eps: float = 1e-8,
     eps_hat: float | None = None,
+    eps: float | None = None,
 ) -> None:
-    """One step of :class:`schuss.Adam` on one array, in place; ``eps_hat``, if given, stands for ``eps``."""
-    epsilon = {"eps": eps} if eps_hat is None else {"eps_hat": eps_hat}
-    _step(optimizers.Adam, p, g, {"m": m, "v": v}, t, lr, {"beta1": beta1, "beta2": beta2, **epsilon})
+    """One step of :class:`schuss.Adam` on one array, in place, with ``eps_hat`` (1e-7 if neither is given) or ``eps``."""
+    arguments = {"beta1": beta1, "beta2": beta2, "eps_hat": eps_hat, "eps": eps}
+    _step(optimizers.Adam, p, g, {"m": m, "v": v}, t, lr, arguments)
 
 
 def rmsprop_(
