@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import wraps
-from inspect import Parameter, signature
+from inspect import Parameter, Signature, signature
 from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
@@ -22,7 +22,7 @@ from .checks import POSITIVE, SHARE, flag, number, shown
 from .schedules import rate_at
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 __all__ = ["Grads", "L2Options", "LearningRate", "Optimizer", "Options", "Params"]
 
@@ -191,6 +191,7 @@ class Optimizer:
             """Other arguments for some parameters: pattern -> arguments."""
             return self._grouping.given
 
+    __signature__: ClassVar[Signature]
     _engine: _core.Engine
     _grouping: _Grouping = _Grouping(MappingProxyType({}))
     _changes: int = 0  # of arguments, as groups follow them
@@ -209,7 +210,7 @@ class Optimizer:
                 if name not in names and name != "options":
                     arguments.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default))
         cls._accepted = tuple(argument.name for argument in arguments)
-        cls.__signature__ = own.replace(parameters=arguments)  # type: ignore[attr-defined]
+        cls.__signature__ = own.replace(parameters=arguments)
         if rule:
             cls._rule, cls._arguments = cls, cls._accepted
         if "__init__" not in vars(cls):
@@ -224,7 +225,7 @@ class Optimizer:
 
         cls.__init__ = __init__  # type: ignore[method-assign]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
         for name in kwargs:
             if name not in cls._accepted:
                 raise TypeError(cls._unknown(name))

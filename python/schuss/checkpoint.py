@@ -53,8 +53,8 @@ _DEEPEST = 50  # schedules within schedules
 class Checkpoint(NamedTuple):
     """What a file held: the optimizer, and the parameters if they were saved with it."""
 
-    optimizer: Any
-    params: Any
+    optimizer: Optimizer
+    params: Any  # a dict or a list of arrays, or None
 
 
 # What is not an array, as JSON and back.

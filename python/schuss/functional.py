@@ -162,23 +162,23 @@ def _function(
     return function
 
 
-sgd_ = _function(optimizers.SGD)
-momentum_ = _function(optimizers.Momentum)
-nesterov_ = _function(optimizers.Nesterov)
-adagrad_ = _function(optimizers.AdaGrad)
-adamw_ = _function(optimizers.AdamW)
-amsgrad_ = _function(optimizers.AMSGrad)
-adamax_ = _function(optimizers.Adamax)
-nadam_ = _function(optimizers.NAdam)
-radam_ = _function(optimizers.RAdam)
-adadelta_ = _function(optimizers.AdaDelta)
-lion_ = _function(optimizers.Lion)
-lamb_ = _function(optimizers.LAMB)
-lars_ = _function(optimizers.LARS)
-adan_ = _function(optimizers.Adan)
-schedule_free_sgd_ = _function(optimizers.ScheduleFreeSGD, _step_weighted, ("weights",))
-schedule_free_adamw_ = _function(optimizers.ScheduleFreeAdamW, _step_weighted, ("weights",))
-muon_ = _function(optimizers.Muon, _step_with_workspace)
+sgd_: Callable[..., None] = _function(optimizers.SGD)
+momentum_: Callable[..., None] = _function(optimizers.Momentum)
+nesterov_: Callable[..., None] = _function(optimizers.Nesterov)
+adagrad_: Callable[..., None] = _function(optimizers.AdaGrad)
+adamw_: Callable[..., None] = _function(optimizers.AdamW)
+amsgrad_: Callable[..., None] = _function(optimizers.AMSGrad)
+adamax_: Callable[..., None] = _function(optimizers.Adamax)
+nadam_: Callable[..., None] = _function(optimizers.NAdam)
+radam_: Callable[..., None] = _function(optimizers.RAdam)
+adadelta_: Callable[..., None] = _function(optimizers.AdaDelta)
+lion_: Callable[..., None] = _function(optimizers.Lion)
+lamb_: Callable[..., None] = _function(optimizers.LAMB)
+lars_: Callable[..., None] = _function(optimizers.LARS)
+adan_: Callable[..., None] = _function(optimizers.Adan)
+schedule_free_sgd_: Callable[..., None] = _function(optimizers.ScheduleFreeSGD, _step_weighted, ("weights",))
+schedule_free_adamw_: Callable[..., None] = _function(optimizers.ScheduleFreeAdamW, _step_weighted, ("weights",))
+muon_: Callable[..., None] = _function(optimizers.Muon, _step_with_workspace)
 
 
 def adam_(
@@ -194,7 +194,7 @@ def adam_(
     eps_hat: float | None = None,
     eps: float | None = None,
 ) -> None:
-    """One step of :class:`schuss.Adam` on one array, in place, with ``eps_hat`` (1e-7 if neither is given) or ``eps``."""
+    """One step of :class:`schuss.Adam` on one array, in place; ``eps_hat`` is 1e-7 if neither is given."""
     arguments = {"beta1": beta1, "beta2": beta2, "eps_hat": eps_hat, "eps": eps}
     _step(optimizers.Adam, p, g, {"m": m, "v": v}, t, lr, arguments)
 

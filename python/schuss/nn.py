@@ -53,6 +53,12 @@ class Affine:
         The gradients, after :meth:`backward`.
     """
 
+    W: Array
+    b: Array
+    relu: bool
+    dW: Array
+    db: Array
+
     def __init__(self, W: Array, b: Array, *, relu: bool = False) -> None:
         self.W, self.b, self.relu = W, b, relu
         self.dW, self.db = np.empty_like(W, order="C"), np.empty_like(b)
@@ -261,6 +267,15 @@ class MultiLayerNet:
     (1.0, True)
     """
 
+    input_size: int
+    output_size: int
+    hidden_size_list: list[int]
+    hidden_layer_num: int
+    weight_decay_lambda: float
+    dtype: np.dtype[Any]
+    params: dict[str, Array]
+    last_loss: float
+
     def __init__(
         self,
         input_size: int,
@@ -289,7 +304,7 @@ class MultiLayerNet:
         self.activation, self.weight_decay_lambda = activation, float(weight_decay_lambda)
         self.last_loss = float("nan")
         normal = np.random.randn if seed is None else _normal(seed)
-        self.params: dict[str, Array] = {}
+        self.params = {}
         self._affine: list[Affine] = []
         for i, (n, m) in enumerate(pairwise(sizes), start=1):
             W = (_initial_std(weight_init_std, n) * normal(n, m)).astype(self.dtype)

@@ -103,7 +103,7 @@ class Momentum(Optimizer):
     (array([0.71]), array([-0.19]))
     """
 
-    slots = ("v",)
+    slots: ClassVar[tuple[str, ...]] = ("v",)
     _ranges: ClassVar = {"momentum": SHARE, "dampening": (0.0, 1.0, False)}
 
     momentum: float
@@ -161,7 +161,7 @@ class Nesterov(Optimizer):
     array([0.81])
     """
 
-    slots = ("v",)
+    slots: ClassVar[tuple[str, ...]] = ("v",)
     _ranges: ClassVar = {"momentum": SHARE}
 
     momentum: float
@@ -214,7 +214,7 @@ class AdaGrad(Optimizer):
     array([0.9, 0.9])
     """
 
-    slots = ("h",)
+    slots: ClassVar[tuple[str, ...]] = ("h",)
     _ranges: ClassVar = {"eps": POSITIVE, "initial_accumulator": POSITIVE, "lr_decay": POSITIVE}
 
     eps: float
@@ -289,9 +289,9 @@ class RMSprop(Optimizer):
     array([0.9])
     """
 
-    slots = ("h",)
+    slots: ClassVar[tuple[str, ...]] = ("h",)
     _ranges: ClassVar = {"decay_rate": SHARE, "eps": POSITIVE, "momentum": SHARE}
-    _deciding = ("ema", "centered", "momentum")
+    _deciding: ClassVar[tuple[str, ...]] = ("ema", "centered", "momentum")
 
     decay_rate: float
     eps: float
@@ -377,9 +377,9 @@ class Adam(Optimizer):
     TypeError: Adam has no argument 'learning_rate': here it is called 'lr'
     """
 
-    slots = ("m", "v")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps_hat": POSITIVE, "eps": POSITIVE}
-    _alternatives = ("eps_hat", "eps")
+    _alternatives: ClassVar[tuple[str, ...]] = ("eps_hat", "eps")
 
     beta1: float
     beta2: float
@@ -465,9 +465,9 @@ class AdamW(Optimizer):
     array([0.85])
     """
 
-    slots = ("m", "v")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
-    _decoupled = True
+    _decoupled: ClassVar[bool] = True
 
     beta1: float
     beta2: float
@@ -535,7 +535,7 @@ class AMSGrad(Optimizer):
     array([0.9])
     """
 
-    slots = ("m", "v", "h")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v", "h")
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
 
     beta1: float
@@ -608,7 +608,7 @@ class Adamax(Optimizer):
     array([0.9])
     """
 
-    slots = ("m", "u")
+    slots: ClassVar[tuple[str, ...]] = ("m", "u")
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
 
     beta1: float
@@ -676,14 +676,14 @@ class NAdam(Optimizer):
     array([0.8944])
     """
 
-    slots = ("m", "v")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE, "momentum_decay": POSITIVE}
 
     beta1: float
     beta2: float
     eps: float
     momentum_decay: float
-    _remembering = ("_product",)
+    _remembering: ClassVar[tuple[str, ...]] = ("_product",)
     # The last product of mu_1 ... mu_t that was computed, from the first factor on, and for what: (beta1,
     # momentum_decay, t, product). It hangs on nothing else, and is kept to be gone on from.
     _product: tuple[float, float, int, float] = (0.0, 0.0, 0, 1.0)
@@ -776,7 +776,7 @@ class RAdam(Optimizer):
     array([0.7])
     """
 
-    slots = ("m", "v")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
 
     beta1: float
@@ -847,7 +847,7 @@ class AdaDelta(Optimizer):
     array([-0.4142])
     """
 
-    slots = ("h", "d")
+    slots: ClassVar[tuple[str, ...]] = ("h", "d")
     _ranges: ClassVar = {"decay_rate": SHARE, "eps": POSITIVE}
 
     decay_rate: float
@@ -907,9 +907,9 @@ class Lion(Optimizer):
     array([0.9, 1.1, 1. ])
     """
 
-    slots = ("m",)
+    slots: ClassVar[tuple[str, ...]] = ("m",)
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE}
-    _decoupled = True
+    _decoupled: ClassVar[bool] = True
 
     beta1: float
     beta2: float
@@ -975,9 +975,9 @@ class LAMB(Optimizer):
     array([2.6464, 4.3536])
     """
 
-    slots = ("m", "v")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
-    _decoupled = True
+    _decoupled: ClassVar[bool] = True
 
     beta1: float
     beta2: float
@@ -1047,9 +1047,9 @@ class LARS(Optimizer):
     array([2.5, 4. ])
     """
 
-    slots = ("v",)
+    slots: ClassVar[tuple[str, ...]] = ("v",)
     _ranges: ClassVar = {"momentum": SHARE, "trust": POSITIVE}
-    _decoupled = True
+    _decoupled: ClassVar[bool] = True
 
     momentum: float
     trust: float
@@ -1116,9 +1116,9 @@ class Adan(Optimizer):
     array([0.9])
     """
 
-    slots = ("m", "v", "n", "b")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v", "n", "b")
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "beta3": SHARE, "eps": POSITIVE}
-    _decoupled = True
+    _decoupled: ClassVar[bool] = True
 
     beta1: float
     beta2: float
@@ -1168,8 +1168,8 @@ class Weights(NamedTuple):
 class _ScheduleFree(Optimizer):
     """What the schedule-free rules share: the average, and the weight of a step in it."""
 
-    _decoupled = True
-    _remembering = ("_weights",)
+    _decoupled: ClassVar[bool] = True
+    _remembering: ClassVar[tuple[str, ...]] = ("_weights",)
     warmup: int
     # Before and after the last step that was asked for. Which of them is the optimizer's is told by its t: a step that
     # was refused has not been made.
@@ -1270,7 +1270,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     True
     """
 
-    slots = ("z", "x")
+    slots: ClassVar[tuple[str, ...]] = ("z", "x")
     _ranges: ClassVar = {"momentum": SHARE}
 
     momentum: float
@@ -1341,7 +1341,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     array([0.9])
     """
 
-    slots = ("z", "x", "v")
+    slots: ClassVar[tuple[str, ...]] = ("z", "x", "v")
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
 
     beta1: float
@@ -1420,9 +1420,9 @@ class Muon(Optimizer):
     ValueError: params['b']: Muon is for matrices, got shape (3,); give this parameter to another optimizer
     """
 
-    slots = ("m",)
+    slots: ClassVar[tuple[str, ...]] = ("m",)
     _ranges: ClassVar = {"momentum": SHARE}
-    _decoupled = True
+    _decoupled: ClassVar[bool] = True
 
     momentum: float
     nesterov: bool
@@ -1524,9 +1524,9 @@ class Adafactor(Optimizer):
            [1.1, 0.9]])
     """
 
-    slots = ()
+    slots: ClassVar[tuple[str, ...]] = ()
     _ranges: ClassVar = {"eps": POSITIVE, "eps2": POSITIVE, "clip_threshold": POSITIVE}
-    _decoupled = True
+    _decoupled: ClassVar[bool] = True
 
     beta2_decay: float
     eps: float | None = None

@@ -30,8 +30,18 @@ class Optimizer:
 
     slots: tuple[str, ...] = ()  # the names of the state arrays that step() receives
     copies: tuple[str, ...] = ()  # those that start as a copy of the parameter; the others start at zero
-    decoupled = False  # whether weight decay is the rule's own and not a part of the gradient
+    decoupled: bool = False  # whether weight decay is the rule's own and not a part of the gradient
     step: Any  # step(p, g, lr, **state) changes p and the state; each rule defines it
+    lr: Any
+    weight_decay: float
+    maximize: bool
+    clip_value: float | None
+    clip_norm: float | None
+    ema: float | None
+    on_nonfinite: str
+    groups: dict[str, dict[str, Any]]
+    t: int
+    skipped: int
 
     def __init__(
         self,
@@ -157,7 +167,9 @@ class SGD(Optimizer):
 class Momentum(Optimizer):
     """The heavy ball (Polyak, 1964): ``v`` is a velocity, ``momentum`` what friction leaves of it."""
 
-    slots = ("v",)
+    slots: tuple[str, ...] = ("v",)
+    momentum: float
+    dampening: float
 
     def __init__(self, lr: Any = 0.01, momentum: float = 0.9, dampening: float = 0.0, **options: Any) -> None:
         super().__init__(lr, **options)
@@ -175,7 +187,8 @@ class Nesterov(Optimizer):
     In the variables of Sutskever et al. (2013) and Bengio et al. (arXiv:1212.0901).
     """
 
-    slots = ("v",)
+    slots: tuple[str, ...] = ("v",)
+    momentum: float
 
     def __init__(self, lr: Any = 0.01, momentum: float = 0.9, **options: Any) -> None:
         super().__init__(lr, **options)
@@ -190,7 +203,10 @@ class Nesterov(Optimizer):
 class AdaGrad(Optimizer):
     """A learning rate per element, shrinking with its summed squares (Duchi et al., 2011)."""
 
-    slots = ("h",)
+    slots: tuple[str, ...] = ("h",)
+    eps: float
+    initial_accumulator: float
+    lr_decay: float
 
     def __init__(
         self,
@@ -217,6 +233,11 @@ class AdaGrad(Optimizer):
 class RMSprop(Optimizer):
     """AdaGrad that forgets: ``h`` is a running average (Tieleman and Hinton, 2012)."""
 
+    decay_rate: float
+    eps: float
+    centered: bool
+    momentum: float
+
     def __init__(
         self,
         lr: Any = 0.01,
@@ -229,6 +250,7 @@ class RMSprop(Optimizer):
     ) -> None:
         super().__init__(lr, **options)
         self.decay_rate, self.eps, self.momentum = decay_rate, eps, momentum
+        self.centered = centered
         self.slots = ("h", *("a",) * centered, *("v",) * (momentum > 0))
 
     def step(self, p: Any, g: Any, lr: float, h: Any, a: Any = None, v: Any = None) -> None:
@@ -253,7 +275,11 @@ class Adam(Optimizer):
     ``eps_hat`` is added to ``sqrt(v)``; ``eps``, if given instead, to ``sqrt(v)`` after the correction.
     """
 
-    slots = ("m", "v")
+    slots: tuple[str, ...] = ("m", "v")
+    beta1: float
+    beta2: float
+    eps_hat: float
+    eps: float | None
 
     def __init__(
         self,
@@ -280,8 +306,11 @@ class Adam(Optimizer):
 class AdamW(Optimizer):
     """Adam with weight decay beside the gradient (Loshchilov and Hutter, 2019)."""
 
-    slots = ("m", "v")
-    decoupled = True
+    slots: tuple[str, ...] = ("m", "v")
+    decoupled: bool = True
+    beta1: float
+    beta2: float
+    eps: float
 
     def __init__(
         self,
@@ -308,7 +337,11 @@ class AdamW(Optimizer):
 class AMSGrad(Optimizer):
     """Adam that divides by the largest average so far (Reddi, Kale and Kumar, 2018)."""
 
-    slots = ("m", "v", "h")
+    slots: tuple[str, ...] = ("m", "v", "h")
+    beta1: float
+    beta2: float
+    eps: float
+    bias_correction: bool
 
     def __init__(
         self,
@@ -337,7 +370,10 @@ class AMSGrad(Optimizer):
 class Adamax(Optimizer):
     """Adam by the largest recent gradient (Kingma and Ba, 2015, section 7.1)."""
 
-    slots = ("m", "u")
+    slots: tuple[str, ...] = ("m", "u")
+    beta1: float
+    beta2: float
+    eps: float
 
     def __init__(
         self, lr: Any = 0.002, beta1: float = 0.9, beta2: float = 0.999, *, eps: float = 1e-8, **options: Any
@@ -354,7 +390,11 @@ class Adamax(Optimizer):
 class NAdam(Optimizer):
     """Adam with Nesterov's momentum (Dozat, 2016)."""
 
-    slots = ("m", "v")
+    slots: tuple[str, ...] = ("m", "v")
+    beta1: float
+    beta2: float
+    eps: float
+    momentum_decay: float
 
     def __init__(
         self,
@@ -386,7 +426,10 @@ class NAdam(Optimizer):
 class RAdam(Optimizer):
     """Adam that first steps by momentum alone (Liu et al., 2020)."""
 
-    slots = ("m", "v")
+    slots: tuple[str, ...] = ("m", "v")
+    beta1: float
+    beta2: float
+    eps: float
 
     def __init__(
         self, lr: Any = 0.001, beta1: float = 0.9, beta2: float = 0.999, *, eps: float = 1e-8, **options: Any
@@ -410,7 +453,9 @@ class RAdam(Optimizer):
 class AdaDelta(Optimizer):
     """Steps in the unit of the parameter (Zeiler, 2012)."""
 
-    slots = ("h", "d")
+    slots: tuple[str, ...] = ("h", "d")
+    decay_rate: float
+    eps: float
 
     def __init__(self, lr: Any = 1.0, decay_rate: float = 0.9, *, eps: float = 1e-6, **options: Any) -> None:
         super().__init__(lr, **options)
@@ -428,8 +473,10 @@ class AdaDelta(Optimizer):
 class Lion(Optimizer):
     """Steps of one size, by the sign (Chen et al., 2023)."""
 
-    slots = ("m",)
-    decoupled = True
+    slots: tuple[str, ...] = ("m",)
+    decoupled: bool = True
+    beta1: float
+    beta2: float
 
     def __init__(
         self,
@@ -453,8 +500,11 @@ class Lion(Optimizer):
 class LAMB(Optimizer):
     """Adam whose step is as long as the parameter (You et al., 2020)."""
 
-    slots = ("m", "v")
-    decoupled = True
+    slots: tuple[str, ...] = ("m", "v")
+    decoupled: bool = True
+    beta1: float
+    beta2: float
+    eps: float
 
     def __init__(
         self,
@@ -481,8 +531,10 @@ class LAMB(Optimizer):
 class LARS(Optimizer):
     """Momentum whose step is a share of the parameter's length (You, Gitman and Ginsburg, 2017)."""
 
-    slots = ("v",)
-    decoupled = True
+    slots: tuple[str, ...] = ("v",)
+    decoupled: bool = True
+    momentum: float
+    trust: float
 
     def __init__(
         self,
@@ -509,8 +561,12 @@ class LARS(Optimizer):
 class Adan(Optimizer):
     """Adam that also averages how the gradient changes (Xie et al., 2022)."""
 
-    slots = ("m", "v", "n", "b")
-    decoupled = True
+    slots: tuple[str, ...] = ("m", "v", "n", "b")
+    decoupled: bool = True
+    beta1: float
+    beta2: float
+    beta3: float
+    eps: float
 
     def __init__(
         self,
@@ -542,9 +598,11 @@ class Adan(Optimizer):
 class ScheduleFreeSGD(Optimizer):
     """Gradient descent evaluated at the average ``x`` of its iterates ``z`` (Defazio et al., 2024)."""
 
-    slots = ("z", "x")
-    copies = ("z", "x")
-    decoupled = True
+    slots: tuple[str, ...] = ("z", "x")
+    copies: tuple[str, ...] = ("z", "x")
+    decoupled: bool = True
+    momentum: float
+    warmup: int
 
     def __init__(
         self,
@@ -568,9 +626,13 @@ class ScheduleFreeSGD(Optimizer):
 class ScheduleFreeAdamW(Optimizer):
     """AdamW evaluated at the average ``x`` of its iterates ``z`` (Defazio et al., 2024)."""
 
-    slots = ("z", "x", "v")
-    copies = ("z", "x")
-    decoupled = True
+    slots: tuple[str, ...] = ("z", "x", "v")
+    copies: tuple[str, ...] = ("z", "x")
+    decoupled: bool = True
+    beta1: float
+    beta2: float
+    eps: float
+    warmup: int
 
     def __init__(
         self,
@@ -608,8 +670,11 @@ def _rate_and_share(opt: Any) -> tuple[float, float]:
 class Muon(Optimizer):
     """Momentum whose step is made orthogonal (Jordan et al., 2024)."""
 
-    slots = ("m",)
-    decoupled = True
+    slots: tuple[str, ...] = ("m",)
+    decoupled: bool = True
+    momentum: float
+    nesterov: bool
+    steps: int
 
     def __init__(
         self,
@@ -650,7 +715,11 @@ def orthogonalized(matrix: Any, steps: int = 5) -> Any:
 class Adafactor(Optimizer):
     """Adam's second moment as a row and a column (Shazeer and Stern, 2018)."""
 
-    decoupled = True
+    decoupled: bool = True
+    beta2_decay: float
+    eps: float | None
+    eps2: float
+    clip_threshold: float
 
     def __init__(
         self,
