@@ -53,3 +53,10 @@ def needed():
 def test_each_message_names_the_extra_that_brings_the_package(package, extra):
     brought = [re.match(r"[\w-]+", text)[0] for text in metadata.requires("schuss") if f'extra == "{extra}"' in text]
     assert package in brought
+
+
+def test_one_version():
+    root = Path(__file__).parents[1]
+    cited = re.search(r"^version: (.*)$", (root / "CITATION.cff").read_text(), re.MULTILINE)[1]
+    built = re.search(r'^version = "(.*)"$', (root / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert cited == built == schuss.__version__
