@@ -32,7 +32,8 @@ struct {
   else if (py::hasattr(value, "detach") && py::hasattr(value, "numpy"))
     text += "; pass .detach().numpy() of it, which shares its memory";
   else if (PySequence_Check(value.ptr()) && name.written())
-    text += "; make an array of it once, with numpy.array(..., dtype=numpy.float32), and keep that: it changes in place";
+    text +=
+        "; make an array of it once, with numpy.array(..., dtype=numpy.float32), and keep that: it changes in place";
   else if (PySequence_Check(value.ptr()))
     text += "; pass numpy.asarray(...) of it";
   throw py::type_error(text);
@@ -168,7 +169,7 @@ View look(py::handle value, const Name& name) {
       throw py::value_error(name.text() + ": is read-only, so it cannot be updated in place; use a copy of it");
     const bool plain = array->flags & (py::array::c_style | py::array::f_style);
     if (!plain && may_overlap_itself(view))
-      throw py::value_error(name.text() + ": its elements overlap each other in memory (shape " + shape_text(view) +
+      throw py::value_error(name.text() + ": its elements may overlap each other in memory (shape " + shape_text(view) +
                             ", a stride shorter than what it steps over); use a copy of it");
   }
   return view;

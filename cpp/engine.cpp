@@ -69,7 +69,7 @@ void Engine::learn(const Structure& structure, bool plain) {
   kernel_ = &kernel;
   slots_ = slots;
   averaged_ = averaged;
-  plans_.clear();
+  forget_plans();
   set_plain(plain);
   made_ = true;
 }
@@ -120,7 +120,7 @@ void Engine::clear() {
 
 State Engine::state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const {
   const py::dict known = state_[0];
-  if (!known.contains(entry.key)) fresh[entry.key] = optimizer.attr("_new_state")(entry.key, entry.p);
+  if (!known.contains(entry.key)) fresh[entry.key] = optimizer.attr("_make_state")(entry.key, entry.p);
   const py::dict mine = known.contains(entry.key) ? known[entry.key] : fresh[entry.key];
   State state;
   const size_t own = static_cast<size_t>(kernel_->slots) - kernel_->workspace;
@@ -190,7 +190,7 @@ void Engine::restore(const py::object& optimizer, const py::dict& attributes, co
     else
       PyErr_Clear();
   replaced.append(state_[0]);
-  forget_plans();
+  const auto gone = std::exchange(plans_, {});
   learn(structure, plain);
   for (const auto& [name, value] : attributes)
     if (PyObject_GenericSetAttr(optimizer.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
@@ -199,7 +199,8 @@ void Engine::restore(const py::object& optimizer, const py::dict& attributes, co
   skipped_ = skipped_before;
 }
 
-void Engine::forget_plans() { plans_.clear(); }
+// Names are let go of when nothing leads to the plans any more: that may run code, and the garbage collector.
+void Engine::forget_plans() { const auto gone = std::exchange(plans_, {}); }
 
 void Engine::set_plain(bool plain) {
   plain_ = plain;
@@ -249,7 +250,9 @@ namespace {
 void check_pending(const py::object& pending) {
   const Name kept{Role::state, {}, "kept"}, fresh{Role::state, {}, "new"};
   for (const py::handle pair : pending) {
-    const View to = look(pair[py::int_(0)], kept), from = look(pair[py::int_(1)], fresh);
+    if (!PyTuple_Check(pair.ptr()) || PyTuple_GET_SIZE(pair.ptr()) != 2)
+      throw py::type_error("pending: expected pairs of arrays, got " + py::repr(pair).cast<std::string>());
+    const View to = look(PyTuple_GET_ITEM(pair.ptr(), 0), kept), from = look(PyTuple_GET_ITEM(pair.ptr(), 1), fresh);
     if (to.is_double != from.is_double || !to.layout.same_shape(from.layout))
       throw py::value_error("state of shape " + shape_text(to) + " cannot become one of shape " + shape_text(from));
   }
@@ -257,7 +260,7 @@ void check_pending(const py::object& pending) {
 
 void copy_pending(const py::object& pending) {
   if (!pending) return;
-  for (const py::handle pair : pending) copy_into(PyTuple_GetItem(pair.ptr(), 0), PyTuple_GetItem(pair.ptr(), 1));
+  for (const py::handle pair : pending) copy_into(PyTuple_GET_ITEM(pair.ptr(), 0), PyTuple_GET_ITEM(pair.ptr(), 1));
 }
 
 // The step of a part of the parameters. ratio(i, p_norm) is asked of a rule whose second half needs Python: before
@@ -299,8 +302,6 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     ask_scalars(optimizer, orders_.groups[0].scalars);
   else
     caution = ask_orders(optimizer);
-  if (!std::isfinite(grad_scale))
-    throw py::value_error("grad_scale must be finite, got " + py::repr(py::float_(grad_scale)).cast<std::string>());
   orders_.scale = grad_scale;
   orders_.shrink = 1;
   lap("scalars");
@@ -320,7 +321,9 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     bool made = false;
     py::object state;
     ~Fresh() {
-      if (made) plans.erase(plans.begin());
+      if (!made) return;
+      const auto gone = std::move(plans.front());
+      plans.erase(plans.begin());
     }
   } fresh{plans_, false, {}};
   const auto serves = [&](const std::unique_ptr<Laid>& laid) { return laid->plan.serves(entries_); };
@@ -329,7 +332,10 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     std::rotate(plans_.begin(), serving, serving + 1);
     plans_.front()->plan.follow(entries_);
   } else {
-    if (plans_.size() == most_plans) plans_.pop_back();
+    if (plans_.size() == most_plans) {
+      const auto gone = std::move(plans_.back());
+      plans_.pop_back();
+    }
     plans_.insert(plans_.begin(), std::make_unique<Laid>(Laid{Plan(kernels(), *kernel_, averaged_)}));
     fresh.made = true;
     fresh.state = make_plan(plans_.front()->plan, optimizer, params);
@@ -379,8 +385,16 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
   lap("region and kernel");
 }
 
-void Engine::update(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale) {
-  step(optimizer, params, grads, grad_scale, [](const char*) {});
+void Engine::update(const py::object& optimizer, const py::object& params, const py::object& grads,
+                    const py::object& grad_scale) {
+  const double scale = PyBool_Check(grad_scale.ptr()) ? NAN : PyFloat_AsDouble(grad_scale.ptr());
+  if (PyErr_Occurred() || !std::isfinite(scale)) {
+    PyErr_Clear();
+    const std::string text = "grad_scale must be a finite number, got " + py::repr(grad_scale).cast<std::string>();
+    if (PyFloat_Check(grad_scale.ptr())) throw py::value_error(text);
+    throw py::type_error(text);
+  }
+  step(optimizer, params, grads, scale, [](const char*) {});
 }
 
 void step_once(const std::string& rule, const py::tuple& scalars, const py::object& p, const py::object& g,

@@ -28,12 +28,13 @@ class Engine {
   //   _orders(t)           what else to do, and the scalars of each group
   //   _groups_of(names, params)
   //                        the number of each parameter's group
-  //   _new_state(name, p)  the state of a parameter that it has not met
+  //   _make_state(name, p) the state of a parameter that it has not met
   //   _workspace(name, p)  the array through which the two halves of a rule meet
   //   _ratio(name, state, u, p_norm, scalars, pending)
   //                        the ratio of a rule whose second half needs Python; `pending` is a list of pairs of arrays
   //                        (kept, new) to which it adds: the new one is copied into the kept one when the step is taken
-  void update(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale);
+  void update(const py::object& optimizer, const py::object& params, const py::object& grads,
+              const py::object& grad_scale);
 
   // The same, and how many nanoseconds each part of it took: for the benchmark.
   std::map<std::string, int64_t> profile(const py::object& optimizer, const py::object& params,

@@ -27,7 +27,16 @@ size_t blocks_of(size_t elements) { return (elements + block_elements - 1) / blo
 
 }  // namespace
 
-bool Plan::has_name(const Row& row, py::handle key) const { return row.key.is(key) || row.key.equal(key); }
+// As a dict would find it, and of the same type: groups go by a name's text. A comparison that fails finds nothing.
+bool Plan::has_name(const Row& row, py::handle key) const {
+  if (row.key.is(key)) return true;
+  if (Py_TYPE(row.key.ptr()) != Py_TYPE(key.ptr()) || row.hash != py::hash(key)) return false;
+  const int equal = PyObject_RichCompareBool(row.key.ptr(), key.ptr(), Py_EQ);
+  if (equal >= 0) return equal;
+  if (!PyErr_ExceptionMatches(PyExc_Exception)) throw py::error_already_set();  // Ctrl-C
+  PyErr_Clear();
+  return false;
+}
 
 // What the kernel writes is held by its memory's owner, and must still be open to writing; other state is looked at in
 // full, as it may own its memory.
@@ -104,7 +113,7 @@ void Plan::make(const std::vector<Entry>& entries, const std::vector<State>& sta
     claims.push_back({entry.g_name(), &entry.g_view, entry.g});
     rows.push_back(std::make_unique<Row>());
     Row& row = *rows.back();
-    row.key = entry.key, row.p = entry.p_view, row.g = entry.g_view;
+    row.key = entry.key, row.hash = entry.key ? py::hash(entry.key) : 0, row.p = entry.p_view, row.g = entry.g_view;
     row.state.reserve(states[i].operands.size() + states[i].others.size());  // claims point into it
     for (const auto* slots : {&states[i].operands, &states[i].others})
       for (const Slot& slot : *slots) {

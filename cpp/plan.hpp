@@ -126,6 +126,7 @@ class Plan {
 
   struct Row {
     py::object key;
+    py::ssize_t hash;
     View p, g;
     std::vector<Kept> state;                // operands, then others
     std::array<double, max_operands> cell;  // where p is a float

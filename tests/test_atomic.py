@@ -31,7 +31,7 @@ def everything(opt, params):
     arrays |= {(name, slot): array.copy() for name, slots in opt.state.items() for slot, array in slots.items()}
     return (
         {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()},
-        (opt.t, opt.skipped, opt.last_nonfinite, opt.last_grad_norm, opt._memories()),
+        (opt.t, opt.skipped, opt.last_nonfinite, opt.last_grad_norm, opt._memories(opt.t)),
         repr(opt),
     )
 
@@ -621,3 +621,83 @@ for rule in ("Adan", "LAMB", "SGD"):
         timeout=120,
     )
     assert (done.returncode, done.stdout.split()) == (0, ["Adan", "LAMB", "SGD"]), done.stderr
+
+
+class Collecting:
+    """A name that, when it is let go of, has the garbage collector look at everything."""
+
+    def __init__(self, collects=False):
+        self.collects = collects
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        return isinstance(other, Collecting)
+
+    def __del__(self):
+        if self.collects:
+            gc.collect()
+
+
+def refused(opt):
+    for _ in range(3):
+        with pytest.raises(ValueError, match="its state was made for"):
+            opt.update({Collecting(True): np.ones(4)}, {Collecting(): np.ones(4)})
+
+
+LETTING_GO = {
+    "groups": lambda opt, params, grads: setattr(opt, "groups", {}),
+    "a loaded state": lambda opt, params, grads: opt.load_state_dict(schuss.Adam().state_dict()),
+    "another plan": lambda opt, params, grads: [opt.update({i: np.ones(3)}, {i: np.ones(3)}) for i in range(20)],
+    "a refusal": lambda opt, params, grads: refused(opt),
+}
+
+
+@pytest.mark.parametrize("way", LETTING_GO)
+def test_a_collection_while_plans_are_let_go_of(way):
+    opt, one = schuss.Adam(), np.ones(3)
+    opt.update({Collecting(): np.ones(3)}, {Collecting(): one})
+    for _ in range(3):
+        key = Collecting(True)  # the state holds the first name, the plan alone this one
+        opt.update({key: np.ones(3)}, {key: one})
+        del key
+    LETTING_GO[way](opt, {}, {})
+
+
+class Odd:
+    """A name whose comparison gives no bool, or fails."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __hash__(self):
+        return 7
+
+    def __eq__(self, other):
+        if self.error:
+            raise ValueError("no comparison")
+        return np.array([True, False])
+
+
+def test_names_are_compared_as_a_dict_compares_them():
+    for first, second in (((1, 2), np.int64(2)), (Odd(True), "a"), (Odd(False), 8), ("a", Odd(True))):
+        opt, a = schuss.SGD(lr=1.0), np.zeros(2)
+        for key in (first, second, first, second):
+            opt.update({key: a}, {key: np.ones(2)})
+        both, other = np.zeros(2), np.zeros(2)
+        for order in ((first, second), (second, first), (first, second)):
+            arrays = dict(zip(order, (both, other) if order[0] is first else (other, both), strict=True))
+            opt.update(arrays, {key: np.ones(2) for key in order})
+        assert (a == -4).all()
+        assert (both == -3).all()
+        assert (other == -3).all()
+
+
+def test_equal_names_of_other_types_have_groups_of_their_own():
+    a = {"x": np.zeros(1), "y": np.zeros(1)}
+    opt = schuss.SGD(lr=1.0, groups={"1": {"lr": 100.0}})
+    for _ in range(2):
+        opt.update({1: a["x"]}, {1: np.ones(1)})
+        opt.update({1.0: a["y"]}, {1.0: np.ones(1)})
+    assert (a["x"][0], a["y"][0]) == (-200.0, -2.0)

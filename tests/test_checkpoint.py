@@ -23,7 +23,7 @@ import pytest
 import schuss
 from conftest import assert_same_bits, assert_same_optimizers
 from schuss import checkpoint
-from schuss.schedules import Cosine, Linear, ReduceOnPlateau, Warmup, join
+from schuss.schedules import Cosine, Linear, ReduceOnPlateau, Scaled, Warmup, join
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed (extra checkpoint)")
 
@@ -871,3 +871,134 @@ def test_a_link_is_followed(tmp_path):
     os.chmod(tmp_path / "real" / "file", 0o600)
     schuss.SGD().save(tmp_path / "link")
     assert os.stat(tmp_path / "real" / "file").st_mode & 0o777 == 0o600
+
+
+# What several places share, and what a class of the user's adds.
+
+
+def test_a_schedule_that_two_places_share(tmp_path):
+    """A report reaches both, before and after."""
+    for way in WAYS:
+        shared = ReduceOnPlateau(0.1, factor=0.5, patience=0)
+        opt = schuss.SGD(Scaled(shared, 1.0), groups={"b": {"lr": Scaled(shared, 2.0)}, "c": {"lr": shared}})
+        again = WAYS[way](opt, tmp_path)
+        for each in (again, opt):
+            for _ in range(2):
+                each.lr.schedule.report(1.0)
+            rates = [each.lr(1), each.groups["b"]["lr"](1), each.groups["c"]["lr"](1)]
+            assert rates == [0.05, 0.1, 0.05], way
+    given = schuss.SGD()
+    given.load_state_dict(opt.state_dict(), lr=0.5)
+    assert given.groups["b"]["lr"](1) == 0.1
+
+
+def test_a_function_of_a_group():
+    opt = schuss.SGD(0.1, groups={"b": {"lr": lambda t: 0.5}})
+    again = schuss.SGD()
+    with pytest.raises(ValueError, match=r"or groups=\.\.\. where it is a group's"):
+        again.load_state_dict(opt.state_dict(), lr=0.25)
+    again.load_state_dict(opt.state_dict(), groups={"b": {"lr": 0.5}})
+    assert (again.lr, again.groups) == (0.1, {"b": {"lr": 0.5}})
+
+
+def test_what_are_no_parameters(tmp_path):
+    for params, what in ((np.ones((2, 3)), "ndarray"), ({1.0}, "set"), (3, "int"), ("ab", "str")):
+        with pytest.raises(TypeError, match=f"params must be a dict .* or a list of them; got {what}"):
+            schuss.SGD().save(tmp_path / "file", params)
+    with pytest.raises(TypeError, match=r"params\['W'\]: expected an array of float32 or float64, got dtype int64"):
+        schuss.SGD().save(tmp_path / "file", {"W": np.arange(3)})
+    assert not list(tmp_path.iterdir())
+    schuss.SGD().save(tmp_path / "file", {np.int64(3): np.ones(2), "w": 1.5})
+    assert {name: p.tolist() for name, p in schuss.load(tmp_path / "file").params.items()} == {3: [1.0, 1.0], "w": 1.5}
+    with pytest.raises(ValueError, match=f"{tmp_path} is not a regular file"):
+        schuss.load(tmp_path)
+
+
+class Duck:
+    """A mapping by its methods alone."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def keys(self):
+        return self.arrays.keys()
+
+    def __getitem__(self, name):
+        return self.arrays[name]
+
+    def __contains__(self, name):
+        return name in self.arrays
+
+    def __len__(self):
+        return len(self.arrays)
+
+
+def test_a_mapping_by_its_methods(tmp_path):
+    params = Duck({"a": np.ones(2), "b": np.ones(2)})
+    opt = schuss.SGD(lr=1.0, groups={"b": {"lr": 0.5}})
+    opt.update(params, Duck({"a": np.ones(2), "b": np.ones(2)}))
+    opt.save(tmp_path / "file", params)
+    found = schuss.load(tmp_path / "file").params
+    assert {name: p.tolist() for name, p in found.items()} == {"a": [0, 0], "b": [0.5, 0.5]}
+
+
+BAD_FORMER = [{"memory": [{}]}, {"memory": [{"sums": []}]}, {"memory": None}, {"memory": [3]}, {"state": {"p": None}}]
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [*(("ScheduleFreeSGD", each) for each in BAD_FORMER), *(("Muon", each) for each in BAD_FORMER[2:])],
+)
+def test_hostile_states_of_the_former_format(rule, change):
+    opt = schuss.optimizers.OPTIMIZERS[rule]()
+    with pytest.raises(ValueError, match=r"format 1|cannot be restored|must be a dict"):
+        opt.load_state_dict({**opt.state_dict(), "format": 1, **change})
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users on this system")
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    """A file can be put into it all the same; that it is there is not waited for."""
+    real = os.open
+
+    def refusing(path, flags, *args, **kwargs):
+        if flags & os.O_DIRECTORY:
+            raise PermissionError(errno.EACCES, "no", path)
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refusing)
+    schuss.SGD(lr=0.5).save(tmp_path / "file")
+    monkeypatch.undo()
+    assert schuss.load(tmp_path / "file").optimizer.lr == 0.5
+
+
+def test_a_long_name(tmp_path):
+    path = tmp_path / ("x" * 250)
+    schuss.SGD(lr=0.5).save(path)
+    assert schuss.load(path).optimizer.lr == 0.5
+
+
+def test_momentum_of_nadam_from_pytorchs_state():
+    """The product of its first t momenta is that of step t, also in an optimizer that has made none."""
+    rng = np.random.default_rng(0)
+    opt, params = schuss.NAdam(lr=0.1, groups={"b": {"beta1": 0.8}}), {"a": np.ones(3), "b": np.ones(3)}
+    for _ in range(5):
+        opt.update(params, {name: rng.normal(size=3) for name in params})
+    state = {
+        i: {"exp_avg": opt.state[n]["m"].copy(), "exp_avg_sq": opt.state[n]["v"].copy()} for i, n in enumerate("ab")
+    }
+    again = schuss.NAdam(lr=0.1, groups={"b": {"beta1": 0.8}})
+    checkpoint.load_torch_state(again, state, ["a", "b"], 5)
+    twins, grads = {name: p.copy() for name, p in params.items()}, {name: rng.normal(size=3) for name in params}
+    opt.update(params, grads)
+    again.update(twins, grads)
+    for name, p in params.items():
+        assert_same_bits(twins[name], p)
+
+
+def test_a_first_accumulator_of_a_group():
+    params, twins = ({"x": np.zeros(1), "y": np.zeros(1)} for _ in range(2))
+    given = {"lr": 1.0, "groups": {"x": {"initial_accumulator": 100.0}}}
+    schuss.AdaGrad(**given).update(params, {"x": np.ones(1), "y": np.ones(1)})
+    schuss.reference.AdaGrad(**given).update(twins, {"x": np.ones(1), "y": np.ones(1)})
+    assert params["x"][0] == twins["x"][0] > -0.1
+    assert params["y"][0] == twins["y"][0] < -0.9

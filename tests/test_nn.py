@@ -173,9 +173,13 @@ def test_the_same_gradient_every_time():
         ({"activation": "tanh"}, ValueError, "activation must be 'relu' or 'sigmoid', got 'tanh'"),
         ({"weight_init_std": "big"}, ValueError, "weight_init_std must be .*got 'big'"),
         ({"weight_init_std": float("nan")}, ValueError, "weight_init_std must be .*got nan"),
-        ({"weight_decay_lambda": -1}, ValueError, "weight_decay_lambda must be at least 0, got -1"),
+        ({"weight_decay_lambda": -1}, ValueError, "weight_decay_lambda must be finite and at least 0, got -1"),
         ({"dtype": np.float16}, TypeError, "dtype must be float32 or float64, got float16"),
-        ({"hidden_size_list": [3, 0]}, ValueError, r"at least one neuron, got sizes \[6, 3, 0, 4\]"),
+        (
+            {"hidden_size_list": [3, 0]},
+            ValueError,
+            r"the neurons of a hidden layer must be a whole number from 1 on, got 0",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, match):

@@ -317,3 +317,36 @@ def test_habits_of_pytorch():
             schuss.Adam().update(*given)
     with pytest.raises(TypeError, match=r"grads\['W'\].* got list; pass numpy\.asarray\(\.\.\.\) of it"):
         schuss.Adam().update({"W": np.ones(2)}, {"W": [1.0, 1.0]})
+
+
+def test_arguments_that_could_not_step_are_refused():
+    with pytest.raises(ValueError, match=r"clip_threshold must be above 0, got 0\.0"):
+        schuss.Adafactor(clip_threshold=0.0)
+    for rule in (schuss.ScheduleFreeSGD, schuss.ScheduleFreeAdamW):
+        opt, params = rule(lr=1e200), {"p": np.ones(2)}
+        with pytest.raises(ValueError, match=r"the rate of a schedule-free rule must be at most 1e\+100, got 1e\+200"):
+            opt.update(params, {"p": np.ones(2)})
+        assert (opt.t, params["p"].tolist()) == (0, [1, 1])
+    with pytest.raises(TypeError, match=r"Set\.clip_norm: give it in __init__, as in super\(\)\.__init__\(clip_norm"):
+        type("Set", (schuss.SGD,), {"clip_norm": 0.1})
+    with pytest.raises(TypeError, match=r"Optimizer is what all optimizers share; use one of them, as schuss\.Adam"):
+        schuss.Optimizer(0.1)
+    for scale in ("a", None, np.ones(2), True):
+        with pytest.raises(TypeError, match="grad_scale must be a finite number, got"):
+            schuss.SGD().update({"p": np.ones(2)}, {"p": np.ones(2)}, grad_scale=scale)
+
+
+@pytest.mark.parametrize("rule", ["ScheduleFreeSGD", "ScheduleFreeAdamW"])
+def test_a_rate_that_is_assigned_later_counts_from_then_on(rule):
+    """For the weights of the average, too, in both: those of past steps stay what they were."""
+    rng = np.random.default_rng(0)
+    given = {"lr": 0.1, "warmup": 3, "groups": {"b": {"lr": 0.3}}}
+    opt, ref = schuss.optimizers.OPTIMIZERS[rule](**given), schuss.reference.OPTIMIZERS[rule](**given)
+    params, twins = ({"a": np.ones(3), "b": np.ones(2)} for _ in range(2))
+    for lr in (0.1, 0.1, 0.5, 0.2, 0.2, 0.0, 1.0):
+        opt.lr = ref.lr = lr
+        grads = {name: rng.normal(size=p.shape) for name, p in params.items()}
+        opt.update(params, grads)
+        ref.update(twins, grads)
+        for name, p in params.items():
+            assert p.tolist() == twins[name].tolist()

@@ -207,7 +207,7 @@ def test_the_scale_averages_micro_batches():
     schuss.Adam().update(twins, {"p": sum(parts) * np.float32(0.25)})
     assert_same_bits(params["p"], twins["p"])
     for scale in (np.nan, np.inf):
-        with pytest.raises(ValueError, match="grad_scale must be finite, got"):
+        with pytest.raises(ValueError, match="grad_scale must be a finite number, got"):
             schuss.Adam().update(params, {"p": parts[0]}, grad_scale=scale)
 
 

@@ -80,7 +80,7 @@ for i in range(0, n, 1_000_000):
     g[i : i + 1_000_000] = np.arange(i, i + 1_000_000) % 13 - 6
 opt.update(params, {{"p": g}})
 for t in (1, 2, 3):
-    adam_(p, g, m, v, t=t, lr=0.1)
+    adam_(p, g, m, v, t=t, lr=0.1, eps=1e-8)
 for array in arrays:
     array.flush()
 for i in (0, 7_777_000, n - 1000):

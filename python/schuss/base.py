@@ -6,6 +6,7 @@ The rules themselves are in :mod:`schuss.optimizers`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import wraps
@@ -60,7 +61,7 @@ _ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "eta": ("lr",),
     "alpha": ("decay_rate", "lr"),
     "rho": ("decay_rate",),
-    "decay": ("decay_rate", "weight_decay"),
+    "decay": ("decay_rate",),
     "gamma": ("decay_rate", "momentum"),
     "mu": ("momentum",),
     "beta": ("momentum", "decay_rate"),
@@ -125,7 +126,9 @@ class Optimizer:
     Attributes
     ----------
     lr : float or callable
-        The learning rate, or a function of the step ``t`` (1 for the first) that gives it. Assignable.
+        The learning rate, or a function of the step ``t`` (1 for the first) that gives it. It and all other arguments
+        can be assigned, and count from the next step on; but what decides which state is kept (``ema``, and
+        RMSprop's ``centered`` and ``momentum``, on or off) only before the first update.
     t : int
         How many updates have been made.
     state : mapping
@@ -197,10 +200,13 @@ class Optimizer:
     _changes: int = 0  # of arguments, as groups follow them
 
     def __init_subclass__(cls) -> None:
+        cls._open = cls.__module__ != f"{__package__}.optimizers"
+        for name in vars(cls):
+            if cls._open and name in cls._arguments:
+                raise TypeError(f"{cls.__name__}.{name}: give it in __init__, as in super().__init__({name}=...)")
         own = signature(cls.__init__)
         arguments = [a for a in list(own.parameters.values())[1:] if a.kind is not Parameter.VAR_KEYWORD]
         names = [argument.name for argument in arguments]
-        cls._open = cls.__module__ != f"{__package__}.optimizers"
         rule = not cls._open and not cls.__name__.startswith("_")
         if len(names) < len(own.parameters) - 1:  # its ** takes what it passes on
             more = {} if rule else {name: each.default for name, each in signature(cls.__mro__[1]).parameters.items()}
@@ -226,6 +232,8 @@ class Optimizer:
         cls.__init__ = __init__  # type: ignore[method-assign]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
+        if not hasattr(cls, "_rule"):
+            raise TypeError(f"{cls.__name__} is what all optimizers share; use one of them, as schuss.Adam")
         for name in kwargs:
             if name not in cls._accepted:
                 raise TypeError(cls._unknown(name))
@@ -248,6 +256,8 @@ class Optimizer:
         """Say what another framework's argument is called here."""
         if name == "betas" and "beta1" in cls._arguments:
             return f"{cls.__name__} has no argument 'betas': give beta1 and beta2"
+        if name == "momentum":
+            return f"{cls.__name__} has no argument 'momentum': use schuss.Momentum"
         if name == "nesterov":
             return f"{cls.__name__} has no argument 'nesterov': use schuss.Nesterov"
         if name == "amsgrad":
@@ -280,7 +290,10 @@ class Optimizer:
             object.__setattr__(twin, name, value)
             if twin._structure() != self._structure():
                 old = getattr(self, name, None)
-                raise ValueError(f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now")
+                raise ValueError(
+                    f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now; "
+                    "make a new optimizer"
+                )
         # In this order, as Ctrl-C may end it anywhere: an update that is not plain asks for all there is, and groups
         # follow what may have changed.
         made = name in _OPTIONS and engine.made
@@ -498,7 +511,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Return all there is to know as a plain dict: format, class, arguments, ``t``, and copies of the state.
 
-        The learning rate is in it as a number or as the description of a schedule; another function cannot be.
+        The learning rate is in it as a number or as the description of a schedule; another function cannot be. What a
+        subclass has added to its instances is not in it.
 
         Examples
         --------
@@ -517,7 +531,13 @@ class Optimizer:
 
         return state_dict(self)
 
-    def load_state_dict(self, saved: Mapping[str, Any], *, lr: LearningRate | None = None) -> None:
+    def load_state_dict(
+        self,
+        saved: Mapping[str, Any],
+        *,
+        lr: LearningRate | None = None,
+        groups: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         """Go on from what :meth:`state_dict` has returned: arguments, counts and state.
 
         Parameters
@@ -525,16 +545,22 @@ class Optimizer:
         saved : mapping
         lr : float or callable, optional
             Taken in place of the saved one; needed where that was a function which is no schedule of ours.
+        groups : mapping, optional
+            Taken in place of the saved ones; needed where one of their rates was such a function.
 
         Raises
         ------
         ValueError
             If it is of another class or format version, or if an argument, a name, a shape or a dtype is wrong. All
             is checked before anything changes.
+
+        Notes
+        -----
+        Schedules are made anew: report to ``opt.lr``, not to a :class:`~schuss.schedules.ReduceOnPlateau` of before.
         """
         from .checkpoint import restore
 
-        restore(self, saved, lr)
+        restore(self, saved, lr, groups)
 
     def save(self, path: str | PathLike[str], params: Params | None = None) -> None:
         """Write the optimizer, and its parameters if given, to a safetensors file, to be read by :func:`schuss.load`.
@@ -565,7 +591,18 @@ class Optimizer:
             given = {name: getattr(self, name, None) for name in self._arguments}
             given["groups"] = {pattern: dict(arguments) for pattern, arguments in self.groups.items()}
             own = {name: value for name, value in vars(self).items() if name not in given and not name.startswith("_")}
-            return _rebuilt, (type(self), given, own, self._memories(), self.t, self.skipped, self._copied_state())
+            return _rebuilt, (
+                type(self),
+                given,
+                own,
+                self._memories(self.t),
+                self.t,
+                self.skipped,
+                self._copied_state(),
+            )
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)  # which shares nothing, as the state is copied in any case
 
     def _copied_state(self) -> dict[Any, dict[str, NDArray[Any]]]:
         return {name: {slot: copy_of(array) for slot, array in slots.items()} for name, slots in self.state.items()}
@@ -579,9 +616,9 @@ class Optimizer:
         if memory != {}:
             raise ValueError(f"{type(self).__name__} remembers nothing of past steps, got {shown(memory)}")
 
-    def _memories(self) -> list[dict[str, Any]]:
-        """What this optimizer and its groups remember."""
-        return [each._memory(self.t) for each in (self, *self._members())]
+    def _memories(self, t: int) -> list[dict[str, Any]]:
+        """What this optimizer and its groups remember after step t."""
+        return [each._memory(t) for each in (self, *self._members())]
 
     # The engine calls those that follow. What stands in the first two costs every update.
 
@@ -624,19 +661,25 @@ class Optimizer:
             groups,
         )
 
+    def _make_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
+        """The state of a parameter that has not been met: as its group has it."""
+        return (self, *self._members())[self._group_of(name)]._new_state(name, p)
+
+    def _group_of(self, name: Any) -> int:
+        """The number of a name's group: 0, or the place of the first pattern that matches, from 1 on."""
+        patterns = enumerate(self._grouping.given, 1)
+        return next((i for i, pattern in patterns if fnmatchcase(str(name), pattern)), 0)
+
     def _groups_of(self, names: Sequence[Any], params: Params) -> list[int]:
-        """The number of each name's group: 0, or the place of the first pattern that matches, from 1 on."""
+        """The numbers of these names' groups. A pattern that matches no name is an error, the first time."""
         grouping = self._grouping
-        patterns = list(grouping.given)
         if not grouping.known:
-            everything = [str(name) for name in (params if isinstance(params, Mapping) else range(len(params)))]
-            for pattern in patterns:
+            everything = [str(name) for name in (params.keys() if hasattr(params, "keys") else range(len(params)))]
+            for pattern in grouping.given:
                 if not any(fnmatchcase(name, pattern) for name in everything):
                     raise ValueError(f"groups[{pattern!r}] matches no parameter; there are {', '.join(everything)}")
             grouping.known = True
-        return [
-            next((i for i, pattern in enumerate(patterns, 1) if fnmatchcase(str(name), pattern)), 0) for name in names
-        ]
+        return [self._group_of(name) for name in names]
 
     def _ratio(
         self,

@@ -21,11 +21,13 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from math import isfinite
 from pathlib import Path
 from secrets import token_hex
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,9 +35,9 @@ from numpy.typing import NDArray
 
 from ._extras import need
 from .base import Optimizer, copy_of, go_on, made_of
-from .checks import shown
+from .checks import count, shown
 from .optimizers import OPTIMIZERS
-from .schedules import Joined, Schedule
+from .schedules import Joined, ReduceOnPlateau, Schedule
 from .specs import SCHEDULES
 
 if TYPE_CHECKING:
@@ -60,19 +62,25 @@ class Checkpoint(NamedTuple):
 # What is not an array, as JSON and back.
 
 
-def _encode(value: Any, depth: int = 0) -> Any:
+def _encode(value: Any, plateaus: list[Any], depth: int = 0) -> Any:
+    """What is not an array as JSON has it. ``plateaus`` gathers the schedules that change: places may share one."""
     if depth > _DEEPEST:
         raise ValueError(f"more than {_DEEPEST} schedules stand within each other")
     if isinstance(value, Schedule):
         # One of the user's cannot be made again from its name, also where its name is that of one of ours.
         if _SCHEDULES.get(type(value).__name__) is not type(value):
             return {"function": repr(value)}
-        found = {each.name: _encode(getattr(value, each.name), depth + 1) for each in fields(value)}  # type: ignore[arg-type]
+        if any(value is each for each in plateaus):
+            return {"same": next(i for i, each in enumerate(plateaus) if each is value)}
+        if isinstance(value, ReduceOnPlateau):
+            plateaus.append(value)
+        found = {each.name: _encode(getattr(value, each.name), plateaus, depth + 1) for each in fields(value)}  # type: ignore[arg-type]
         return {"schedule": type(value).__name__, "fields": found}
     if isinstance(value, Mapping):
-        return {"mapping": [[_encode(name, depth + 1), _encode(given, depth + 1)] for name, given in value.items()]}
+        pairs = value.items()
+        return {"mapping": [[_encode(each, plateaus, depth + 1) for each in pair] for pair in pairs]}
     if isinstance(value, (tuple, list)):
-        return {"tuple": [_encode(each, depth + 1) for each in value]}
+        return {"tuple": [_encode(each, plateaus, depth + 1) for each in value]}
     if callable(value):
         return {"function": repr(value)}
     if value is None or isinstance(value, (bool, str)):
@@ -81,31 +89,37 @@ def _encode(value: Any, depth: int = 0) -> Any:
     return {"number": repr(number)} if isinstance(number, float) and not isfinite(number) else number
 
 
-def _decode(value: Any, depth: int = 0) -> Any:
+def _decode(value: Any, plateaus: list[Any], depth: int = 0) -> Any:
     if depth > _DEEPEST:
         raise ValueError(f"more than {_DEEPEST} schedules stand within each other")
     if not isinstance(value, dict):
         return value
-    (kind,) = value.keys() & {"schedule", "mapping", "tuple", "function", "number"}
+    (kind,) = value.keys() & {"schedule", "mapping", "tuple", "function", "number", "same"}
     if kind == "number":
         return float(value["number"])
+    if kind == "same":
+        return plateaus[count("the number of a schedule", value["same"], 0)]
     if kind == "mapping":
-        return {_decode(name, depth + 1): _decode(given, depth + 1) for name, given in value["mapping"]}
+        return {
+            _decode(name, plateaus, depth + 1): _decode(given, plateaus, depth + 1) for name, given in value["mapping"]
+        }
     if kind == "tuple":
-        return tuple(_decode(each, depth + 1) for each in value["tuple"])
+        return tuple(_decode(each, plateaus, depth + 1) for each in value["tuple"])
     if kind == "function":
         raise ValueError(
             f"a learning rate was the function {value['function']}, which a checkpoint cannot hold: "
-            "give lr=... in its place"
+            "give lr=... in its place, or groups=... where it is a group's"
         )
     cls = _SCHEDULES[value["schedule"]]
-    found = {name: _decode(given, depth + 1) for name, given in value["fields"].items()}
+    found = {name: _decode(given, plateaus, depth + 1) for name, given in value["fields"].items()}
     if set(found) != {each.name for each in fields(cls)}:
         raise ValueError(f"{cls.__name__} has other fields than {', '.join(found)}")
     schedule = cls(**{each.name: found.pop(each.name) for each in fields(cls) if each.init})
     for name, given in found.items():
         object.__setattr__(schedule, name, given)
     schedule._check()
+    if cls is ReduceOnPlateau:
+        plateaus.append(schedule)
     return schedule
 
 
@@ -116,25 +130,28 @@ def state_dict(opt: Optimizer) -> dict[str, Any]:
 
 
 def _without_arrays(opt: Optimizer) -> dict[str, Any]:
+    plateaus: list[Any] = []
     return {
         "format": FORMAT,
         "class": type(opt).__name__,
-        "arguments": {name: _encode(getattr(opt, name)) for name in opt._arguments},
+        "arguments": {name: _encode(getattr(opt, name), plateaus) for name in opt._arguments},
         "t": opt.t,
         "skipped": opt.skipped,
-        "memory": opt._memories(),
+        "memory": opt._memories(opt.t),
     }
 
 
-def restore(opt: Optimizer, saved: Mapping[str, Any], lr: LearningRate | None = None) -> None:
+def restore(
+    opt: Optimizer, saved: Mapping[str, Any], lr: LearningRate | None = None, groups: Mapping[str, Any] | None = None
+) -> None:
     """Make of ``opt`` what was saved; where anything is wrong with that, say what, and change nothing."""
-    made = made_from(saved, type(opt), lr)
+    made = made_from(saved, type(opt), {"lr": lr, "groups": groups})
     with opt._engine:
-        go_on(opt, made, made._memories(), made.t, made.skipped, made._engine.state)
+        go_on(opt, made, made._memories(made.t), made.t, made.skipped, made._engine.state)
 
 
 def made_from(
-    saved: Mapping[str, Any], cls: type[Optimizer] | None = None, lr: LearningRate | None = None
+    saved: Mapping[str, Any], cls: type[Optimizer] | None = None, given: Mapping[str, Any] = MappingProxyType({})
 ) -> Optimizer:
     """Make an optimizer from a saved dict, of which nothing is taken on trust."""
     if not isinstance(saved, Mapping):
@@ -143,7 +160,10 @@ def made_from(
     if missing:
         raise ValueError(f"this is no state of a schuss optimizer: it lacks {', '.join(sorted(missing))}")
     if saved["format"] == 1:
-        saved = _of_format_1(saved)
+        try:
+            saved = _of_format_1(saved)
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ValueError(f"this is no state of format 1: {error!r}") from error
     if saved["format"] != FORMAT:
         raise ValueError(
             f"the state has format {shown(saved['format'])}, this version of schuss reads formats up to {FORMAT}"
@@ -156,18 +176,24 @@ def made_from(
     cls = cls or OPTIMIZERS[name]
     if not isinstance(saved["arguments"], Mapping) or set(saved["arguments"]) != set(cls._arguments):
         raise ValueError(f"the state's arguments are not those of {name}: {', '.join(cls._arguments)}")
-    for count in ("t", "skipped"):
-        if isinstance(saved[count], bool) or not isinstance(saved[count], int) or not 0 <= saved[count] < 2**62:
-            raise ValueError(f"the state's {count} must be a whole number, got {shown(saved[count])}")
-    given = {argument: value for argument, value in saved["arguments"].items() if argument != "lr" or lr is None}
+    for number in ("t", "skipped"):
+        if isinstance(saved[number], bool) or not isinstance(saved[number], int) or not 0 <= saved[number] < 2**62:
+            raise ValueError(f"the state's {number} must be a whole number, got {shown(saved[number])}")
+    given = {name: value for name, value in given.items() if value is not None}
+    plateaus: list[Any] = []
     try:
-        decoded: dict[str, Any] = {argument: _decode(value) for argument, value in given.items()}
-        if lr is not None:
-            decoded["lr"] = lr
+        decoded: dict[str, Any] = {}
+        for argument, value in saved["arguments"].items():
+            if argument not in given:
+                decoded[argument] = _decode(value, plateaus)
+                continue
+            decoded[argument] = given[argument]
+            with suppress(ValueError):  # another argument may share its schedule
+                _decode(value, plateaus)
         opt = made_of(cls, decoded)
         state = _checked_state(opt, saved["state"])
         go_on(opt, opt, saved["memory"], saved["t"], saved["skipped"], state)
-    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(f"the state of {name} cannot be restored: {error}") from error
     return opt
 
@@ -224,8 +250,8 @@ def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> No
 def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
     if OPTIMIZERS.get(type(opt).__name__) is not type(opt):
         raise ValueError(
-            f"{type(opt).__name__} is a class of your own, which a file cannot bring back; keep state_dict(), "
-            "for load_state_dict() of the same class"
+            f"{type(opt).__name__} is a class of your own, which a file cannot bring back; keep state_dict(), for "
+            "load_state_dict() of the same class, and what your class has added"
         )
     saved = _without_arrays(opt)
     if any("function" in text for text in _kinds(saved["arguments"])):
@@ -238,15 +264,19 @@ def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
         [_saved_name(name), {slot: _put(arrays, f"state/{i}/{slot}", array) for slot, array in slots.items()}]
         for i, (name, slots) in enumerate(opt.state.items())
     ]
-    listed = None
+    listed, named = None, hasattr(params, "keys") and hasattr(params, "__getitem__")
     if params is not None:
-        pairs = params.items() if isinstance(params, Mapping) else enumerate(params)
+        if not named and not isinstance(params, (list, tuple)):
+            raise TypeError(
+                f"params must be a dict of name -> numpy.ndarray, or a list of them; got {type(params).__name__}"
+            )
+        pairs = [(name, params[name]) for name in list(params.keys())] if named else enumerate(params)
         listed = [
             [_saved_name(name), _put(arrays, f"params/{i}", _checked_param(name, p))]
             for i, (name, p) in enumerate(pairs)
         ]
     sums = {key: _sum_of(array) for key, array in arrays.items()}
-    document = {**saved, "state": state, "params": listed, "list": not isinstance(params, Mapping), "crc32": sums}
+    document = {**saved, "state": state, "params": listed, "list": not named, "crc32": sums}
     text = json.dumps(document, allow_nan=False)
     metadata = {_KEY: text, _SUM_KEY: str(zlib.crc32(text.encode()))}
     _write_whole(path, lambda partial: safetensors.save_file(arrays, partial, metadata))
@@ -266,6 +296,8 @@ def _kinds(value: Any) -> list[Any]:
 
 
 def _saved_name(name: Any) -> Any:
+    if isinstance(name, np.integer):
+        return int(name)
     if isinstance(name, bool) or not isinstance(name, (str, int)):
         raise ValueError(f"names must be strings or whole numbers to be saved, got {name!r}")
     return name
@@ -274,7 +306,8 @@ def _saved_name(name: Any) -> Any:
 def _checked_param(name: Any, p: Any) -> NDArray[Any]:
     array = np.asarray(p)
     if array.dtype not in (np.float32, np.float64):
-        raise TypeError(f"params[{name!r}]: expected an array of float32 or float64, got {type(p).__name__}")
+        what = f"dtype {array.dtype}" if isinstance(p, np.ndarray) else type(p).__name__
+        raise TypeError(f"params[{name!r}]: expected an array of float32 or float64, got {what}")
     return array
 
 
@@ -289,33 +322,44 @@ def _write_whole(path: Path, write: Callable[[str], object]) -> None:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "is not a regular file, and would be replaced by one", os.fspath(path))
     folder = path.parent
-    partial = os.fspath(folder / f".{path.name}.{token_hex(6)}.partial")  # known before it is made, so that it goes
-    try:
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # until it may be read as the old one
-        write(partial)
-        _sync(partial)
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-        os.chmod(partial, mode)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    partial = os.fspath(folder / f".schuss-{token_hex(8)}.partial")  # known before it is made, so that it goes
+    mode = path.stat().st_mode & 0o777 if path.exists() else None
+    with _synced(folder):
+        try:
+            # Until all is there it can be read by no more than the old one could.
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600))
+            mode = os.stat(partial).st_mode & 0o777 if mode is None else mode
+            write(partial)
+            _sync(partial)
+            os.chmod(partial, mode)
+            os.replace(partial, path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _synced(folder: Path) -> Iterator[None]:
+    """See on the disk, in the end, which files a folder has; where it may be read, and the system can."""
+    handle = None
     if hasattr(os, "O_DIRECTORY"):
-        _sync(folder, os.O_DIRECTORY)
+        with suppress(PermissionError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield
+        if handle is not None:
+            os.fsync(handle)
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
-def _sync(path: str | os.PathLike[str], flags: int = 0) -> None:
-    handle = os.open(path, os.O_RDONLY | flags)
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
@@ -328,7 +372,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     Returns
     -------
     Checkpoint
-        A pair of the optimizer and of the parameters: a dict, a list, or None where none were saved.
+        A pair of the optimizer and of the parameters: a dict, a list, or None where none were saved. Floats come back
+        as arrays without axes.
 
     Raises
     ------
@@ -379,11 +424,14 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 def _read_whole(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file, which another process may cut short meanwhile: a memory map of it would crash then."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(handle, "rb") as file:  # not to wait for the other end of what turns out to be a pipe
+    try:  # not to wait for the other end of what turns out to be a pipe
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise ValueError(f"{os.fspath(path)} is not a regular file, and so no checkpoint")
-        return file.read(about.st_size)
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(about.st_size)
+    finally:
+        os.close(handle)
 
 
 def _listed(document: Any, names: set[str]) -> tuple[list[Any], list[Any] | None]:
@@ -398,7 +446,7 @@ def _listed(document: Any, names: set[str]) -> tuple[list[Any], list[Any] | None
         raise ValueError("its arrays are not those that its metadata lists")
     for listed in (state, params or ()):
         owners = [name for name, _ in listed]
-        if len(set(owners)) != len(owners) or not all(isinstance(name, (str, int)) for name in owners):
+        if len(set(owners)) != len(owners) or not all(type(name) in (str, int) for name in owners):
             raise ValueError("its metadata lists a name twice, or one that is none")
     return state, params
 
@@ -457,5 +505,5 @@ def load_torch_state(opt: Optimizer, state: Mapping[Any, Mapping[str, Any]], nam
             slots[slot] = -lr * array if lacks_lr else array
             slots[slot] = slots[slot].astype(array.dtype, copy=False)
         found[names[index]] = slots
-    saved = {**state_dict(opt), "t": t, "skipped": 0, "state": found}
+    saved = {**state_dict(opt), "t": t, "skipped": 0, "memory": opt._memories(t), "state": found}
     restore(opt, saved, lr=opt.lr)

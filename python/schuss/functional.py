@@ -3,7 +3,8 @@
 ``adam_(p, g, m, v, t=1, lr=1e-3)`` changes ``p``, ``m`` and ``v`` as :class:`schuss.Adam` would: the same
 checks, the same kernels. After ``p`` and ``g`` come the state arrays of the class, in the order of its docstring,
 of the shape and dtype of ``p``, zero before the first step (``z`` and ``x`` of the schedule-free rules: copies of
-``p``). ``t`` is the step, from 1 on. All other arguments are those of the class, by keyword; ``lr`` must be given.
+``p``; ``h`` of AdaGrad: any first value). ``t`` is the step, from 1 on. All other arguments are those of the class,
+by keyword; ``lr`` must be given.
 
 A function knows nothing of past steps but what is in the arrays. So the schedule-free ones take one more, ``weights``:
 two float64 zeros before the first step, in which they keep the sum of the weights of the steps and the largest rate.
@@ -138,7 +139,7 @@ def _function(
     own = [
         a.replace(kind=Parameter.KEYWORD_ONLY)
         for a in list(signature(cls.__init__).parameters.values())[2:]
-        if a.kind is not Parameter.VAR_KEYWORD
+        if a.kind is not Parameter.VAR_KEYWORD and a.name != "initial_accumulator"  # which is in the caller's h
     ]
     arrays = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("p", "g", *cls.slots, *more)]
     step = [Parameter(name, Parameter.KEYWORD_ONLY) for name in ("t", "lr")]

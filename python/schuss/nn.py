@@ -6,7 +6,7 @@ returns are its own and are used again by its next call; :class:`MultiLayerNet` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from math import sqrt
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
+from .checks import POSITIVE, count, number, shown
 
 __all__ = ["Affine", "MultiLayerNet", "Relu", "Sigmoid", "SoftmaxWithLoss", "numerical_gradient", "softmax"]
 
@@ -288,11 +289,17 @@ class MultiLayerNet:
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
     ) -> None:
-        sizes = [input_size, *hidden_size_list, output_size]
-        if min(sizes) < 1:
-            raise ValueError(f"every layer needs at least one neuron, got sizes {sizes}")
-        if not (np.isfinite(weight_decay_lambda) and weight_decay_lambda >= 0):
-            raise ValueError(f"weight_decay_lambda must be at least 0, got {weight_decay_lambda!r}")
+        if not isinstance(hidden_size_list, Iterable):
+            raise TypeError(f"hidden_size_list must be a list of whole numbers, got {shown(hidden_size_list)}")
+        sizes = [
+            count(f"the neurons of {what}", size, 1)
+            for what, size in [
+                ("the input", input_size),
+                *(("a hidden layer", size) for size in hidden_size_list),
+                ("the output", output_size),
+            ]
+        ]
+        weight_decay_lambda = number("weight_decay_lambda", weight_decay_lambda, *POSITIVE)
         if activation not in ("relu", "sigmoid"):
             raise ValueError(f"activation must be 'relu' or 'sigmoid', got {activation!r}")
         self.dtype = np.dtype(dtype)
@@ -301,7 +308,7 @@ class MultiLayerNet:
 
         self.input_size, self.output_size = input_size, output_size
         self.hidden_size_list, self.hidden_layer_num = list(hidden_size_list), len(hidden_size_list)
-        self.activation, self.weight_decay_lambda = activation, float(weight_decay_lambda)
+        self.activation, self.weight_decay_lambda = activation, weight_decay_lambda
         self.last_loss = float("nan")
         normal = np.random.randn if seed is None else _normal(seed)
         self.params = {}

@@ -408,7 +408,10 @@ class Adam(Optimizer):
         other = {"eps": self.eps_hat, "eps_hat": self.eps}.get(name)
         if other is not None:
             have = "eps_hat" if name == "eps" else "eps"
-            raise ValueError(f"give eps or eps_hat, not both: got {name}={shown(value)} beside {have}={other!r}")
+            raise ValueError(
+                f"give eps or eps_hat, not both: got {name}={shown(value)} beside {have}={other!r}, "
+                "with which this optimizer was made"
+            )
         if value is None and name in self._alternatives:
             raise ValueError(f"{name} must be a number, as there is no other epsilon, got None")
         return super()._checked(name, value)
@@ -1151,6 +1154,9 @@ class Adan(Optimizer):
         return lr_m, lr_v, *averages, self.eps * root, shrink, float(t == 1)
 
 
+_FASTEST = 1e100  # whose squares can still be summed
+
+
 class Weights(NamedTuple):
     """What the average of a schedule-free rule goes by: the sum of the weights of t steps, and their largest rate."""
 
@@ -1160,6 +1166,8 @@ class Weights(NamedTuple):
 
     def next(self, rate: float) -> tuple[Weights, float]:
         """The weights after a step of this rate, and its share of the average: weighted by the square of the rate."""
+        if rate > _FASTEST:
+            raise ValueError(f"the rate of a schedule-free rule must be at most {_FASTEST:g}, got {rate!r}")
         largest = max(self.largest, rate)
         total = self.total + largest**2
         return Weights(self.t + 1, total, largest), largest**2 / total if total > 0 else 1.0
@@ -1553,7 +1561,10 @@ class Adafactor(Optimizer):
     def _checked(self, name: str, value: Any) -> Any:
         if name == "beta2_decay":
             return number(name, value, -1, 0, False)
-        return super()._checked(name, value)
+        checked = super()._checked(name, value)
+        if name == "clip_threshold" and checked == 0:
+            raise ValueError(f"clip_threshold must be above 0, got {shown(value)}")
+        return checked
 
     def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         state = super()._new_state(name, p)

@@ -1,8 +1,8 @@
 """The optimizers of this package in plain NumPy: a lesson to read, and the oracle of the tests.
 
-Every class here has a fused twin of the same name in :mod:`schuss`. The two agree bit for bit. The
-symbols are those of the papers: ``p`` a parameter, ``g`` its gradient, ``lr`` the learning rate of this
-step; a state array (``v``, ``h``, ``m``) has the shape of its parameter and starts at zero.
+Every class here has a fused twin of the same name in :mod:`schuss`. The two agree bit for bit (Adafactor and Muon,
+which lean on BLAS, to rounding). The symbols are those of the papers: ``p`` a parameter, ``g`` its gradient, ``lr`` the
+learning rate of this step; a state array (``v``, ``h``, ``m``) has the shape of its parameter and starts at zero.
 
 Only the mathematics stands here. Nothing is checked; :mod:`schuss` does that.
 
@@ -67,6 +67,8 @@ class Optimizer:
         if flush_subnormals:
             raise ValueError("NumPy has no mode in which subnormal numbers count as zero")
         self.t = self.skipped = 0
+        self.pasts: dict[Any, list[tuple[float, float]]] = {}  # what some rules remember of past steps, by group
+        self.past = self.pasts.setdefault(None, [])
         self.state: dict[Any, dict[str, Any]] = {}
 
     def update(self, params: Any, grads: Any, *, grad_scale: float = 1.0) -> None:
@@ -113,7 +115,7 @@ class Optimizer:
         for pattern, arguments in self.groups.items():
             if fnmatchcase(str(name), pattern):
                 group = copy(self)
-                vars(group).update(arguments)
+                vars(group).update(arguments, past=self.pasts.setdefault(pattern, []))
                 return group
         return self
 
@@ -658,13 +660,17 @@ class ScheduleFreeAdamW(Optimizer):
 
 
 def _rate_and_share(opt: Any) -> tuple[float, float]:
-    """The rate of step t, warmed up, and its share of the average: weighted by the square of the rate."""
-    largest = total = lr = 0.0
-    for t in range(1, opt.t + 1):
-        lr = opt.rate(t) * (min(1.0, t / opt.warmup) if opt.warmup else 1.0)
-        largest = max(largest, lr)
-        total = total + largest**2
-    return lr, largest**2 / total if total > 0 else 1.0
+    """The rate of step t, warmed up, and its share of the average: weighted by the square of the largest so far."""
+
+    def rate(t: int) -> float:
+        return float(opt.rate(t) * (min(1.0, t / opt.warmup) if opt.warmup else 1.0))
+
+    while len(opt.past) < opt.t:  # (largest rate, sum of weights) after each step
+        largest, total = opt.past[-1] if opt.past else (0.0, 0.0)
+        largest = max(largest, rate(len(opt.past) + 1))
+        opt.past.append((largest, total + largest**2))
+    largest, total = opt.past[opt.t - 1]
+    return rate(opt.t), largest**2 / total if total > 0 else 1.0
 
 
 class Muon(Optimizer):

@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import index
 from pathlib import Path
+from typing import Any
 
 from .checks import shown
 
@@ -68,18 +70,22 @@ def set_num_threads(n: int, *, grain: int | None = None) -> None:
     >>> schuss.set_num_threads(before)
     """
     global _source
-    for name, value in (("n", n), ("grain", grain)):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, got {shown(value)}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {shown(value)}")
-        if value > (most := _core.most_threads if name == "n" else sys.maxsize):
-            raise ValueError(f"{name} must be at most {most}, got {shown(value)}")
-    _core.set_grain(grain or 0)
+    n = _checked("n", n, _core.most_threads)
+    grain = 0 if grain is None else _checked("grain", grain, sys.maxsize)
+    _core.set_grain(grain)
     _core.set_threads(n)
     _source = "set_num_threads()"
+
+
+def _checked(name: str, value: Any, most: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, got {shown(value)}")
+    found = index(value)
+    if found < 1:
+        raise ValueError(f"{name} must be at least 1, got {shown(value)}")
+    if found > most:
+        raise ValueError(f"{name} must be at most {most}, got {shown(value)}")
+    return found
 
 
 def get_num_threads() -> int:
