@@ -8,6 +8,8 @@ import hashlib
 import struct
 import sys
 import threading
+import tracemalloc
+import zlib
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -149,6 +151,27 @@ BROKEN = {
         "expected labels from 0 to 9, got 10",
     ),
     "too few labels": ("train-labels-idx1-ubyte", idx(T["t10k"]), "has 7 labels"),
+    # These are told by the header alone, before memory is taken for what it claims.
+    "too many labels": (
+        "train-labels-idx1-ubyte",
+        struct.pack(">2I", 0x801, 1_000_001),
+        "its header tells of 1,000,001 examples, expected 1 to 1,000,000",
+    ),
+    "too many images": (
+        "train-images-idx3-ubyte.gz",
+        gzip.compress(struct.pack(">4I", 0x803, 2**32 - 1, 28, 28)),
+        "its header tells of 4,294,967,295 examples, expected 1 to 1,000,000",
+    ),
+    "no images": (
+        "train-images-idx3-ubyte.gz",
+        gzip.compress(idx(np.zeros((0, 28, 28), np.uint8))),
+        "its header tells of 0 examples, expected 1 to 1,000,000",
+    ),
+    "too large images": (
+        "train-images-idx3-ubyte.gz",
+        gzip.compress(struct.pack(">4I", 0x803, 30, 2**32 - 1, 28)),
+        "expected images of 28 x 28, got 4294967295 x 28",
+    ),
 }
 
 
@@ -157,6 +180,46 @@ def test_a_broken_file_is_named(folder, case):
     name, data, match = BROKEN[case]
     (folder / name).write_bytes(data)
     with pytest.raises(ValueError, match=rf"{name}.*{match}"):
+        load_mnist(data_dir=folder)
+
+
+def grown(head, megabytes=300):
+    """What a small gzip grows to: the head, and zeros without end."""
+    packer = zlib.compressobj(wbits=31)
+    return b"".join(
+        [packer.compress(head), *(packer.compress(bytes(1 << 20)) for _ in range(megabytes)), packer.flush()]
+    )
+
+
+@pytest.fixture
+def few_megabytes():
+    """The test may take so much memory and no more."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+HEADS = {
+    "images": (idx(X["train"][:0])[:4] + idx(X["train"])[4:16], "tells of 23520 bytes of data, got 23521 or more"),
+    "no images": (b"", "expected an IDX file of images, got something else"),
+}
+
+
+@pytest.mark.parametrize("case", HEADS)
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_file_is_not_read_beyond_its_header(folder, case, packed, request):
+    head, match = HEADS[case]
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(grown(head) if packed else b"")
+    if not packed:
+        path = path.rename(folder / "train-images-idx3-ubyte")
+        with path.open("wb") as file:
+            file.write(head)
+            file.truncate(300 << 20)
+    request.getfixturevalue("few_megabytes")
+    with pytest.raises(ValueError, match=rf"{path.name}.*{match}"):
         load_mnist(data_dir=folder)
 
 
@@ -229,7 +292,7 @@ def upstream(tmp_path, monkeypatch):
     directory.mkdir()
     for name, data in GOOD.items():
         (directory / f"{name}.gz").write_bytes(gzip.compress(data))
-        monkeypatch.setitem(datasets.MNIST_FILES, name, hashlib.sha256(data).hexdigest())
+        monkeypatch.setitem(datasets.MNIST_FILES, name, (len(data), hashlib.sha256(data).hexdigest()))
     return directory
 
 
@@ -265,6 +328,20 @@ def test_the_next_mirror_is_tried(tmp_path, upstream, serve):
     assert len(load_mnist(data_dir=target)[0][0]) == 30
 
 
+def test_a_file_that_grows_is_not_the_known_one(tmp_path, upstream, serve, request):
+    (hostile := tmp_path / "hostile").mkdir()
+    (target := tmp_path / "target").mkdir()
+    data = grown(GOOD["train-labels-idx1-ubyte"])
+    for name in GOOD:
+        (hostile / f"{name}.gz").write_bytes(data)
+    (target / "train-labels-idx1-ubyte.gz").write_bytes(data)
+    mirrors = [serve(hostile), serve(upstream)]
+    request.getfixturevalue("few_megabytes")
+    datasets.fetch_mnist(target, mirrors=mirrors, progressbar=False)
+    for name in GOOD:
+        assert (target / f"{name}.gz").read_bytes() == (upstream / f"{name}.gz").read_bytes()
+
+
 def test_when_no_mirror_helps(tmp_path, upstream, serve):
     (partly := tmp_path / "partly").mkdir()
     first = next(iter(datasets.MNIST_FILES))
@@ -296,10 +373,20 @@ def test_the_cache_is_the_systems(monkeypatch, tmp_path, platform):
 
 
 @pytest.mark.parametrize(
-    "text", ["1 2 3\n4  5e0 6\n", "1\t2\t3\n4\t5\t6", "1,2,3\n4, 5 ,6\n", "# a\n\n1 2 3 # b\n4 5 6\n"]
+    "text",
+    [
+        "1 2 3\n4  5e0 6\n",
+        "1\t2\t3\n4\t5\t6",
+        "1,2,3\n4, 5 ,6\n",
+        "# a\n\n1 2 3 # b\n4 5 6\n",
+        "1 2 3\r\n4 5 6\r\n",
+        "1 2 3\r4 5 6\r",
+        "\ufeff1 2 3\n4 5 6\n",  # a byte order mark
+        "\ufeff# größer\n+1. 20.e-1 .3E+1\n4,5,6\n",
+    ],
 )
 def test_tables(tmp_path, text):
-    (path := tmp_path / "table").write_text(text)
+    (path := tmp_path / "table").write_bytes(text.encode())
     features, target = load_table(path)
     assert features.tolist() == [[1, 2], [4, 5]]
     assert target.tolist() == [3, 6]
@@ -322,6 +409,48 @@ def test_broken_tables_are_told(tmp_path, text, match):
     (path := tmp_path / "table").write_text(text)
     with pytest.raises(ValueError, match=f"{path.name}.*{match}"):
         load_table(path)
+
+
+PLAIN = "; write it as in 1000, -0.5 or 1.5e3"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"1 2\n1_000 2\n", f", line 2, column 1: expected a number, got '1_000'{PLAIN}"),
+        ("1 2\n3,\uff14\n".encode(), f", line 2, column 2: expected a number, got '\uff14'{PLAIN}"),
+        ("1 \u0663\n".encode(), f", line 1, column 2: expected a number, got '\u0663'{PLAIN}"),
+        ("1\u00a0000 2\n".encode(), f", line 1, column 1: expected a number, got '1\\xa0000'{PLAIN}"),
+        (b"1 2\n1\x0b 2\n", f", line 2, column 1: expected a number, got '1\\x0b'{PLAIN}"),
+        (b"1 2\n1\x1c2 2\n", f", line 2, column 1: expected a number, got '1\\x1c2'{PLAIN}"),
+        (b"1 2\n0x10 2\n", f", line 2, column 1: expected a number, got '0x10'{PLAIN}"),
+        (b"1 1e400\n", ", line 1, column 2: expected a finite number, got '1e400'"),
+        (b"1 2\n3 " + b"9" * 400, f", line 2, column 2: expected a finite number, got '{'9' * 79}..."),
+        ("\ufeff\ufeff1 2\n".encode(), f", line 1, column 1: expected a number, got '\\ufeff1'{PLAIN}"),
+        (b"\xff\xfe1\x00", ", line 1: expected UTF-8, got the byte 0xff at offset 0; save the table as UTF-8"),
+        (
+            "\ufeff# é\r\n1 2\r\n".encode() + b"3 4 # \xe9\r\n",
+            ", line 3: expected UTF-8, got the byte 0xe9 at offset 20; save the table as UTF-8",
+        ),
+    ],
+)
+def test_what_is_no_plain_text_is_told_with_its_place(tmp_path, text, told):
+    (path := tmp_path / "table").write_bytes(text)
+    with pytest.raises(ValueError, match="expected") as caught:
+        load_table(path)
+    assert str(caught.value) == f"{path}{told}"
+
+
+def test_a_file_without_lines_is_not_read_for_ever(tmp_path, request):
+    with (path := tmp_path / "zeros").open("wb") as file:
+        file.truncate(100 << 20)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="longer than") as caught:
+        load_table(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(caught.value) == f"{path}, line 1: longer than 10,000,000 characters; is it a text table?"
+    assert peak < 80 << 20
 
 
 def test_the_airfoil_table(shared_data):

