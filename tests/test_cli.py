@@ -17,6 +17,7 @@ import pytest
 import schuss
 from schuss import cli, datasets
 from schuss.experiments import TEXTBOOK
+from schuss.specs import parse_optimizer, parse_schedule
 
 RACE = ["compare", "mnist", "--iterations", "12", "--batch-size", "8", "--hidden", "6"]
 
@@ -343,3 +344,83 @@ def test_train_mnist(capsys, digits, tmp_path):
     assert net.accuracy(*test) == found["test_accuracy"]
     for name in ("training", "confusion", "misread"):
         assert (tmp_path / "schuss-results" / f"mnist_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+STARRED = ": * and ** are not taken here; write each argument by itself, as in lr=0.1"
+DIGITS = ": expected whole numbers of at most 18 digits; write a larger one as in 1e30"
+
+
+def long(text):
+    """What a message shows of a long text in quotes."""
+    return f"'{text}"[:80] + "..."
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("SGD(**{'lr': 5})", f"\"SGD(**{{'lr': 5}})\"{STARRED}"),
+        ("SGD(0.1, **{'momentum': 5})", f"\"SGD(0.1, **{{'momentum': 5}})\"{STARRED}"),
+        ("SGD(*[0.1])", f"'SGD(*[0.1])'{STARRED}"),
+        ("SGD(Cosine(0.1, **{'steps': 5}))", f"\"SGD(Cosine(0.1, **{{'steps': 5}}))\"{STARRED}"),
+        ("SGD(Cosine(*(0.1, 5)))", f"'SGD(Cosine(*(0.1, 5)))'{STARRED}"),
+        ("SGD(lr=0.1, lr=5)", "'SGD(lr=0.1, lr=5)': the argument 'lr' is given twice"),
+        (
+            "SGD(Cosine(0.1, steps=5, steps=6))",
+            "'SGD(Cosine(0.1, steps=5, steps=6))': the argument 'steps' is given twice",
+        ),
+        ("SGD(lr={[1]: 2})", "'SGD(lr={[1]: 2})': '{[1]: 2}' is neither a number nor a schedule"),
+        (
+            "SGD(\0)",
+            "'SGD(\\x00)' cannot be read; write a name, as in Adam, or a call, as in Adam(lr=1e-3)",
+        ),
+        ("SGD(lr='\\d')", "\"SGD(lr='\\\\d')\": lr must be a number, got '\\\\d'"),
+        (f"SGD({'9' * 400})", long(f"SGD({'9' * 400}") + DIGITS),
+        ("Adam(lr=0.1, beta1=-1" + "0" * 18 + ")", "'Adam(lr=0.1, beta1=-1" + "0" * 18 + ")'" + DIGITS),
+        (
+            f"SGD({'9' * 5000})",
+            long(f"SGD({'9' * 5000})") + " cannot be read: it has 5,005 characters, more than 1,000",
+        ),
+        (
+            f"SGD({'-' * 20000}1)",
+            long(f"SGD({'-' * 20000}") + " cannot be read: it has 20,006 characters, more than 1,000",
+        ),
+        (
+            f"SGD{'(' * 20000}",
+            long(f"SGD{'(' * 20000}") + " cannot be read: it has 20,003 characters, more than 1,000",
+        ),
+        (f"SGD({'-' * 900}1)", long(f"SGD({'-' * 900}") + " cannot be read: it is nested too deeply"),
+    ],
+)
+def test_a_text_that_is_no_plain_call_is_refused(text, told):
+    with pytest.raises(ValueError, match=r"SGD|Adam") as caught:
+        parse_optimizer(text)
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize("bracket", ["(", "[", "{", "(1,", "-", "not ", "lambda:", "SGD(", "Warmup(", "[Warmup("])
+@pytest.mark.parametrize("depth", [10, 50, 90, 150, 300, 900])
+def test_no_text_breaks_the_parser(bracket, depth):
+    closing = {"(": ")", "[": "]", "{": "}", "(1,": ")", "SGD(": ")", "Warmup(": ")", "[Warmup(": ")]"}.get(bracket, "")
+    for text in (f"SGD({bracket * depth}1{closing * depth})", f"SGD({bracket * depth}"):
+        try:
+            spec = parse_optimizer(text)
+        except ValueError as error:
+            assert "SGD" in str(error)  # noqa: PT017
+        else:
+            assert (bracket, spec.make().lr) == ("(", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Constant(1j)", "'Constant(1j)': the rate of step 1 must be a number, got 1j"),
+        (
+            "Scaled(Constant(1e300), 1e300)",
+            "'Scaled(Constant(1e300), 1e300)': the rate of step 1 must be finite and at least 0, got inf",
+        ),
+    ],
+)
+def test_a_schedule_without_a_first_rate_is_refused(text, told):
+    with pytest.raises(ValueError, match="the rate of step 1") as caught:
+        parse_schedule(text)
+    assert str(caught.value) == told

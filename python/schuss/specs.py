@@ -18,14 +18,19 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 from . import schedules
+from .checks import POSITIVE, number, shown
 from .optimizers import OPTIMIZERS
 from .schedules import Schedule
 
 SCHEDULES: dict[str, Any] = {
     name: getattr(schedules, name) for name in schedules.__all__ if name not in ("Schedule", "Joined")
 }
+
+_LONGEST = 1000  # characters; without a limit some thousand brackets exhaust the parser
+_MOST_DIGITS = 18  # of a whole number: what is larger fits no 64 bits, and its powers no memory
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def parse_optimizer(text: str) -> OptimizerSpec:
     try:
         OPTIMIZERS[name](*positional, **named)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{text!r}: {error}") from None
+        raise ValueError(f"{shown(text)}: {error}") from None
     return spec
 
 
@@ -76,40 +81,57 @@ def parse_schedule(text: str) -> Schedule:
 def _make_schedule(text: str, name: str, positional: tuple[Any, ...], named: Mapping[str, Any]) -> Schedule:
     try:
         schedule: Schedule = SCHEDULES[name](*positional, **named)
-        schedule(1)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{text!r}: {error}") from None
+        number("the rate of step 1", schedule(1), *POSITIVE)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{shown(text)}: {error}") from None
     return schedule
 
 
 def _call(text: str, table: Mapping[str, Any], kind: str, example: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    if len(text) > _LONGEST:
+        raise ValueError(f"{shown(text)} cannot be read: it has {len(text):,} characters, more than {_LONGEST:,}")
     try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
+        with catch_warnings():
+            simplefilter("ignore")  # the parser's, of strings with odd backslashes
+            node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # of null bytes, and of what is nested too deeply
         node = None
     call = ast.Call(node, [], []) if isinstance(node, ast.Name) else node
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
         name = example.split("(")[0]
-        raise ValueError(f"{text!r} cannot be read; write a name, as in {name}, or a call, as in {example}")
+        raise ValueError(f"{shown(text)} cannot be read; write a name, as in {name}, or a call, as in {example}")
     if call.func.id not in table:
-        raise ValueError(f"no {kind} is called {call.func.id!r}; there are {', '.join(table)}")
+        raise ValueError(f"no {kind} is called {shown(call.func.id)}; there are {', '.join(table)}")
+    for each in ast.walk(call):
+        if isinstance(each, ast.Constant) and isinstance(each.value, int) and each.value >= 10**_MOST_DIGITS:
+            raise ValueError(
+                f"{shown(text)}: expected whole numbers of at most {_MOST_DIGITS} digits; write a larger one as in 1e30"
+            )
+    try:
+        return call.func.id, *_arguments(call, text)
+    except RecursionError:
+        raise ValueError(f"{shown(text)} cannot be read: it is nested too deeply") from None
+
+
+def _arguments(call: ast.Call, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, each as it is written: none is dropped, none is taken for another."""
+    names = [each.arg for each in call.keywords]
+    if None in names or any(isinstance(each, ast.Starred) for each in call.args):
+        raise ValueError(f"{shown(text)}: * and ** are not taken here; write each argument by itself, as in lr=0.1")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{shown(text)}: the argument {shown(name)} is given twice")
     positional = tuple(_value(each, text) for each in call.args)
-    named = {each.arg: _value(each.value, text) for each in call.keywords if each.arg}
-    return call.func.id, positional, named
+    return positional, {str(each.arg): _value(each.value, text) for each in call.keywords}
 
 
 def _value(node: ast.expr, text: str) -> Any:
     """A literal, a schedule, or a list of them."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SCHEDULES:
-        return _make_schedule(
-            text,
-            node.func.id,
-            tuple(_value(each, text) for each in node.args),
-            {each.arg: _value(each.value, text) for each in node.keywords if each.arg},
-        )
+        return _make_schedule(text, node.func.id, *_arguments(node, text))
     if isinstance(node, (ast.List, ast.Tuple)):
         return tuple(_value(each, text) for each in node.elts)
     try:
         return ast.literal_eval(node)
-    except ValueError:
-        raise ValueError(f"{text!r}: {ast.unparse(node)!r} is neither a number nor a schedule") from None
+    except (TypeError, ValueError):  # TypeError: of a set of lists
+        raise ValueError(f"{shown(text)}: {shown(ast.unparse(node))} is neither a number nor a schedule") from None
