@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pytest
 import schuss
-from schuss import cli, datasets
+from schuss import cli, datasets, experiments
 from schuss.experiments import TEXTBOOK
 from schuss.specs import parse_optimizer, parse_schedule
 
@@ -152,7 +152,7 @@ def one_line(capsys, argv):
         ),
         (
             ["compare", "mnist", "--iterations", "0"],
-            "--iterations: expected a whole number from 1 on, got '0'",
+            "--iterations: expected a whole number from 1 to 10,000,000, got '0'",
         ),
         (
             ["compare", "mnist", "--batch-size", "x"],
@@ -226,7 +226,7 @@ def test_ctrl_c_saves_what_was_done(digits, tmp_path):
     # Where the tests run in the background of a shell, SIGINT is ignored, and children inherit that.
     heed = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     command = [sys.executable, "-c", heed + "from schuss.cli import main; sys.exit(main())"]
-    command += ["compare", "mnist", "--iterations", "100000000", "--hidden", "4"]
+    command += ["compare", "mnist", "--iterations", "10000000", "--hidden", "4", "--batch-size", "8"]
     command += ["--data-dir", str(digits), "--out", "out", "--optimizers", "Adam", "SGD"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stderr is not None
@@ -424,3 +424,264 @@ def test_a_schedule_without_a_first_rate_is_refused(text, told):
     with pytest.raises(ValueError, match="the rate of step 1") as caught:
         parse_schedule(text)
     assert str(caught.value) == told
+
+
+INFINITE_AT_2 = "Scaled(Linear(0, 1e200, 2), 1e200)"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["plot", "schedule", INFINITE_AT_2], f"'{INFINITE_AT_2}', step 2: the rate must be in [0, 1e+300], got inf"),
+        (
+            ["plot", "schedule", "Constant(1e308)"],
+            "'Constant(1e308)', step 1: the rate must be in [0, 1e+300], got 1e+308",
+        ),
+        (["compare", "path", "--schedule", INFINITE_AT_2], "lr(2) must be finite and at least 0, got inf"),
+        (["compare", "path", "--optimizers", f"SGD({INFINITE_AT_2})"], "lr(2) must be finite and at least 0, got inf"),
+    ],
+)
+def test_a_rate_that_is_not_finite_is_told_with_its_step(capsys, argv, told):
+    assert one_line(capsys, argv) == f"schuss: error: {told}"
+
+
+def test_a_rate_that_is_not_finite_ends_the_race_below_its_bar(capsys, digits):
+    assert cli.main([*RACE, "--data-dir", str(digits), "--schedule", INFINITE_AT_2]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "1/12" in lines[-2]
+    assert lines[-1] == "schuss: error: lr(2) must be finite and at least 0, got inf"
+
+
+@pytest.mark.parametrize("command", [["plot", "schedule"], ["compare", "path", "--schedule"]])
+def test_a_rate_beyond_floats_is_one_line(capsys, command):
+    assert one_line(capsys, [*command, "Exponential(1.0, gamma=1e300)"]).startswith("schuss: error: ")
+
+
+WHOLE = "of at most 18 digits, got"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["mnist", "--iterations", "10000001"], "expected a whole number from 1 to 10,000,000, got '10000001'"),
+        (
+            ["mnist", "--iterations", "9" * 400],
+            f"expected a whole number from 1 to 10,000,000, {WHOLE} {long('9' * 400)}",
+        ),
+        (["mnist", "--hidden", "9" * 19], f"expected a whole number from 1 on, {WHOLE} '{'9' * 19}'"),
+        (["mnist", "--hidden", "8", "9" * 5000], f"expected a whole number from 1 on, {WHOLE} {long('9' * 5000)}"),
+        (["mnist", "--batch-size", "9" * 5000], f"expected a whole number from 1 on, {WHOLE} {long('9' * 5000)}"),
+        (["mnist", "--batch-size", "1_0"], "expected a whole number from 1 on, got '1_0'"),
+        (["mnist", "--seed", "9" * 5000], f"expected a whole number from 0 on, {WHOLE} {long('9' * 5000)}"),
+        (["mnist", "--seed", "\uff11"], "expected a whole number from 0 on, got '\uff11'"),
+        (["decay", "--epochs", "1000001"], "expected a whole number from 1 to 1,000,000, got '1000001'"),
+        (["decay", "--lr", "nan"], "expected a number from 0 to 1e300, got 'nan'"),
+        (["decay", "--lr", "-1"], "expected a number from 0 to 1e300, got '-1'"),
+        (["decay", "--lr", "9" * 400], f"expected a number from 0 to 1e300, got {long('9' * 400)}"),
+    ],
+)
+def test_numbers_have_bounds(capsys, argv, told):
+    option = next(arg for arg in argv if arg.startswith("--"))
+    assert one_line(capsys, ["compare", *argv]) == f"schuss compare {argv[0]}: error: argument {option}: {told}"
+
+
+def test_steps_that_are_drawn_have_a_bound(capsys):
+    line = one_line(capsys, ["plot", "schedule", "Constant(1)", "--steps", "10000001"])
+    assert line.endswith(": error: argument --steps: expected a whole number from 1 to 10,000,000, got '10000001'")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (
+            ["compare", "mnist", "--batch-size", "61"],
+            "a batch of 61 is larger than the training set of 60 examples; choose a smaller one",
+        ),
+        (
+            ["compare", "decay", "--batch-size", "9" * 18],
+            f"a batch of {10**18 - 1:,} is larger than the training set of 60 examples; choose a smaller one",
+        ),
+        (  # five of the 60 are held back
+            ["train", "mnist", "--batch-size", "56"],
+            "a batch of 56 is larger than the training set of 55 examples; choose a smaller one",
+        ),
+        (
+            ["compare", "mnist", "--batch-size", "8", "--hidden", "14000", "14000"],
+            "a network of layers [784, 14000, 14000, 10] would have 207,144,010 parameters, more than 200,000,000; "
+            "choose fewer neurons",
+        ),
+        (
+            ["train", "mnist", "--batch-size", "8", "--hidden", "9" * 18],
+            f"a network of layers [784, {'9' * 18}, 10] would have {795 * (10**18 - 1) + 10:,} parameters, "
+            "more than 200,000,000; choose fewer neurons",
+        ),
+    ],
+)
+def test_what_no_memory_holds_is_refused_before_it_is_taken(capsys, monkeypatch, digits, argv, told):
+    monkeypatch.setattr(experiments, "MultiLayerNet", None)
+    assert one_line(capsys, [*argv, "--data-dir", str(digits)]) == f"schuss: error: {told}"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "not enough memory"),
+        (
+            MemoryError("Unable to allocate 7 TiB\nfor an array"),
+            "not enough memory: Unable to allocate 7 TiB for an array",
+        ),
+        (
+            OverflowError(34, "Numerical result out of range"),
+            "a number is too large: (34, 'Numerical result out of range')",
+        ),
+        (ValueError("first\nsecond"), "first second"),
+    ],
+)
+def test_what_comes_all_the_same_is_one_line(capsys, monkeypatch, error, told):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(experiments, "path", fail)
+    assert one_line(capsys, ["compare", "path"]) == f"schuss: error: {told}"
+
+
+def test_a_line_break_in_an_argument_does_not_break_the_line(capsys):
+    assert one_line(capsys, ["info", "a\nb"]) == "schuss: error: unrecognized arguments: a b"
+
+
+@pytest.mark.parametrize("extra", [[], ["--no-scale"]])
+@pytest.mark.parametrize(
+    "numbers", ["0 0\n0 0\n", "1e-300 1e-300\n2e-300 3e-300\n", "1 2\n", "1e99 1\n-1e99 1e99\n0 0\n"]
+)
+def test_the_regression_of_odd_numbers_ends_cleanly(capsys, tmp_path, numbers, extra):
+    """Warnings are errors here."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    (tmp_path / "t").write_text(numbers)
+    assert cli.main(["compare", "regression", "--data", "t", *extra]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_regression_of_huge_numbers_is_one_line(capsys, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    (tmp_path / "t").write_text("3 1e308 2\n4 -1e308 1\n5 0 0\n")
+    assert one_line(capsys, ["compare", "regression", "--data", "t"]) == (
+        "schuss: error: column 2 cannot be scaled: from -1e+308 to 1e+308 is a spread beyond floats; "
+        "give it in another unit"
+    )
+    assert one_line(capsys, ["compare", "regression", "--data", "t", "--no-scale"]) == (
+        "schuss: error: features and target must be within 1e+100, so that their squares can be summed; "
+        "got 1e+308 in size: scale them"
+    )
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["compare", "path", "--scale", "--optimizers", "SGD(lr=1e300)", "SGD"],
+        [*RACE, "--optimizers", "SGD(lr=1e30)", "Adafactor(lr=1e30)"],
+        ["compare", "decay", "--epochs", "2", "--lr", "1e30"],
+        ["train", "mnist", "--batch-size", "8", "--hidden", "8", "--epochs", "2", "--optimizer", "SGD(lr=1e30)"],
+    ],
+)
+def test_what_diverges_ends_cleanly(capsys, monkeypatch, digits, argv):
+    """Warnings are errors here; and JSON has no NaN."""
+    monkeypatch.setenv("SCHUSS_DATA", str(digits))
+    assert cli.main([*argv, "--json"]) == 0
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert None in [
+        *[value for way in found.get("paths", []) for point in way["points"] for value in point],
+        *[value for run in found.get("runs", []) for value in run.values()],
+        *found.get("losses", []),
+    ]
+
+
+def test_too_few_digits_to_hold_some_back_are_one_line(capsys, tmp_path):
+    for part, n in (("train", 11), ("t10k", 3)):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, n, 28, 28) + bytes(n * 784))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, n) + bytes(n))
+    argv = ["train", "mnist", "--batch-size", "2", "--hidden", "4", "--epochs", "1", "--data-dir", str(tmp_path)]
+    told = "training needs at least 12 examples, as a twelfth of them is held back; got 11"
+    assert one_line(capsys, argv) == f"schuss: error: {told}"
+
+
+@pytest.mark.parametrize("name", ["path.png", "mnist_curves.csv"])
+def test_a_file_that_cannot_be_written_leaves_nothing(capsys, monkeypatch, digits, tmp_path, name):
+    replace = os.replace
+
+    def fail(source, target):
+        if target.name == name:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    argv = ["compare", "path"] if name == "path.png" else [*RACE, "--data-dir", str(digits)]
+    assert cli.main(argv) == 2
+    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+    left = sorted(path.name for path in (tmp_path / "schuss-results").iterdir())
+    assert left == ([] if name == "path.png" else ["mnist_accuracy.png", "mnist_loss.png"])
+
+
+def command(*argv, **options):
+    """Run the command as the shell does, with Python's own buffers."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    environment |= options.pop("env", {})
+    return subprocess.run([sys.executable, "-m", "schuss", *argv], text=True, env=environment, **options)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+@pytest.mark.parametrize("unbuffered", [{}, {"PYTHONUNBUFFERED": "1"}])
+@pytest.mark.parametrize("argv", [["info"], ["info", "--json"], ["compare", "path", "--json"], ["bench", "--profile"]])
+def test_output_that_nobody_reads_ends_quietly(tmp_path, argv, unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = command(*argv, stdout=writer, stderr=subprocess.PIPE, env=unbuffered, cwd=tmp_path)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_help_and_errors_that_nobody_reads_end_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert command("--help", stdout=writer, stderr=subprocess.PIPE).returncode == 141
+        done = command("compare", "path", "--out", "/dev/null", stderr=writer, stdout=subprocess.PIPE)
+    finally:
+        os.close(writer)
+    assert done.stdout == ""
+    assert done.returncode != 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no device that is always full")
+@pytest.mark.parametrize("unbuffered", [{}, {"PYTHONUNBUFFERED": "1"}])
+@pytest.mark.parametrize(
+    "argv", [["info"], ["compare", "path", "--json"], ["plot", "schedule", "Constant(1)", "--json"]]
+)
+def test_output_to_a_full_device_is_one_line(tmp_path, argv, unbuffered):
+    with open("/dev/full", "w") as full:
+        done = command(*argv, stdout=full, stderr=subprocess.PIPE, env=unbuffered, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "schuss: error: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes streams as a POSIX shell does")
+def test_closed_streams_do_not_stop_the_work(digits, tmp_path):
+    shell = 'exec "$0" -m schuss "$@" >&- 2>&-'
+    argv = [*RACE, "--data-dir", str(digits), "--out", "closed", "--optimizers", "SGD"]
+    assert subprocess.run(["sh", "-c", shell, sys.executable, *argv], cwd=tmp_path).returncode == 0
+    assert len((tmp_path / "closed" / "mnist_curves.csv").read_text().splitlines()) == 13
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such encoding of the console")
+def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path):
+    done = command(
+        "compare", "path", "--out", "größe", capture_output=True, cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "wrote gr\\xf6\\xdfe/path.png"

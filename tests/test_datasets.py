@@ -472,3 +472,23 @@ def test_scaling():
     assert scaled.shape == (3,)
     with pytest.raises(ValueError, match="kind must be one of standard, minmax, got 'robust'"):
         scale_features(x, "robust")
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "span"),
+    [
+        ("standard", [-1.5e308, 1.5e308], "from -1.5e+308 to 1.5e+308"),
+        ("standard", [1e308, -1e308, 0.0, 5.0], "from -1e+308 to 1e+308"),
+        ("minmax", [-1.5e308, 1.5e308], "from -1.5e+308 to 1.5e+308"),
+    ],
+)
+def test_a_spread_beyond_floats_is_refused(kind, column, span):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    with pytest.raises(ValueError, match="cannot be scaled") as caught:
+        scale_features(np.stack([np.arange(len(column)), column], axis=1), kind)
+    assert str(caught.value) == f"column 2 cannot be scaled: {span} is a spread beyond floats; give it in another unit"
+
+
+def test_missing_numbers_stay_missing():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    np.testing.assert_array_equal(scale_features([1.0, np.nan, 3.0])[0], [-1, np.nan, 1])

@@ -238,3 +238,50 @@ def test_schedule_free_networks_are_tested_at_their_averages():
     for name, x in opt.averaged_params.items():
         net.params[name][...] = x
     assert net.accuracy(*DIGITS[1]) == run.accuracy
+
+
+def test_a_path_that_leaves_all_numbers_is_drawn_as_far_as_it_can_be():
+    """Warnings are errors here."""
+    ways = experiments.path(["SGD(lr=1e60)", "SGD"])
+    figure = plots.path_figure(ways)
+    figure.draw_without_rendering()
+    lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
+    assert "end" not in lines
+    way = figure.axes[0].lines[0].get_xydata().tolist()
+    assert way == [list(point) for point in ways[0].points[:2]]
+    assert "end" in [line.get_label() for line in figure.axes[1].lines]
+
+
+@pytest.mark.parametrize("run", [experiments.mnist, experiments.train])
+def test_batches_and_networks_have_bounds(monkeypatch, run):
+    monkeypatch.setattr(experiments, "MultiLayerNet", None)
+    examples = 200 if run is experiments.mnist else 184
+    with pytest.raises(ValueError, match="batch") as caught:
+        run(DIGITS, batch_size=examples + 1)
+    assert str(caught.value) == (
+        f"a batch of {examples + 1} is larger than the training set of {examples} examples; choose a smaller one"
+    )
+    with pytest.raises(ValueError, match="activations") as caught:
+        run(DIGITS, batch_size=100, hidden=[2_000_000])
+    assert str(caught.value) == (
+        "a batch of 100 would have 200,001,000 activations in layers [12, 2000000, 10], more than 200,000,000; "
+        "choose a smaller batch or fewer neurons"
+    )
+    with pytest.raises(ValueError, match="parameters") as caught:
+        run(DIGITS, batch_size=16, hidden=[8_695_653])
+    assert str(caught.value) == (
+        "a network of layers [12, 8695653, 10] would have 200,000,029 parameters, more than 200,000,000; "
+        "choose fewer neurons"
+    )
+
+
+@pytest.mark.parametrize("value", [2e100, np.inf, np.nan])
+def test_regression_refuses_what_it_cannot_square(value):
+    features, target = line_data()
+    target[7] = -value
+    with pytest.raises(ValueError, match="squares") as caught:
+        experiments.regression(features, target)
+    assert str(caught.value) == (
+        "features and target must be within 1e+100, so that their squares can be summed; "
+        f"got {value:g} in size: scale them"
+    )

@@ -8,25 +8,35 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from io import BytesIO, StringIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import BytesIO, StringIO, TextIOWrapper
+from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import __version__, bench, datasets, experiments, plots
 from ._extras import need
+from .checks import number, shown
 from .info import info
 from .schedules import Schedule
 from .specs import parse_optimizer, parse_schedule
 
-INTERRUPTED = 130  # the shell's exit status for a process that Ctrl-C ended
+# The shell's exit statuses for a process that Ctrl-C ended, and for one whose output nobody reads any more.
+INTERRUPTED, UNREAD = 130, 141
+
+_DRAWN_RATES = (0.0, 1e300, False)  # up to where the ticks of an axis are numbers
 
 
 class Failure(Exception):
     """Something that the user can mend; its text is the one line that is shown."""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
 
 
 @contextmanager
@@ -34,33 +44,42 @@ def _told_to_the_user() -> Iterator[None]:
     """Around what depends on the user's files and installation: turns their errors into one line."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # of what is printed within: main() knows
     except (ImportError, OSError, ValueError) as error:
         raise Failure(str(error)) from error
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {_one_line(message)}\n")
 
 
-def _positive(text: str) -> int:
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """What reads a whole number within bounds."""
+    wanted = f"expected a whole number from {least} {'on' if most is None else f'to {most:,}'}"
+
+    def read(text: str) -> int:
+        if len(text) > 18:  # 64 bits hold no more, and nothing here has so many
+            raise argparse.ArgumentTypeError(f"{wanted}, of at most 18 digits, got {shown(text)}")
+        value = int(text) if text.isascii() and text.isdecimal() else -1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{wanted}, got {shown(text)}")
+        return value
+
+    return read
+
+
+_positive, _seed = _whole(1), _whole(0)
+# Of each step, and of each epoch, something is kept and drawn.
+_steps, _epochs = _whole(1, 10_000_000), _whole(1, 1_000_000)
+
+
+def _rate(text: str) -> float:
     try:
-        number = int(text)
+        return number("the rate", float(text), *_DRAWN_RATES)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
-    return number
-
-
-def _seed(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text!r}")
-    return number
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1e300, got {shown(text)}") from None
 
 
 def _optimizer(text: str) -> str:
@@ -127,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         "schuss compare mnist --optimizers Adam SGD --iterations 500",
         _compare_mnist,
     )
-    mnist.add_argument("--iterations", type=_positive, default=2000, metavar="N", help="per optimizer (%(default)s)")
+    mnist.add_argument("--iterations", type=_steps, default=2000, metavar="N", help="per optimizer (%(default)s)")
     mnist.add_argument("--batch-size", type=_positive, default=128, metavar="N", help="(%(default)s)")
     mnist.add_argument(
         "--hidden",
@@ -161,8 +180,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a constant learning rate against each decay",
         description="A constant rate wanders around the minimum, each decay closes in. Example: schuss compare decay",
     )
-    closing.add_argument("--lr", type=float, default=0.4, metavar="RATE", help="at first (%(default)s)")
-    closing.add_argument("--epochs", type=_positive, default=12, metavar="N", help="(%(default)s)")
+    closing.add_argument("--lr", type=_rate, default=0.4, metavar="RATE", help="at first (%(default)s)")
+    closing.add_argument("--epochs", type=_epochs, default=12, metavar="N", help="(%(default)s)")
     closing.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="(%(default)s)")
     closing.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights and batches (%(default)s)")
     closing.add_argument("--data-dir", type=Path, metavar="DIR", help="a directory of the four IDX files")
@@ -183,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         help="also with arguments (%(default)s)",
     )
     _add_schedule(best)
-    best.add_argument("--epochs", type=_positive, default=10, metavar="N", help="at most (%(default)s)")
+    best.add_argument("--epochs", type=_epochs, default=10, metavar="N", help="at most (%(default)s)")
     best.add_argument(
         "--patience", type=_positive, default=3, metavar="N", help="epochs without a better one (%(default)s)"
     )
@@ -203,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
         description='Example: schuss plot schedule "WarmupCosine(1e-3, warmup=100, steps=2000)"',
     )
     course.add_argument("schedules", nargs="+", metavar="SCHEDULE", help="one line for each")
-    course.add_argument("--steps", type=_positive, default=2000, metavar="N", help="(%(default)s)")
+    course.add_argument("--steps", type=_steps, default=2000, metavar="N", help="(%(default)s)")
     _add_common(course, _plot_schedule)
 
     data = commands.add_parser("data", help="fetch data sets")
@@ -223,16 +242,63 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, 2 for what the user can mend, 130 after Ctrl-C."""
-    args = _parser().parse_args(argv)
+    """Run the command line; return the exit status: 0, 2 for what the user can mend, 130 after Ctrl-C, 141 unread."""
+    _settle_streams()
     try:
-        return int(args.run(args))
+        try:
+            args = _parser().parse_args(argv)
+            return int(args.run(args))
+        finally:
+            # Here, where a full disk can still be told: the interpreter's own flush at its exit would be too late.
+            sys.stdout.flush()
     except Failure as failure:
-        print(f"schuss: error: {failure}", file=sys.stderr)
-        return 2
+        return _fail(str(failure))
     except KeyboardInterrupt:
-        print("schuss: interrupted", file=sys.stderr)
+        _tell("interrupted")
         return INTERRUPTED
+    except BrokenPipeError:
+        _discard(sys.stdout, sys.stderr)
+        return UNREAD
+    except OSError as error:  # what is the user's, _told_to_the_user() catches: the rest is of the output
+        _discard(sys.stdout)
+        return _fail(f"cannot write the output: {error.strerror}")
+    except (MemoryError, OverflowError) as error:
+        what = "not enough memory" if isinstance(error, MemoryError) else "a number is too large"
+        return _fail(f"{what}: {error}" if str(error) else what)
+
+
+def _settle_streams() -> None:
+    """Print whatever comes: to streams that the shell has closed, and names that their encoding does not have."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the process)
+        if isinstance(stream := getattr(sys, name), TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard(*streams: Any) -> None:
+    """Let what a stream still holds go nowhere: at its exit the interpreter would try again, and complain."""
+    for stream in streams:
+        with suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def _tell(text: str) -> None:
+    """One line for the user, whatever the text has; if it cannot be written there is no one to tell."""
+    with suppress(OSError):
+        print(f"schuss: {_one_line(text)}", file=sys.stderr)
+
+
+def _fail(text: str) -> int:
+    _tell(f"error: {text}")
+    return 2
+
+
+def _end(interrupted: bool) -> int:
+    """The exit status of an experiment whose results have been shown."""
+    if interrupted:
+        _tell("interrupted: these are partial results")
+    return INTERRUPTED if interrupted else 0
 
 
 def _prepare(out: Path) -> None:
@@ -250,17 +316,19 @@ def _write(path: Path, data: bytes | str) -> Path:
     """Write all of a file or nothing of it."""
     partial = path.with_name(f".{path.name}.partial")
     with _told_to_the_user():
-        partial.write_bytes(data.encode() if isinstance(data, str) else data)
-        os.replace(partial, path)
+        try:
+            partial.write_bytes(data.encode() if isinstance(data, str) else data)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     return path
 
 
 def _write_figure(path: Path, figure: Any) -> Path:
-    partial = path.with_name(f".partial-{path.name}")
+    stream = BytesIO()
     with _told_to_the_user():
-        figure.savefig(partial)
-        os.replace(partial, path)
-    return path
+        figure.savefig(stream, format="png")
+    return _write(path, stream.getvalue())
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -286,11 +354,20 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _report(as_json: bool, result: dict[str, Any], text: str, files: Sequence[Path]) -> None:
     if as_json:
-        print(json.dumps({**result, "files": [str(path) for path in files]}, indent=1))
+        print(json.dumps(_for_json({**result, "files": [str(path) for path in files]}), indent=1, allow_nan=False))
     else:
         print(text)
         for path in files:
             print(f"wrote {path}")
+
+
+def _for_json(value: Any) -> Any:
+    """The same with null for what is not finite, as JSON has no such numbers."""
+    if isinstance(value, dict):
+        return {key: _for_json(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _compare_path(args: argparse.Namespace) -> int:
@@ -358,19 +435,23 @@ def _compare_mnist(args: argparse.Namespace) -> int:
         data = datasets.load_mnist(data_dir=args.data_dir)
         bars = _Bars(args.iterations)
     print(f"data: {source}", file=sys.stderr)
-    with _told_to_the_user():
-        race = experiments.mnist(
-            data,
-            args.optimizers,
-            hidden=args.hidden,
-            iterations=args.iterations,
-            batch_size=args.batch_size,
-            seed=args.seed,
-            in_numpy=args.numpy,
-            schedule=args.schedule,
-            watch=bars.watch,
-        )
-    bars.close()
+    try:
+        with _told_to_the_user():
+            race = experiments.mnist(
+                data,
+                args.optimizers,
+                hidden=args.hidden,
+                iterations=args.iterations,
+                batch_size=args.batch_size,
+                seed=args.seed,
+                in_numpy=args.numpy,
+                schedule=args.schedule,
+                watch=bars.watch,
+            )
+    finally:
+        bars.close()
+    if not any(run.losses for run in race.runs):
+        raise KeyboardInterrupt  # before the first step: there is nothing to show
     curves = (
         (run.name, i, repr(loss), repr(run.accuracies[i]) if i in run.accuracies else "")
         for run in race.runs
@@ -412,10 +493,7 @@ def _compare_mnist(args: argparse.Namespace) -> int:
     text = _table(header, lines) + f"\nfinal loss: mean of the last 100 batches; data: {source}"
     result = {"data": source, "numpy": args.numpy, "interrupted": race.interrupted, "runs": summary}
     _report(args.json, result, text, files)
-    if race.interrupted:
-        print("schuss: interrupted: these are partial results", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return _end(race.interrupted)
 
 
 def _median_us(nanoseconds: Sequence[int]) -> float:
@@ -544,21 +622,32 @@ def _train_mnist(args: argparse.Namespace) -> int:
         "interrupted": training.interrupted,
     }
     _report(args.json, result, text, files)
-    return INTERRUPTED if training.interrupted else 0
+    return _end(training.interrupted)
 
 
 def _plot_schedule(args: argparse.Namespace) -> int:
     _prepare(args.out)
     with _told_to_the_user():
         chosen = {text: parse_schedule(text) for text in args.schedules}
-    files = [_write_figure(args.out / "schedule.png", plots.schedule_figure(chosen, args.steps))]
-    header = ("schedule", "step 1", f"step {args.steps // 2}", f"step {args.steps}")
+    rates = {text: _rates(text, schedule, args.steps) for text, schedule in chosen.items()}
+    files = [_write_figure(args.out / "schedule.png", plots.schedule_figure(rates))]
+    shown_steps = (1, max(1, args.steps // 2), args.steps)
     lines = (
-        (repr(each), *(f"{each(t):.4g}" for t in (1, max(1, args.steps // 2), args.steps))) for each in chosen.values()
+        (repr(schedule), *(f"{rates[text][step - 1]:.4g}" for step in shown_steps)) for text, schedule in chosen.items()
     )
-    result = {"schedules": {text: [each(t) for t in range(1, args.steps + 1)] for text, each in chosen.items()}}
-    _report(args.json, result, _table(header, lines), files)
+    result = {"schedules": {text: values.tolist() for text, values in rates.items()} if args.json else {}}
+    _report(args.json, result, _table(("schedule", *(f"step {step}" for step in shown_steps)), lines), files)
     return 0
+
+
+def _rates(text: str, schedule: Schedule, steps: int) -> NDArray[np.float64]:
+    rates = np.empty(steps)
+    for step in range(1, steps + 1):
+        try:
+            rates[step - 1] = number("the rate", schedule(step), *_DRAWN_RATES)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Failure(f"{shown(text)}, step {step}: {error}") from None
+    return rates
 
 
 def _data_mnist(args: argparse.Namespace) -> int:

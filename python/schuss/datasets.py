@@ -401,7 +401,7 @@ def scale_features(x: ArrayLike, kind: str = "standard") -> tuple[Array, Any]:
     Raises
     ------
     ValueError
-        For another kind.
+        For another kind, and for a column whose spread is beyond floats.
     ImportError
         Where scikit-learn is not installed.
 
@@ -418,4 +418,15 @@ def scale_features(x: ArrayLike, kind: str = "standard") -> tuple[Array, Any]:
     scaler = getattr(preprocessing, names[kind])()
     x = np.asarray(x, np.float64)
     columns = x[:, None] if x.ndim == 1 else x
-    return scaler.fit_transform(columns).reshape(x.shape), scaler
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = scaler.fit_transform(columns).reshape(x.shape)
+    # scikit-learn takes a spread that overflows for none at all, and leaves the column as it is.
+    spread = scaler.var_ if kind == "standard" else scaler.data_range_
+    beyond = np.flatnonzero(~np.isfinite(spread))
+    if len(beyond):
+        column = columns[:, beyond[0]]
+        raise ValueError(
+            f"column {beyond[0] + 1} cannot be scaled: from {column.min():g} to {column.max():g} is a spread "
+            "beyond floats; give it in another unit"
+        )
+    return scaled, scaler

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isfinite, sqrt
 from time import perf_counter_ns
 from typing import Any
@@ -16,12 +17,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import optimizers, reference
+from .checks import shown
 from .nn import MultiLayerNet
 from .schedules import Constant, Exponential, InverseSqrt, InverseTime, Scaled, Schedule, Step, WarmupCosine
 from .specs import OptimizerSpec, parse_optimizer
 
 Array = NDArray[Any]
 Table = Mapping[str, type[Any]]
+
+# Of a network's parameters, and of what its layers compute from a batch: with gradients and state some gigabytes.
+MOST_NUMBERS = 200_000_000
+
+
+def _check_size(sizes: Sequence[int], batch_size: int, examples: int) -> None:
+    """Refuse what no memory holds. Many systems promise it all the same, and then end the process without a word."""
+    if batch_size > examples:
+        raise ValueError(
+            f"a batch of {batch_size:,} is larger than the training set of {examples:,} examples; choose a smaller one"
+        )
+    parameters = sum((n + 1) * m for n, m in pairwise(sizes))
+    if parameters > MOST_NUMBERS:
+        raise ValueError(
+            f"a network of layers {shown(list(sizes))} would have {parameters:,} parameters, more than "
+            f"{MOST_NUMBERS:,}; choose fewer neurons"
+        )
+    activations = batch_size * sum(sizes[1:])
+    if activations > MOST_NUMBERS:
+        raise ValueError(
+            f"a batch of {batch_size:,} would have {activations:,} activations in layers {shown(list(sizes))}, "
+            f"more than {MOST_NUMBERS:,}; choose a smaller batch or fewer neurons"
+        )
+
+
+# What diverges shows it in its losses; NumPy's warnings of it would be no news.
+_overflows_are_seen = np.errstate(over="ignore", invalid="ignore")
 
 # The optimizers of the textbook, which race where no others are asked for.
 TEXTBOOK = ("SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam")
@@ -159,6 +188,7 @@ class Race:
 Data = tuple[tuple[Array, Array], tuple[Array, Array]]
 
 
+@_overflows_are_seen
 def mnist(
     data: Data,
     names: Sequence[str] = TEXTBOOK,
@@ -192,6 +222,7 @@ def mnist(
     """
     table: Table = reference.OPTIMIZERS if in_numpy else optimizers.OPTIMIZERS
     (x_train, t_train), test = data
+    _check_size([x_train.shape[1], *hidden, 10], batch_size, len(x_train))
     race = Race([])
     try:
         for spec in map(parse_optimizer, names):
@@ -236,6 +267,8 @@ class Fit:
         return not (isfinite(self.losses[-1]) and self.losses[-1] <= self.losses[0])
 
 
+MOST_TO_SQUARE = 1e100
+
 # Arguments of "Dive into Deep Learning", "Optimization Algorithms"; Nesterov shares those of Momentum.
 REGRESSION_ARGUMENTS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.05},
@@ -254,6 +287,7 @@ REGRESSION_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+@_overflows_are_seen
 def regression(
     features: Array,
     target: Array,
@@ -279,6 +313,12 @@ def regression(
         A factor on each optimizer's learning rate.
     """
     n, d = features.shape
+    largest = np.max([np.abs(values).max(initial=0) for values in (features, target)])
+    if not largest <= MOST_TO_SQUARE:
+        raise ValueError(
+            f"features and target must be within {MOST_TO_SQUARE:g}, so that their squares can be summed; "
+            f"got {largest:g} in size: scale them"
+        )
 
     def mean_loss(params: Mapping[str, Array]) -> float:
         return float(np.mean((features @ params["w"] + params["b"] - target) ** 2) / 2)
@@ -317,6 +357,7 @@ class Decay:
     minimum: float = 0.0  # of the loss, as far as it is known
 
     @property
+    @_overflows_are_seen
     def wander(self) -> float:
         """Standard deviation of the last quarter's losses: how far it wanders around where it ends."""
         return float(np.std(self.losses[-max(1, len(self.losses) // 4) :]))
@@ -338,6 +379,7 @@ def decay_schedules(lr: float, steps_per_epoch: int, epochs: int) -> dict[str, S
     }
 
 
+@_overflows_are_seen
 def decay(
     data: Data,
     *,
@@ -364,6 +406,7 @@ def decay(
     """
     (x, t), _ = data
     x, t = x[:examples], t[:examples]
+    _check_size([x.shape[1], 10], batch_size, len(x))
     steps_per_epoch = -(-len(x) // batch_size)
     runs = []
     for name, schedule in decay_schedules(lr, steps_per_epoch, epochs).items():
@@ -407,6 +450,7 @@ class Training:
     misread: list[tuple[int, int, int]] = field(default_factory=list)  # place in the test set, true, read
 
 
+@_overflows_are_seen
 def train(
     data: Data,
     *,
@@ -438,10 +482,13 @@ def train(
         Called after each epoch.
     """
     (x, t), (x_test, t_test) = data
+    if len(x) < 12:
+        raise ValueError(f"training needs at least 12 examples, as a twelfth of them is held back; got {len(x)}")
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))
     held, rest = order[: len(x) // 12], order[len(x) // 12 :]
     x_held, t_held = x[held], t[held]
+    _check_size([x.shape[1], *hidden, 10], batch_size, len(rest))
     steps = -(-len(rest) // batch_size)
     if schedule is None:
         schedule = WarmupCosine(1.0, warmup=steps // 2, steps=epochs * steps)

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._extras import need
 from .experiments import TEXTBOOK, Decay, Fit, Path, Race, Training
-from .schedules import Schedule
 
 # The palette of Okabe and Ito, which the colour-blind can tell apart.
 _PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#999999")
@@ -56,6 +55,11 @@ def _axes(figure: Any, xlabel: str, ylabel: str) -> Any:
     return axes
 
 
+def _near(way: Path) -> list[tuple[float, float]]:
+    """The points of a path that can be drawn, also if it diverges: those whose squares are numbers."""
+    return [(x, y) for x, y in way.points if abs(x) < 1e100 and abs(y) < 1e100]
+
+
 def path_figure(*rows: Sequence[Path]) -> Any:
     """One row of panels per experiment, one panel per optimizer: contours, path, start and end."""
     figure = _figure(2.5 * len(rows[0]) + 0.5, 2.7 * len(rows) + 0.2)
@@ -63,17 +67,19 @@ def path_figure(*rows: Sequence[Path]) -> Any:
     panels = figure.subplots(len(rows), len(rows[0]), squeeze=False, sharex="row", sharey="row")
     for row, ways in zip(panels, rows, strict=True):
         scaled = ways[0].scaled
-        reach = max(max(abs(x) for way in ways for x, _ in way.points) * 1.08, 2.6 if scaled else 10.0)
-        height = max(max(abs(y) for way in ways for _, y in way.points) * 1.08, 2.6 if scaled else 4.0)
+        reach = max(max(abs(x) for way in ways for x, _ in _near(way)) * 1.08, 2.6 if scaled else 10.0)
+        height = max(max(abs(y) for way in ways for _, y in _near(way)) * 1.08, 2.6 if scaled else 4.0)
         if scaled:
             reach = height = max(reach, height)
         x, y = np.meshgrid(np.linspace(-reach, reach, 201), np.linspace(-height, height, 201))
         f = x**2 + y**2 if scaled else x**2 / 20 + y**2
         for axes, way in zip(row, ways, strict=True):
             axes.contour(x, y, f, levels=[0.1, 0.5, 1, 2, 4, 7, 11, 16, 22], colors="0.75", linewidths=0.7)
-            axes.plot(*zip(*way.points, strict=True), "o-", color=color[way.name], markersize=2.5, linewidth=1)
-            axes.plot(*way.points[0], "s", color="white", markeredgecolor="black", markersize=6, label="start")
-            axes.plot(*way.points[-1], "*", color="gold", markeredgecolor="black", markersize=10, label="end")
+            points = _near(way)
+            axes.plot(*zip(*points, strict=True), "o-", color=color[way.name], markersize=2.5, linewidth=1)
+            axes.plot(*points[0], "s", color="white", markeredgecolor="black", markersize=6, label="start")
+            if len(points) == len(way.points):
+                axes.plot(*points[-1], "*", color="gold", markeredgecolor="black", markersize=10, label="end")
             axes.plot(0, 0, "+", color="black", markersize=7)
             title = way.name if "(" in way.name else f"{way.name}, lr {way.lr:g}"
             axes.set_title(title, fontsize=10 if len(title) < 24 else 7)
@@ -126,12 +132,14 @@ def regression_figure(fits: Sequence[Fit]) -> Any:
     axes = _axes(figure, "epoch", "mean loss")
     color = colors([fit.name for fit in fits])
     start = fits[0].losses[0]
-    lowest = min((min(fit.losses) for fit in fits if not fit.diverged), default=start / 10)
+    # A logarithmic axis has no zero: neither as a perfect end nor, of data that are all zero, as the start.
+    above = [loss for fit in fits if not fit.diverged for loss in fit.losses if loss > 0]
     for fit in fits:
         label = f"{fit.name}  diverged" if fit.diverged else f"{fit.name}  {fit.losses[-1]:.4g}"
         visible = [loss if loss < 1e3 * start else np.nan for loss in fit.losses]
         axes.semilogy(fit.epochs, visible, color=color[fit.name], label=label)
-    axes.set_ylim(lowest * 0.85, start * 1.5)
+    if start > 0:
+        axes.set_ylim(min(above, default=start / 10) * 0.85, start * 1.5)
     axes.legend(frameon=False)
     return figure
 
@@ -181,13 +189,13 @@ def decay_figure(runs: Sequence[Decay]) -> Any:
     return figure
 
 
-def schedule_figure(schedules: Mapping[str, Schedule], steps: int) -> Any:
-    """The rates of steps 1 to ``steps``, one line per schedule."""
+def schedule_figure(rates: Mapping[str, ArrayLike]) -> Any:
+    """The rates from step 1 on, one line for each schedule by its name."""
     figure = _figure(7, 3.6)
     axes = _axes(figure, "step", "learning rate")
-    t = np.arange(1, steps + 1)
-    for name, schedule in schedules.items():
-        axes.plot(t, [schedule(int(step)) for step in t], label=name)
+    for name, values in rates.items():
+        values = np.asarray(values)
+        axes.plot(np.arange(1, len(values) + 1), values, label=name)
     figure.legend(loc="outside upper left", frameon=False, fontsize=8)
     return figure
 
