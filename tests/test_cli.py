@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pytest
 import schuss
-from schuss import cli, datasets, experiments
+from schuss import cli, datasets, experiments, schedules
 from schuss.experiments import TEXTBOOK
 from schuss.specs import parse_optimizer, parse_schedule
 
@@ -606,6 +606,109 @@ def test_too_few_digits_to_hold_some_back_are_one_line(capsys, tmp_path):
     argv = ["train", "mnist", "--batch-size", "2", "--hidden", "4", "--epochs", "1", "--data-dir", str(tmp_path)]
     told = "training needs at least 12 examples, as a twelfth of them is held back; got 11"
     assert one_line(capsys, argv) == f"schuss: error: {told}"
+
+
+def test_decay_of_few_steps_is_measured_at_its_end(capsys, digits, tmp_path):
+    command = ["compare", "decay", "--data-dir", str(digits), "--epochs", "1", "--batch-size", "20"]
+    assert cli.main([*command, "--out", "d"]) == 0
+    rows = (tmp_path / "d" / "decay_curves.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows] == ["iteration", "3", "3", "3", "3", "3"]
+
+
+def ctrl_c_after(monkeypatch, schedule, calls):
+    """Let Ctrl-C come when a schedule is asked for a rate so many times."""
+    ask, asked = schedule.__call__, []
+
+    def answer(self, t):
+        asked.append(t)
+        if len(asked) == calls:
+            raise KeyboardInterrupt
+        return ask(self, t)
+
+    monkeypatch.setattr(schedule, "__call__", answer)
+
+
+PARTIAL = "schuss: interrupted: these are partial results"
+
+
+def test_an_interrupted_regression_shows_what_was_done(capsys, monkeypatch, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    np.savetxt(tmp_path / "t", np.random.default_rng(0).normal(size=(50, 3)))
+    argv = ["compare", "regression", "--data", "t", "--out", "r", "--schedule", "Constant(1)"]
+    assert cli.main(argv) == 0
+    whole = (tmp_path / "r" / "regression_curves.csv").read_text().splitlines()
+    capsys.readouterr()
+    # One call as the text is read, ten steps of SGD, and of Momentum the nine: an epoch has five.
+    ctrl_c_after(monkeypatch, schedules.Constant, 1 + 10 + 9)
+    assert cli.main(argv) == 130
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [PARTIAL]
+    assert [line.split()[0] for line in out.splitlines()] == ["optimizer", "SGD", "Momentum", "wrote", "wrote"]
+    rows = (tmp_path / "r" / "regression_curves.csv").read_text().splitlines()
+    assert rows == whole[:6]
+    assert rows[5].startswith("Momentum,1.0,")
+    assert (tmp_path / "r" / "regression.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    ctrl_c_after(monkeypatch, schedules.Constant, 1 + 10 + 9)
+    assert cli.main([*argv, "--json"]) == 130
+    found = json.loads(capsys.readouterr().out)
+    assert (found["interrupted"], [fit["optimizer"] for fit in found["fits"]]) == (True, ["SGD", "Momentum"])
+
+
+def test_an_interrupted_decay_shows_what_was_done(capsys, monkeypatch, digits, tmp_path):
+    argv = ["compare", "decay", "--data-dir", str(digits), "--epochs", "4", "--out", "d"]
+    assert cli.main(argv) == 0
+    whole = (tmp_path / "d" / "decay_curves.csv").read_text().splitlines()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        ctrl_c_after(patch, schedules.InverseTime, 8)
+        assert cli.main(argv) == 130
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [PARTIAL]
+    assert [line.split("  ")[0] for line in out.splitlines()[:3]] == ["schedule", "constant", "1 / (1 + decay epoch)"]
+    rows = (tmp_path / "d" / "decay_curves.csv").read_text().splitlines()
+    assert rows == whole[:5]  # of the first 15 of its 16 steps, of the second five
+    lowest = min(float(row.rpartition(",")[2]) for row in rows[1:])
+    assert f"the loss above the lowest seen, {lowest:.4f}:" in out
+    assert (tmp_path / "d" / "decay.png").read_bytes().startswith(b"\x89PNG")
+    with monkeypatch.context() as patch:
+        ctrl_c_after(patch, schedules.InverseTime, 8)
+        assert cli.main([*argv, "--json"]) == 130
+    found = json.loads(capsys.readouterr().out)
+    assert (found["interrupted"], len(found["runs"])) == (True, 2)
+
+
+@pytest.mark.parametrize(
+    ("argv", "schedule", "calls"),
+    [
+        (["compare", "regression", "--data", "t", "--schedule", "Constant(1)"], schedules.Constant, 4),
+        (["compare", "decay"], schedules.Constant, 3),
+        ([*RACE, "--schedule", "Constant(1)"], schedules.Constant, 2),
+        (["train", "mnist", "--batch-size", "8", "--hidden", "4"], schedules.WarmupCosine, 2),
+    ],
+)
+def test_where_nothing_was_done_it_is_just_interrupted(capsys, monkeypatch, digits, tmp_path, argv, schedule, calls):
+    if "regression" in argv:
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    np.savetxt(tmp_path / "t", np.random.default_rng(0).normal(size=(50, 3)))
+    monkeypatch.setenv("SCHUSS_DATA", str(digits))
+    ctrl_c_after(monkeypatch, schedule, calls)
+    assert cli.main(argv) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line for line in err.splitlines() if not line.startswith("data: ")] == ["schuss: interrupted"]
+    assert list((tmp_path / "schuss-results").iterdir()) == []
+
+
+def test_interrupted_training_shows_the_best_so_far(capsys, monkeypatch, digits):
+    argv = ["train", "mnist", "--data-dir", str(digits), "--hidden", "4", "--batch-size", "11", "--json"]
+    ctrl_c_after(monkeypatch, schedules.WarmupCosine, 8)  # an epoch has five steps, and asks for the rate at its end
+    assert cli.main(argv) == 130
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1] == PARTIAL
+    found = json.loads(out)
+    assert (found["interrupted"], found["best_epoch"], len(found["losses"])) == (True, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["path.png", "mnist_curves.csv"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from schuss import datasets, experiments, plots
@@ -238,6 +240,122 @@ def test_schedule_free_networks_are_tested_at_their_averages():
     for name, x in opt.averaged_params.items():
         net.params[name][...] = x
     assert net.accuracy(*DIGITS[1]) == run.accuracy
+
+
+def ctrl_c_at(line, run):
+    """What run() returns if Ctrl-C comes before so manieth a line of experiments.py is run; None if it is ended."""
+    left = line
+
+    def trace(frame, event, arg):
+        nonlocal left
+        if frame.f_code.co_filename != experiments.__file__:
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return run()
+    except KeyboardInterrupt:
+        return None
+    finally:
+        sys.settrace(before)
+
+
+def test_ctrl_c_at_any_line_of_a_regression():
+    features, target = np.arange(24.0).reshape(12, 2) / 24, np.arange(12.0) / 12
+    whole = experiments.regression(features, target, ["SGD", "Adam"])
+    assert not whole.interrupted
+    ended, partial = 0, 0
+    for line in range(1, 150):
+        fits = ctrl_c_at(line, lambda: experiments.regression(features, target, ["SGD", "Adam"]))
+        if fits is None:
+            ended += 1  # at the first lines, and at the last
+            continue
+        for fit, full in zip(fits, whole, strict=False):
+            assert fit.name == full.name
+            assert 2 <= len(fit.epochs) == len(fit.losses) <= 3
+            assert (fit.epochs, fit.losses) == (full.epochs[: len(fit.epochs)], full.losses[: len(fit.losses)])
+        assert fits.interrupted or list(fits) == list(whole)
+        partial += len(fits) > 0 and list(fits) != list(whole)
+    assert not fits.interrupted
+    assert ended < 20
+    assert partial > 40
+
+
+def test_ctrl_c_at_any_line_of_a_decay():
+    data = (DIGITS[0][0][:12], DIGITS[0][1][:12]), DIGITS[1]
+
+    def run():
+        return experiments.decay(data, epochs=2, batch_size=4)
+
+    whole, least = run(), np.inf
+    assert not whole.interrupted
+    ended = 0
+    for line in range(1, 250):
+        runs = ctrl_c_at(line, run)
+        ended += runs is None
+        if not runs:
+            continue
+        assert runs.interrupted
+        for found, full in zip(runs, whole, strict=False):
+            assert 1 <= len(found.iterations) == len(found.losses) <= 2
+            assert (found.name, found.losses) == (full.name, full.losses[: len(found.losses)])
+        lowest = min(loss for found in runs for loss in found.losses)
+        assert {found.minimum for found in runs} == {lowest}
+        assert lowest <= least
+        assert all(found.excess >= 0 for found in runs)
+        least = lowest
+    assert ended < 20
+    assert whole[0].minimum < least
+    plots.decay_figure(runs).draw_without_rendering()
+
+
+def test_ctrl_c_at_any_line_of_training():
+    x = np.random.default_rng(0).normal(size=(36, 784)).astype(np.float32)
+    data = (x[:24], x[:24, :10].argmax(axis=1)), (x[24:], x[24:, :10].argmax(axis=1))
+
+    def run():
+        return experiments.train(data, hidden=[4], epochs=3, batch_size=22, optimizer="ScheduleFreeSGD")
+
+    whole = run()
+    partial = 0
+    for line in range(1, 120):
+        training = ctrl_c_at(line, run)
+        if training is None or not training.interrupted:
+            continue
+        done = len(training.losses)
+        partial += 0 < done < 3
+        for series in ("losses", "accuracies", "rates"):
+            assert getattr(training, series) == getattr(whole, series)[:done]
+        assert training.best_epoch == (1 + np.argmax(training.accuracies) if done else 0)
+        assert bool(training.params) == bool(done)
+    assert partial > 20
+
+
+def test_an_interrupted_race_is_drawn_before_its_first_test():
+    """A legend without entries would be a warning, which is an error here."""
+
+    def stop(run):
+        raise KeyboardInterrupt
+
+    race = experiments.mnist(DIGITS, ["SGD"], hidden=[8], iterations=100, batch_size=16, watch=stop)
+    assert [(len(run.losses), run.accuracy) for run in race.runs] == [(1, None)]
+    plots.race_loss_figure(race).draw_without_rendering()
+    plots.race_accuracy_figure(race).draw_without_rendering()
+
+
+def test_the_minimum_is_not_that_of_what_diverged():
+    runs = experiments.decay(DIGITS, lr=1e4, epochs=4, batch_size=20)
+    losses = np.array([run.losses for run in runs])
+    assert np.isnan(losses[:, -1]).all()
+    assert {run.minimum for run in runs} == {losses[np.isfinite(losses)].min()}
+    some = experiments.Decay("some", Constant(1.0), [1, 2], [1.0, np.inf])
+    assert np.isnan(some.wander)  # without a warning, which is an error here
 
 
 def test_a_path_that_leaves_all_numbers_is_drawn_as_far_as_it_can_be():

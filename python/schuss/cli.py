@@ -515,6 +515,8 @@ def _compare_regression(args: argparse.Namespace) -> int:
         fits = experiments.regression(
             features[:1500], target[:1500], args.optimizers, seed=args.seed, schedule=args.schedule
         )
+    if not fits:
+        raise KeyboardInterrupt  # before the first 100 examples: there is nothing to show
     files = [
         _write_figure(args.out / "regression.png", plots.regression_figure(fits)),
         _write(
@@ -529,13 +531,14 @@ def _compare_regression(args: argparse.Namespace) -> int:
     result = {
         "data": str(args.data or "diabetes"),
         "scaled": not args.no_scale,
+        "interrupted": fits.interrupted,
         "fits": [
             {"optimizer": f.name, "diverged": f.diverged, "final_loss": None if f.diverged else f.losses[-1]}
             for f in fits
         ],
     }
     _report(args.json, result, _table(("optimizer", "first loss", "final loss"), lines), files)
-    return 0
+    return _end(fits.interrupted)
 
 
 def _compare_decay(args: argparse.Namespace) -> int:
@@ -544,6 +547,8 @@ def _compare_decay(args: argparse.Namespace) -> int:
         source = datasets.mnist_source(args.data_dir)
         data = datasets.load_mnist(data_dir=args.data_dir)
         runs = experiments.decay(data, lr=args.lr, epochs=args.epochs, batch_size=args.batch_size, seed=args.seed)
+    if not runs:
+        raise KeyboardInterrupt  # before the first measurement: there is nothing to show
     rows = ((run.name, i, repr(loss)) for run in runs for i, loss in zip(run.iterations, run.losses, strict=True))
     files = [
         _write_figure(args.out / "decay.png", plots.decay_figure(runs)),
@@ -555,14 +560,16 @@ def _compare_decay(args: argparse.Namespace) -> int:
     )
     text = (
         _table(header, lines)
-        + f"\nthe loss above its minimum, {runs[0].minimum:.4f}: mean and deviation over the last quarter of the steps"
+        + f"\nthe loss above {'the lowest seen' if runs.interrupted else 'its minimum'}, {runs[0].minimum:.4f}: "
+        "mean and deviation over the last quarter of the steps"
     )
     result = {
         "data": source,
+        "interrupted": runs.interrupted,
         "runs": [{"schedule": repr(run.schedule), "excess": run.excess, "wander": run.wander} for run in runs],
     }
     _report(args.json, result, text, files)
-    return 0
+    return _end(runs.interrupted)
 
 
 def _train_mnist(args: argparse.Namespace) -> int:

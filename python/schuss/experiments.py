@@ -1,6 +1,7 @@
 """The comparisons: what each optimizer does on the same problem. They compute, and return results.
 
-Ctrl-C ends an experiment with what was done so far: its result then says that it was interrupted.
+Ctrl-C ends :func:`mnist`, :func:`regression`, :func:`decay` and :func:`train` with what was done so far: their result
+then says that it was interrupted. :func:`path` takes milliseconds, and has nothing to keep.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import isfinite, sqrt
+from math import isfinite, nan, sqrt
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,15 @@ from .specs import OptimizerSpec, parse_optimizer
 
 Array = NDArray[Any]
 Table = Mapping[str, type[Any]]
+
+Result = TypeVar("Result")
+
+
+class Results(list[Result]):
+    """What each has done, in their order, and whether Ctrl-C came before all was done."""
+
+    interrupted: bool = False
+
 
 # Of a network's parameters, and of what its layers compute from a batch: with gradients and state some gigabytes.
 MOST_NUMBERS = 200_000_000
@@ -297,7 +307,7 @@ def regression(
     batch_size: int = 10,
     seed: int = 0,
     schedule: Schedule | None = None,
-) -> list[Fit]:
+) -> Results[Fit]:
     """Fit a line by mini-batches with each optimizer, as in "Dive into Deep Learning", 7.8 (Adam).
 
     The loss of an example is half of its squared error.
@@ -323,14 +333,14 @@ def regression(
     def mean_loss(params: Mapping[str, Array]) -> float:
         return float(np.mean((features @ params["w"] + params["b"] - target) ** 2) / 2)
 
-    fits = []
-    for spec in map(parse_optimizer, names):
-        rng = np.random.default_rng(seed)
-        params = {"w": rng.normal(0, 0.01, (d,)), "b": np.zeros(1)}
-        opt = _make(spec, optimizers.OPTIMIZERS, schedule, **REGRESSION_ARGUMENTS.get(spec.name, {"lr": 0.01}))
-        # Without scaling most of them diverge, which is what there is to see.
-        with np.errstate(over="ignore", invalid="ignore"):
+    fits: Results[Fit] = Results()
+    try:
+        for spec in map(parse_optimizer, names):
+            rng = np.random.default_rng(seed)
+            params = {"w": rng.normal(0, 0.01, (d,)), "b": np.zeros(1)}
+            opt = _make(spec, optimizers.OPTIMIZERS, schedule, **REGRESSION_ARGUMENTS.get(spec.name, {"lr": 0.01}))
             fit = Fit(spec.text, [0.0], [mean_loss(params)])
+            fits.append(fit)
             for epoch in range(epochs):
                 order = rng.permutation(n)
                 for first in range(0, n, batch_size):
@@ -342,7 +352,11 @@ def regression(
                     if seen % 100 == 0 or seen == n:
                         fit.epochs.append(epoch + seen / n)
                         fit.losses.append(mean_loss(params))
-        fits.append(fit)
+    except KeyboardInterrupt:
+        fits.interrupted = True
+        fits[:] = [fit for fit in fits if len(fit.losses) > 1]
+        for fit in fits:
+            del fit.epochs[len(fit.losses) :]  # it may have come between the two
     return fits
 
 
@@ -389,7 +403,7 @@ def decay(
     examples: int = 2000,
     seed: int = 0,
     watch: Callable[[Decay], object] = lambda run: None,
-) -> list[Decay]:
+) -> Results[Decay]:
     """Descend with a constant rate and with each decay: the one wanders around the minimum, the others close in.
 
     Softmax regression, which has one minimum, on some of the training digits, by small batches.
@@ -408,27 +422,38 @@ def decay(
     x, t = x[:examples], t[:examples]
     _check_size([x.shape[1], 10], batch_size, len(x))
     steps_per_epoch = -(-len(x) // batch_size)
-    runs = []
-    for name, schedule in decay_schedules(lr, steps_per_epoch, epochs).items():
-        run = Decay(name, schedule)
-        runs.append(run)
-        net = MultiLayerNet(x.shape[1], (), 10, seed=seed, weight_decay_lambda=1e-2)
-        opt = optimizers.SGD(lr=schedule)
-        rng = np.random.default_rng(seed)
-        for _ in range(epochs):
-            order = rng.permutation(len(x))
-            for first in range(0, len(x), batch_size):
-                batch = order[first : first + batch_size]
-                opt.update(net.params, net.gradient(x[batch], t[batch]))
-                if opt.t % 5 == 0:
-                    run.iterations.append(opt.t)
-                    run.losses.append(net.loss(x, t))
-            watch(run)
-    # The loss is convex: descent over all examples goes on to its minimum from where the last one has come.
-    closing = optimizers.Nesterov(lr=0.1)
-    for _ in range(1000):
-        closing.update(net.params, net.gradient(x, t))
-    minimum = min(net.loss(x, t), *(loss for run in runs for loss in run.losses))
+    every = min(5, epochs * steps_per_epoch)
+    runs: Results[Decay] = Results()
+    found = []
+    try:
+        for name, schedule in decay_schedules(lr, steps_per_epoch, epochs).items():
+            run = Decay(name, schedule)
+            runs.append(run)
+            net = MultiLayerNet(x.shape[1], (), 10, seed=seed, weight_decay_lambda=1e-2)
+            opt = optimizers.SGD(lr=schedule)
+            rng = np.random.default_rng(seed)
+            for _ in range(epochs):
+                order = rng.permutation(len(x))
+                for first in range(0, len(x), batch_size):
+                    batch = order[first : first + batch_size]
+                    opt.update(net.params, net.gradient(x[batch], t[batch]))
+                    if opt.t % every == 0:
+                        run.iterations.append(opt.t)
+                        run.losses.append(net.loss(x, t))
+                watch(run)
+        # The loss is convex: descent over all examples goes on to its minimum from where the last one has come.
+        closing = optimizers.Nesterov(lr=0.1)
+        for _ in range(1000):
+            closing.update(net.params, net.gradient(x, t))
+        found.append(net.loss(x, t))
+    except KeyboardInterrupt:
+        runs.interrupted = True
+        runs[:] = [run for run in runs if run.losses]
+        for run in runs:
+            del run.iterations[len(run.losses) :]  # it may have come between the two
+    # What has diverged knows nothing of the minimum; after Ctrl-C it is the lowest loss that was seen.
+    found += [loss for run in runs for loss in run.losses]
+    minimum = min(filter(isfinite, found), default=nan)
     for run in runs:
         run.minimum = minimum
     return runs
@@ -504,13 +529,20 @@ def train(
                 batch = rest[first : first + batch_size]
                 opt.update(net.params, net.gradient(x[batch], t[batch]))
                 losses.append(net.last_loss)
-            training.losses.append(float(np.mean(losses)))
-            training.rates.append(opt.current_lr)
+            loss, best_epoch, params = float(np.mean(losses)), training.best_epoch, training.params
             with _at_averages(net, opt):
-                training.accuracies.append(net.accuracy(x_held, t_held))
-                if training.accuracies[-1] > best:
-                    best, training.best_epoch = training.accuracies[-1], epoch
-                    training.params = {name: p.copy() for name, p in net.params.items()}
+                accuracy = net.accuracy(x_held, t_held)
+                if accuracy > best:
+                    best, best_epoch, params = accuracy, epoch, {name: p.copy() for name, p in net.params.items()}
+            rate = opt.current_lr
+            # In one statement, so that Ctrl-C finds all of an epoch or nothing of it.
+            training.losses, training.accuracies, training.rates, training.best_epoch, training.params = (
+                [*training.losses, loss],
+                [*training.accuracies, accuracy],
+                [*training.rates, rate],
+                best_epoch,
+                params,
+            )
             watch(training)
             if epoch - training.best_epoch >= patience:
                 training.stopped = epoch < epochs

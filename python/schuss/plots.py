@@ -122,7 +122,8 @@ def race_accuracy_figure(race: Race) -> Any:
                 label=f"{run.name}  {run.accuracy:.1%}",
             )
     axes.yaxis.set_major_formatter(need("matplotlib.ticker", "drawing", package="matplotlib").PercentFormatter(1))
-    axes.legend(frameon=False, loc="lower right")
+    if axes.lines:  # Ctrl-C may come before the first test
+        axes.legend(frameon=False, loc="lower right")
     return figure
 
 
