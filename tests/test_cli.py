@@ -336,10 +336,10 @@ def test_train_mnist(capsys, digits, tmp_path):
     assert confusion.sum() == 20
     assert found["test_accuracy"] == np.trace(confusion) / 20
     assert len(re.findall(r"epoch +\d+: loss", shown.err)) == epochs
-    saved = np.load(tmp_path / "schuss-results" / "mnist_network.npz")
     net = schuss.nn.MultiLayerNet(784, [8], 10)
-    for name, p in saved.items():
-        net.params[name][...] = p
+    with np.load(tmp_path / "schuss-results" / "mnist_network.npz") as saved:
+        for name, p in saved.items():
+            net.params[name][...] = p
     _, test = datasets.load_mnist(data_dir=digits)
     assert net.accuracy(*test) == found["test_accuracy"]
     for name in ("training", "confusion", "misread"):
@@ -413,7 +413,7 @@ def test_no_text_breaks_the_parser(bracket, depth):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("Constant(1j)", "'Constant(1j)': the rate of step 1 must be a number, got 1j"),
+        ("Constant(1j)", "'Constant(1j)': Constant: lr must be a number, got 1j"),
         (
             "Scaled(Constant(1e300), 1e300)",
             "'Scaled(Constant(1e300), 1e300)': the rate of step 1 must be finite and at least 0, got inf",

@@ -490,7 +490,7 @@ def _compare_mnist(args: argparse.Namespace) -> int:
         )
         for s in summary
     )
-    text = _table(header, lines) + f"\nfinal loss: mean of the last 100 batches; data: {source}"
+    text = _table(header, lines) + f"\nfinal loss: mean of the last {min(100, args.iterations)} batches; data: {source}"
     result = {"data": source, "numpy": args.numpy, "interrupted": race.interrupted, "runs": summary}
     _report(args.json, result, text, files)
     return _end(race.interrupted)

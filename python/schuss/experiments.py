@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from . import optimizers, reference
 from .checks import shown
 from .nn import MultiLayerNet
-from .schedules import Constant, Exponential, InverseSqrt, InverseTime, Scaled, Schedule, Step, WarmupCosine
+from .schedules import Constant, Exponential, InverseSqrt, InverseTime, Scaled, Schedule, Step, WarmupCosine, rate_at
 from .specs import OptimizerSpec, parse_optimizer
 
 Array = NDArray[Any]
@@ -83,7 +83,7 @@ class _Product:
     schedule: Schedule
 
     def __call__(self, t: int) -> float:
-        return float(self.lr(t)) * self.schedule(t)
+        return rate_at(self.lr, t) * self.schedule(t)
 
 
 @contextmanager
