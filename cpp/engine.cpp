@@ -332,11 +332,13 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     std::rotate(plans_.begin(), serving, serving + 1);
     plans_.front()->plan.follow(entries_);
   } else {
+    // Where arrays are new at each step, what was learned of the threads goes on.
+    const team::Pace learned = plans_.empty() ? team::Pace{} : plans_.front()->pace;
     if (plans_.size() == most_plans) {
       const auto gone = std::move(plans_.back());
       plans_.pop_back();
     }
-    plans_.insert(plans_.begin(), std::make_unique<Laid>(Laid{Plan(kernels(), *kernel_, averaged_)}));
+    plans_.insert(plans_.begin(), std::make_unique<Laid>(Laid{Plan(kernels(), *kernel_, averaged_), learned}));
     fresh.made = true;
     fresh.state = make_plan(plans_.front()->plan, optimizer, params);
   }

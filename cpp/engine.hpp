@@ -100,7 +100,7 @@ class Engine {
   // itself how many threads it is worth.
   struct Laid {
     Plan plan;
-    team::Pace pace{};
+    team::Pace pace;
   };
   static constexpr size_t most_plans = 8;
   std::vector<std::unique_ptr<Laid>> plans_;
