@@ -26,7 +26,11 @@ const Kernels& kernels() {
   return *choice.kernels;
 }
 
+// A rule of the user's, whose step is NumPy's: it has a rate, and no loop.
+const Kernel numpy_kernel = {"NumPy", 1, 0, nullptr, nullptr, nullptr, nullptr, false, nullptr};
+
 const Kernel& find_kernel(const std::string& rule) {
+  if (rule == numpy_kernel.rule) return numpy_kernel;
   for (const Kernel* kernel = kernels().rules; kernel->rule; ++kernel)
     if (rule == kernel->rule) return *kernel;
   throw py::value_error("no kernel is called " + rule);
@@ -284,6 +288,21 @@ void advance(Plan& plan, Plan::Part part, const Kernel& kernel, const Orders& or
 
 }  // namespace
 
+void Engine::step_in_numpy(const Plan& plan, const py::object& optimizer, const py::object& state, Rebound& rebound,
+                           const py::list& pending) const {
+  std::vector<py::object> results;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const Entry& entry = entries_[i];
+    const size_t group = plan.group_of(i);
+    results.push_back(optimizer.attr("_step_in_numpy")(entry.key, entry.p, entry.g, state[entry.key], group,
+                                                       orders_.groups[group].scalars[0], orders_.scale, orders_.shrink,
+                                                       pending));
+  }
+  check_pending(pending);
+  for (size_t i = 0; i < entries_.size(); ++i)
+    if (plan.is_in(Plan::Part::floats, i)) rebound.set(entries_[i], results[i]);
+}
+
 template <class Lap>
 void Engine::step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale,
                   Lap lap) {
@@ -357,7 +376,8 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     work_on(traffic, [&] { found = plan.survey(orders_, threads); });
     if (!heed(caution, found)) return;
   }
-  const py::object pending = kernel_->workspace ? py::list() : py::object();
+  const bool in_numpy = kernel_ == &numpy_kernel;
+  const py::object pending = kernel_->workspace || in_numpy ? py::list() : py::object();
   const auto ratio = [&](size_t i, double p_norm) {
     const std::array<double, max_scalars>& scalars = orders_.groups[plan.group_of(i)].scalars;
     py::tuple given(static_cast<size_t>(kernel_->scalars) - 1);
@@ -367,17 +387,21 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     return optimizer.attr("_ratio")(key, state[key], plan.workspace(i), p_norm, given, pending).cast<double>();
   };
   Rebound rebound(params);
-  if (plan.has_floats()) {
+  if (in_numpy) {
+    const py::object state = fresh.state ? fresh.state : py::object(state_[0]);
+    step_in_numpy(plan, optimizer, state, rebound, pending);
+  } else if (plan.has_floats()) {
     advance(plan, Plan::Part::floats, *kernel_, orders_, 1, entries_.size(), ratio, pending);
     for (size_t i = 0; i < entries_.size(); ++i)
       if (plan.is_in(Plan::Part::floats, i))
         rebound.set(entries_[i], float_like(entries_[i].p_view.kind, plan.float_result(i)));
   }
   lap("floats");
-  if (plan.has_arrays()) advance(plan, Plan::Part::arrays, *kernel_, orders_, threads, entries_.size(), ratio, pending);
+  if (plan.has_arrays() && !in_numpy)
+    advance(plan, Plan::Part::arrays, *kernel_, orders_, threads, entries_.size(), ratio, pending);
   // From the first write on no Python code has run, which could raise, and none runs until all is done.
   copy_pending(pending);
-  if (plan.has_floats()) plan.store_float_state();
+  if (plan.has_floats() && !in_numpy) plan.store_float_state();
   fresh.made = false;
   if (fresh.state) state_[0] = std::exchange(fresh.state, {});
   if (caution.survey()) last_grad_norm_ = found.norm;

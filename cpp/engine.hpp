@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "entries.hpp"
 #include "plan.hpp"
 #include "team.hpp"
 
@@ -33,6 +34,9 @@ class Engine {
   //   _ratio(name, state, u, p_norm, scalars, pending)
   //                        the ratio of a rule whose second half needs Python; `pending` is a list of pairs of arrays
   //                        (kept, new) to which it adds: the new one is copied into the kept one when the step is taken
+  //   _step_in_numpy(name, p, g, state, group, lr, scale, shrink, pending)
+  //                        the whole step of a parameter, by a rule of the user's: all that it changes is `pending`,
+  //                        and a float's new value is returned
   void update(const py::object& optimizer, const py::object& params, const py::object& grads,
               const py::object& grad_scale);
 
@@ -93,6 +97,8 @@ class Engine {
   // The state of all parameters with that which it has made; no object where there was none to be made.
   py::object make_plan(Plan& plan, const py::object& optimizer, const py::object& params) const;
   bool heed(const Caution& caution, const Plan::Survey& found);
+  void step_in_numpy(const Plan& plan, const py::object& optimizer, const py::object& state, Rebound& rebound,
+                     const py::list& pending) const;
 
   const Kernel* kernel_ = nullptr;
   py::tuple slots_;

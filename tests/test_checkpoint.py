@@ -656,18 +656,28 @@ def test_schedules_of_the_users_are_refused_before_the_old_file_is_replaced(lr, 
         schuss.SGD(groups={"a": {"lr": lr}}).save(tmp_path / "file")
 
 
-def test_classes_of_the_users_are_refused(tmp_path):
+def test_classes_of_the_users(tmp_path):
+    """Are read where they are given; one that is named like ours would be read as ours."""
     opt, params = Subclass(lr=0.5), {"p": np.ones(3)}
     opt.update(params, {"p": np.ones(3)})
-    with pytest.raises(ValueError, match="Subclass is a class of your own, which a file cannot bring back"):
-        opt.save(tmp_path / "file")
+    opt.save(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"of a class 'Subclass', .* one of your own goes to load\(path, classes="):
+        schuss.load(tmp_path / "file")
     again = Subclass()
     again.load_state_dict(opt.state_dict())
-    assert repr(again) == repr(opt)
-    assert_same_optimizers(again, opt)
-    assert_same_optimizers(pickle.loads(pickle.dumps(opt)), opt)
-    with pytest.raises(ValueError, match="of a class 'Subclass', which this version of schuss does not have"):
+    for each in (
+        again,
+        schuss.load(tmp_path / "file", [schuss.Adam, Subclass]).optimizer,
+        pickle.loads(pickle.dumps(opt)),
+    ):
+        assert type(each) is Subclass
+        assert repr(each) == repr(opt)
+        assert_same_optimizers(each, opt)
+    with pytest.raises(ValueError, match="of a class 'Subclass'"):
         schuss.Adam().load_state_dict(opt.state_dict())
+    with pytest.raises(ValueError, match="your class Adam is named like one of ours"):
+        type("Adam", (schuss.Adam,), {})().save(tmp_path / "file")
+    assert schuss.load(tmp_path / "file", [Subclass]).optimizer.t == 1
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 0.5])

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .checks import POSITIVE, SHARE, flag, number, shown
+from .reference import follow, prepared
 from .schedules import rate_at
 
 if TYPE_CHECKING:
@@ -137,6 +138,11 @@ class Optimizer:
 
     Notes
     -----
+    A rule of your own is a subclass with a method ``step(self, p, g, lr, **state)`` that changes ``p`` and its state
+    in NumPy, as those of :mod:`schuss.reference` do. It names its arrays in ``slots`` (those that begin as a copy of
+    the parameter in ``copies``, too); ``self.t`` is the step that it takes. All that is said here holds for it; it is
+    as fast as NumPy is, and a step that raises has changed nothing.
+
     The order within a step: the gradient is multiplied by ``grad_scale``; ``on_nonfinite`` looks at it; ``clip_norm``;
     ``clip_value``; ``maximize`` turns its sign; ``weight_decay`` is added; the rule; ``ema``. None of this writes into
     the gradients. It is PyTorch's order where PyTorch has one.
@@ -149,6 +155,18 @@ class Optimizer:
     >>> opt.update(params, {"weight": np.array([3.0, 0.0]), "bias": np.array([4.0])})
     >>> params["weight"].round(4), params["bias"].round(4), round(opt.last_grad_norm, 4)
     (array([0.939, 0.999]), array([0.92]), 5.0)
+    >>> class SignMomentum(schuss.Optimizer):
+    ...     slots = ("v",)
+    ...     def __init__(self, lr=0.01, momentum=0.9, **options):
+    ...         super().__init__(lr, **options)
+    ...         self.momentum = momentum
+    ...     def step(self, p, g, lr, v):
+    ...         v *= self.momentum
+    ...         v += g
+    ...         p -= lr * np.sign(v)
+    >>> SignMomentum(lr=0.5, clip_norm=1.0).update(params, {"weight": np.array([3.0, -1.0]), "bias": np.zeros(1)})
+    >>> params["weight"].round(4), params["bias"].round(4)
+    (array([0.439, 1.499]), array([0.92]))
     """
 
     # Each rule: its state arrays, and its hyperparameters' ranges.
@@ -161,6 +179,13 @@ class Optimizer:
     _alternatives: ClassVar[tuple[str, ...]] = ()
     _deciding: ClassVar[tuple[str, ...]] = ("ema",)
     _remembering: ClassVar[tuple[str, ...]] = ()
+
+    # Of a rule of the user's, whose step is in NumPy: state that begins as a copy of the parameter, and whether weight
+    # decay is its own.
+    copies: ClassVar[tuple[str, ...]] = ()
+    decoupled: ClassVar[bool] = False
+    _in_numpy: ClassVar[bool] = False
+    _now: int | None = None  # the step that is being taken, where a rule's step() asks
 
     # Of a rule, and of classes of the user that inherit from it: that whose name is the kernel's, and its arguments.
     _rule: ClassVar[type[Optimizer]]
@@ -207,7 +232,8 @@ class Optimizer:
         own = signature(cls.__init__)
         arguments = [a for a in list(own.parameters.values())[1:] if a.kind is not Parameter.VAR_KEYWORD]
         names = [argument.name for argument in arguments]
-        rule = not cls._open and not cls.__name__.startswith("_")
+        in_numpy = cls._open and not hasattr(cls, "_rule") and callable(getattr(cls, "step", None))
+        rule = in_numpy or (not cls._open and not cls.__name__.startswith("_"))
         if len(names) < len(own.parameters) - 1:  # its ** takes what it passes on
             more = {} if rule else {name: each.default for name, each in signature(cls.__mro__[1]).parameters.items()}
             for option in _OPTIONS:
@@ -218,7 +244,7 @@ class Optimizer:
         cls._accepted = tuple(argument.name for argument in arguments)
         cls.__signature__ = own.replace(parameters=arguments)
         if rule:
-            cls._rule, cls._arguments = cls, cls._accepted
+            cls._rule, cls._arguments, cls._in_numpy = cls, cls._accepted, in_numpy
         if "__init__" not in vars(cls):
             return
         make = cls.__init__
@@ -233,7 +259,10 @@ class Optimizer:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
         if not hasattr(cls, "_rule"):
-            raise TypeError(f"{cls.__name__} is what all optimizers share; use one of them, as schuss.Adam")
+            raise TypeError(
+                f"{cls.__name__} is what all optimizers share; use one of them, as schuss.Adam, or give yours a method "
+                "step(self, p, g, lr, **state)"
+            )
         for name in kwargs:
             if name not in cls._accepted:
                 raise TypeError(cls._unknown(name))
@@ -288,7 +317,7 @@ class Optimizer:
         if name in self._deciding and engine.made:
             twin = self._twin()
             object.__setattr__(twin, name, value)
-            if twin._structure() != self._structure():
+            if twin._structure() != self._structure() or (self.ema is None) != (twin.ema is None):
                 old = getattr(self, name, None)
                 raise ValueError(
                     f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now; "
@@ -338,6 +367,8 @@ class Optimizer:
                 raise TypeError(f"groups must be a dict of pattern -> dict of arguments, got {shown(value)}")
             frozen = {str(pattern): MappingProxyType(dict(given)) for pattern, given in value.items()}
             return MappingProxyType(frozen)
+        if self._in_numpy and name in self._arguments:
+            return value
         raise AttributeError(f"cannot set {name!r}: {type(self)._unknown(name)}")
 
     def __repr__(self) -> str:
@@ -353,19 +384,22 @@ class Optimizer:
     # What the state consists of: the kernel's name, the slots, and whether the last one is the average.
 
     def _kernel(self) -> str:
-        return self._rule.__name__
+        return "NumPy" if self._in_numpy else self._rule.__name__
 
     def _slots(self) -> tuple[str, ...]:
         return self.slots
 
     def _structure(self) -> tuple[str, tuple[str, ...], bool]:
+        if self._in_numpy:  # which keeps all its state by itself
+            return self._kernel(), (), False
         averaged = self.ema is not None
         return self._kernel(), self._slots() + (("ema",) if averaged else ()), averaged
 
     def _is_plain(self) -> bool:
         """Whether a step needs nothing but the rule's scalars."""
         return not (
-            (self.weight_decay and not self._decoupled)
+            self._in_numpy
+            or (self.weight_decay and not self._decoupled)
             or self.maximize
             or self.clip_value is not None
             or self.clip_norm is not None
@@ -383,6 +417,10 @@ class Optimizer:
                 object.__setattr__(twin, name, getattr(self, name, None))
         for name in self._remembering:
             object.__setattr__(twin, name, getattr(self, name))
+        if self._open:
+            for name, value in vars(self).items():
+                if name not in twin._arguments and not name.startswith("_"):
+                    object.__setattr__(twin, name, value)
         return twin
 
     def _grouped(self, given: Mapping[str, Mapping[str, Any]], before: _Grouping | None) -> _Grouping:
@@ -425,7 +463,7 @@ class Optimizer:
     @property
     def t(self) -> int:
         """How many updates have been made."""
-        return self._engine.t
+        return self._engine.t if self._now is None else self._now
 
     @property
     def current_lr(self) -> float:
@@ -628,19 +666,19 @@ class Optimizer:
         return rate_at(self.lr, t)
 
     def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
-        """The members of the rule in cpp/rules.hpp at step t, in their order."""
-        raise NotImplementedError
+        """The members of the rule in cpp/rules.hpp at step t, in their order; the rate of one that is in NumPy."""
+        return (lr,)
 
     def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         """The state of a parameter before its first update."""
-        state = {slot: zeros_like(p) for slot in self._slots()}
+        state = self.new_state(p)
         if self.ema is not None:
             state["ema"] = copy_of(p)
         return state
 
     def _like(self, state: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
         """An array of the shape and dtype of the parameter that a state is of; None where there is none."""
-        return next((state[slot] for slot in self._structure()[1] if slot in state), None)
+        return next((state[slot] for slot in (*self._slots(), "ema") if slot in state), None)
 
     def _workspace(self, name: Any, p: Any) -> NDArray[Any]:
         """What the first half of a rule whose second half needs Python hands over; it is no state."""
@@ -660,6 +698,37 @@ class Optimizer:
             self.flush_subnormals,
             groups,
         )
+
+    def new_state(self, p: Any) -> dict[str, NDArray[Any]]:
+        """Return the state of a parameter before its first step; a rule of your own may keep other arrays."""
+        return {slot: copy_of(p) if slot in self.copies else zeros_like(p) for slot in self._slots()}
+
+    def _step_in_numpy(
+        self,
+        name: Any,
+        p: Any,
+        g: Any,
+        state: Mapping[str, NDArray[Any]],
+        group: int,
+        lr: float,
+        scale: float,
+        shrink: float,
+        pending: list[tuple[NDArray[Any], NDArray[Any]]],
+    ) -> Any:
+        """Take the step of one parameter on copies, which ``pending`` takes; return the new value of a float."""
+        rule = (self, *self._members())[group]._twin()
+        object.__setattr__(rule, "_now", self._engine.t + 1)
+        new_p, new = np.array(p), {slot: np.array(array) for slot, array in state.items()}
+        g = np.array(g) if scale == 1 else np.asarray(g * scale)
+        own = {slot: array for slot, array in new.items() if slot != "ema"}
+        rule.step(new_p, prepared(rule, new_p, g, shrink), lr, **own)  # type: ignore[attr-defined]
+        if self.ema is not None:
+            follow(new["ema"], new_p, self.ema)
+        pending.extend((state[slot], array) for slot, array in new.items())
+        if not isinstance(p, np.ndarray):
+            return type(p)(new_p)
+        pending.append((p, new_p))
+        return None
 
     def _make_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         """The state of a parameter that has not been met: as its group has it."""

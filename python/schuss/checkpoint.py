@@ -170,7 +170,10 @@ def made_from(
         )
     name = saved["class"]
     if not isinstance(name, str) or name not in (*OPTIMIZERS, cls and cls.__name__):
-        raise ValueError(f"the state is of a class {shown(name)}, which this version of schuss does not have")
+        raise ValueError(
+            f"the state is of a class {shown(name)}, which this version of schuss does not have; "
+            "one of your own goes to load(path, classes=[...])"
+        )
     if cls is not None and cls.__name__ != name:
         raise ValueError(f"the state is of {name}, this optimizer is {cls.__name__}")
     cls = cls or OPTIMIZERS[name]
@@ -248,17 +251,17 @@ def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> No
 
 
 def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
-    if OPTIMIZERS.get(type(opt).__name__) is not type(opt):
+    name = type(opt).__name__
+    if OPTIMIZERS.get(name, type(opt)) is not type(opt):
         raise ValueError(
-            f"{type(opt).__name__} is a class of your own, which a file cannot bring back; keep state_dict(), for "
-            "load_state_dict() of the same class, and what your class has added"
+            f"your class {name} is named like one of ours, which is what would be read; give it another name"
         )
     saved = _without_arrays(opt)
     if any("function" in text for text in _kinds(saved["arguments"])):
         raise ValueError(
             "lr is a function, which a checkpoint cannot hold; use a schedule of schuss.schedules, or keep state_dict()"
         )
-    made_from({**saved, "state": {}})  # what could not be read must not take the place of what can
+    made_from({**saved, "state": {}}, type(opt))  # what could not be read must not take the place of what can
     arrays: dict[str, NDArray[Any]] = {}
     state = [
         [_saved_name(name), {slot: _put(arrays, f"state/{i}/{slot}", array) for slot, array in slots.items()}]
@@ -362,12 +365,14 @@ def _sync(path: str) -> None:
         os.close(handle)
 
 
-def load(path: str | os.PathLike[str]) -> Checkpoint:
+def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) -> Checkpoint:
     """Read what :meth:`schuss.Optimizer.save` has written.
 
     Parameters
     ----------
     path : path of the file
+    classes : sequence of types, optional
+        Classes of your own, of one of which the saved optimizer may be; what they have added to it is not in the file.
 
     Returns
     -------
@@ -408,7 +413,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise ValueError(f"{os.fspath(path)} is not a whole checkpoint of schuss: {error}") from error
     try:
         found = {name: {slot: arrays[key] for slot, key in slots.items()} for name, slots in state}
-        opt = made_from({**document, "state": found})
+        mine = next((each for each in classes if each.__name__ == document.get("class")), None)
+        opt = made_from({**document, "state": found}, mine)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
     if params is None:

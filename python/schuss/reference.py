@@ -91,18 +91,9 @@ class Optimizer:
             if name not in self.state:
                 self.state[name] = group.new_state(p)
             slots = {slot: array for slot, array in self.state[name].items() if slot != "ema"}
-            if shrink != 1:
-                g = g * shrink
-            if group.clip_value is not None:
-                g = np.clip(g, -group.clip_value, group.clip_value)
-            if group.maximize:
-                g = -g
-            if group.weight_decay and not group.decoupled:
-                g = g + group.weight_decay * p
-            group.step(p, g, group.rate(self.t), **slots)
+            group.step(p, prepared(group, p, g, shrink), group.rate(self.t), **slots)
             if self.ema is not None:
-                self.state[name]["ema"] *= self.ema
-                self.state[name]["ema"] += (1 - self.ema) * p
+                follow(self.state[name]["ema"], p, self.ema)
             if p is not given:
                 params[name] = type(given)(p)  # a Python float cannot change in place: its entry is rebound
 
@@ -123,6 +114,23 @@ class Optimizer:
         """The state of a parameter before its first step."""
         state = {slot: np.copy(p) if slot in self.copies else np.zeros_like(p) for slot in self.slots}
         return state if self.ema is None else {**state, "ema": np.copy(p)}
+
+
+def prepared(opt: Any, p: Any, g: Any, shrink: float) -> Any:
+    """What the gradient goes through before the rule."""
+    if shrink != 1:
+        g = g * shrink
+    if opt.clip_value is not None:
+        g = np.clip(g, -opt.clip_value, opt.clip_value)
+    if opt.maximize:
+        g = -g
+    return g + opt.weight_decay * p if opt.weight_decay and not opt.decoupled else g
+
+
+def follow(average: Any, p: Any, ema: float) -> None:
+    """Let the running average of a parameter go after it."""
+    average *= ema
+    average += (1 - ema) * p
 
 
 def norm(*arrays: Any) -> float:
