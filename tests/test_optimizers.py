@@ -235,7 +235,20 @@ class NoArguments(schuss.RMSprop):
         self.note = "mine"
 
 
+class Mixin:
+    """Comes first, and knows nothing of optimizers."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+
+
+class Mixed(Mixin, schuss.Adam):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+
+
 SUBCLASSES = {
+    "mixed": (lambda: Mixed(lr=0.5, beta1=0.5), lambda: schuss.Adam(lr=0.5, beta1=0.5)),
     "plain": (lambda: Plain(lr=0.5, eps=1e-3, clip_norm=1.0), lambda: schuss.Adam(lr=0.5, eps=1e-3, clip_norm=1.0)),
     "other defaults": (
         lambda: OtherDefaults(beta2=0.9, groups={"b": {"beta1": 0.1}}),

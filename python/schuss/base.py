@@ -235,7 +235,8 @@ class Optimizer:
         in_numpy = cls._open and not hasattr(cls, "_rule") and callable(getattr(cls, "step", None))
         rule = in_numpy or (not cls._open and not cls.__name__.startswith("_"))
         if len(names) < len(own.parameters) - 1:  # its ** takes what it passes on
-            more = {} if rule else {name: each.default for name, each in signature(cls.__mro__[1]).parameters.items()}
+            before = next(each for each in cls.__mro__[1:] if issubclass(each, Optimizer))
+            more = {} if rule else {name: each.default for name, each in signature(before).parameters.items()}
             for option in _OPTIONS:
                 more.setdefault(option, None if option == "groups" else getattr(Optimizer, option))
             for name, default in more.items():
