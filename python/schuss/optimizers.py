@@ -24,12 +24,18 @@ Scalars = tuple[float, ...]
 
 
 class SGD(Optimizer):
-    r"""Stochastic gradient descent: :math:`p \leftarrow p - \mathrm{lr}\, g`.
+    """Stochastic gradient descent: a step against the gradient.
+
+    ::
+
+        p -= lr g
 
     Parameters
     ----------
     lr : float or callable, default 0.01
         Learning rate, in units of parameter per gradient; or a function of the step.
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -61,19 +67,23 @@ class SGD(Optimizer):
 
 
 class Momentum(Optimizer):
-    r"""Gradient descent with momentum: the parameter rolls like a heavy ball.
+    """Gradient descent with momentum: the parameter rolls like a heavy ball.
 
-    .. math:: v \leftarrow \mu v - \mathrm{lr}\,(1 - d)\, g \qquad p \leftarrow p + v
+    ::
+
+        v = mu v - lr (1 - dampening) g        p += v
 
     Parameters
     ----------
     lr : float or callable, default 0.01
         Learning rate, or a function of the step.
     momentum : float in [0, 1), default 0.9
-        :math:`\mu`, the share of the velocity that is left after a step.
+        ``mu``, the share of the velocity that is left after a step.
     dampening : float in [0, 1], default 0
-        :math:`d`. With ``dampening=momentum`` the velocity is a running average of the steps, as in
-        Andrew Ng's course.
+        The share of the gradient that is left out. With ``dampening=momentum`` the velocity is a running average of
+        the steps, as in Andrew Ng's course.
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -83,7 +93,7 @@ class Momentum(Optimizer):
     Notes
     -----
     State: ``v``, the velocity, which holds the learning rate (as in Keras). PyTorch and Optax keep
-    :math:`b = \mu b + g` and step by :math:`-\mathrm{lr}\,b`: the same path while ``lr`` is constant.
+    ``b = mu b + g`` and step by ``-lr b``: the same path while ``lr`` is constant.
     After a change of ``lr`` theirs applies at once to all of the velocity, ours to what is added from
     then on. PyTorch does not dampen its first step.
 
@@ -125,16 +135,22 @@ class Momentum(Optimizer):
 
 
 class Nesterov(Optimizer):
-    r"""Momentum that looks ahead: the gradient counts as if taken where the velocity leads.
+    """Momentum that looks ahead: the gradient counts as if taken where the velocity leads.
 
-    .. math:: v \leftarrow \mu v - \mathrm{lr}\, g \qquad p \leftarrow p + \mu v - \mathrm{lr}\, g
+    ::
+
+        v = mu v - lr g        p += mu v - lr g
+
+    In the second equation ``v`` is the new velocity.
 
     Parameters
     ----------
     lr : float or callable, default 0.01
         Learning rate, or a function of the step.
     momentum : float in [0, 1), default 0.9
-        :math:`\mu`, the share of the velocity that is left after a step.
+        ``mu``, the share of the velocity that is left after a step.
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -143,9 +159,9 @@ class Nesterov(Optimizer):
 
     Notes
     -----
-    State: ``v``, the velocity. In :math:`p \leftarrow p + \mu v - \mathrm{lr}\, g` it is the new one. The
-    parameter that is kept is the point looked ahead to, as in Keras, in ``torch.optim.SGD(nesterov=True)``
-    and in ``optax.sgd(nesterov=True)``; on a change of ``lr`` see :class:`Momentum`.
+    State: ``v``, the velocity. The parameter that is kept is the point looked ahead to, as in Keras, in
+    ``torch.optim.SGD(nesterov=True)`` and in ``optax.sgd(nesterov=True)``; on a change of ``lr`` see
+    :class:`Momentum`.
 
     References
     ----------
@@ -175,9 +191,12 @@ class Nesterov(Optimizer):
 
 
 class AdaGrad(Optimizer):
-    r"""A step per element that shrinks with the squared gradients it has seen.
+    """A step per element that shrinks with the squared gradients it has seen.
 
-    .. math:: h \leftarrow h + g^2 \qquad p \leftarrow p - \mathrm{lr}\, g / (\sqrt h + \epsilon)
+    ::
+
+        h += g g
+        p -= lr_t g / (sqrt(h) + eps),    lr_t = lr / (1 + (t - 1) lr_decay)
 
     Parameters
     ----------
@@ -189,6 +208,8 @@ class AdaGrad(Optimizer):
         What the sum of squares starts at.
     lr_decay : float, default 0
         The learning rate of step t is ``lr / (1 + (t - 1) * lr_decay)``, as in PyTorch.
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -246,23 +267,32 @@ class AdaGrad(Optimizer):
 
 
 class RMSprop(Optimizer):
-    r"""AdaGrad that forgets: the squared gradients are averaged over the recent past.
+    """AdaGrad that forgets: the squared gradients are averaged over the recent past.
 
-    .. math::
-        h \leftarrow \rho h + (1 - \rho)\, g^2 \qquad p \leftarrow p - \mathrm{lr}\, g / (\sqrt h + \epsilon)
+    ::
+
+        h = rho h + (1 - rho) g g
+        p -= lr g / (sqrt(h) + eps)
+
+    With ``centered``, and with ``momentum`` mu::
+
+        a = rho a + (1 - rho) g,  and  sqrt(h - a a)  in place of  sqrt(h)
+        v = mu v - lr g / (sqrt(h) + eps)        p += v
 
     Parameters
     ----------
     lr : float or callable, default 0.01
         Learning rate, or a function of the step.
     decay_rate : float in [0, 1), default 0.99
-        :math:`\rho`; the average reaches back over about ``1 / (1 - decay_rate)`` steps.
+        ``rho``; the average reaches back over about ``1 / (1 - decay_rate)`` steps.
     eps : float, default 1e-7
         Added to the root, in units of the gradient.
     centered : bool, default False
-        Divide by the root of the variance :math:`h - a^2`, where :math:`a` is the running average of the gradient.
+        Divide by the root of the variance ``h - a a``, where ``a`` is the running average of the gradient.
     momentum : float in [0, 1), default 0
-        :math:`\mu` of :math:`v \leftarrow \mu v - \mathrm{lr}\, g / (\ldots),\ p \leftarrow p + v`.
+        ``mu``, the share of the velocity that is left after a step.
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -329,12 +359,12 @@ class RMSprop(Optimizer):
 
 
 class Adam(Optimizer):
-    r"""Momentum and a step per element, both from running averages corrected for their start at zero.
+    """Momentum and a step per element, both from running averages corrected for their start at zero.
 
-    .. math::
-        m &\leftarrow m + (1 - \beta_1)(g - m) \qquad v \leftarrow v + (1 - \beta_2)(g^2 - v) \\
-        p &\leftarrow p - \mathrm{lr}_t\, m / (\sqrt v + \hat\epsilon), \qquad
-        \mathrm{lr}_t = \mathrm{lr}\, \sqrt{1 - \beta_2^t} / (1 - \beta_1^t)
+    ::
+
+        m += (1 - beta1) (g - m)        v += (1 - beta2) (g g - v)
+        p -= lr_t m / (sqrt(v) + eps_hat),    lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t)
 
     Parameters
     ----------
@@ -343,11 +373,13 @@ class Adam(Optimizer):
     beta1, beta2 : float in [0, 1), default 0.9 and 0.999
         What a step leaves of the averages of the gradient and of its square.
     eps_hat : float, default 1e-7
-        :math:`\hat\epsilon`, added to :math:`\sqrt v`: the textbook's class, and Keras's.
+        Added to ``sqrt(v)``, in units of the gradient: the textbook's class, and Keras's.
     eps : float, optional
-        Given instead of ``eps_hat``: added to :math:`\sqrt{\hat v}`, the root after the correction, as in
+        Given instead of ``eps_hat``: added to the root after the correction of ``v``, as in
         Algorithm 1 of the paper, PyTorch and Optax (1e-8 there) and "Dive into Deep Learning" (1e-6).
-        The step is the same with :math:`\hat\epsilon = \epsilon \sqrt{1 - \beta_2^t}`.
+        The step is the same with ``eps_hat = eps sqrt(1 - beta2^t)``.
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -427,12 +459,13 @@ class Adam(Optimizer):
 
 
 class AdamW(Optimizer):
-    r"""Adam with weight decay that the gradient's averages do not see.
+    """Adam with weight decay that the gradient's averages do not see.
 
-    .. math:: p \leftarrow (1 - \mathrm{lr}\,\lambda)\, p - \mathrm{lr}_t\, m / (\sqrt v + \hat\epsilon)
+    ::
 
-    with :math:`m`, :math:`v`, :math:`\mathrm{lr}_t` of :class:`Adam` and
-    :math:`\hat\epsilon = \epsilon\sqrt{1 - \beta_2^t}`.
+        m += (1 - beta1) (g - m)        v += (1 - beta2) (g g - v)
+        p = (1 - lr weight_decay) p - lr_t m / (sqrt(v) + eps_hat)
+        lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t),    eps_hat = eps sqrt(1 - beta2^t)
 
     Parameters
     ----------
@@ -441,9 +474,11 @@ class AdamW(Optimizer):
     beta1, beta2 : float in [0, 1), default 0.9 and 0.999
         What a step leaves of the averages of the gradient and of its square.
     eps : float, default 1e-8
-        :math:`\epsilon`, added to the root after the bias correction.
+        Added to the root after the bias correction.
     weight_decay : float, default 0.01
-        :math:`\lambda`; the share of a parameter that is lost in a step is ``lr * weight_decay``.
+        Decoupled from the gradient: the share of a parameter that is lost in a step is ``lr * weight_decay``.
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -498,11 +533,14 @@ class AdamW(Optimizer):
 
 
 class AMSGrad(Optimizer):
-    r"""Adam whose step per element never grows again: it divides by the largest average so far.
+    """Adam whose step per element never grows again: it divides by the largest average so far.
 
-    .. math:: h \leftarrow \max(h, v) \qquad p \leftarrow p - \mathrm{lr}\, m / (\sqrt h + \epsilon)
+    ::
 
-    with :math:`m` and :math:`v` of :class:`Adam`.
+        m += (1 - beta1) (g - m)        v += (1 - beta2) (g g - v)
+        h = max(h, v)                   p -= lr m / (sqrt(h) + eps)
+
+    With ``bias_correction`` lr and eps are the lr_t and the eps_hat of :class:`AdamW`.
 
     Parameters
     ----------
@@ -511,9 +549,11 @@ class AMSGrad(Optimizer):
     beta1, beta2 : float in [0, 1), default 0.9 and 0.999
         What a step leaves of the averages of the gradient and of its square.
     eps : float, default 1e-8
-        :math:`\epsilon`, added to the root.
+        Added to the root, in units of the gradient.
     bias_correction : bool, default False
         Correct ``m`` and ``h`` for their start at zero, as :class:`Adam` does. The paper does not; PyTorch does.
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -574,11 +614,12 @@ class AMSGrad(Optimizer):
 
 
 class Adamax(Optimizer):
-    r"""Adam by the infinity norm: it divides by the largest recent gradient.
+    """Adam by the infinity norm: it divides by the largest recent gradient.
 
-    .. math::
-        m \leftarrow m + (1 - \beta_1)(g - m) \qquad u \leftarrow \max(\beta_2 u, |g| + \epsilon) \qquad
-        p \leftarrow p - \frac{\mathrm{lr}}{1 - \beta_1^t}\, \frac m u
+    ::
+
+        m += (1 - beta1) (g - m)        u = max(beta2 u, |g| + eps)
+        p -= lr_t m / u,    lr_t = lr / (1 - beta1^t)
 
     Parameters
     ----------
@@ -587,7 +628,9 @@ class Adamax(Optimizer):
     beta1, beta2 : float in [0, 1), default 0.9 and 0.999
         What a step leaves of the average of the gradient and of the largest one.
     eps : float, default 1e-8
-        :math:`\epsilon`, in units of the gradient, so that one of zero divides by no zero. The paper has none.
+        In units of the gradient, so that one of zero divides by no zero. The paper has none.
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -637,14 +680,15 @@ class Adamax(Optimizer):
 
 
 class NAdam(Optimizer):
-    r"""Adam with Nesterov's momentum, whose share rises over the steps.
+    """Adam with Nesterov's momentum, whose share rises over the steps.
 
-    .. math::
-        p \leftarrow p - \mathrm{lr}\,\Bigl(\frac{1 - \mu_t}{1 - \prod_{i \le t} \mu_i}\, g +
-        \frac{\mu_{t+1}}{1 - \prod_{i \le t+1} \mu_i}\, m\Bigr) / (\sqrt{\hat v} + \epsilon), \qquad
-        \mu_t = \beta_1 (1 - 0.96^{t \psi} / 2)
+    ::
 
-    with :math:`m` and :math:`v` of :class:`Adam`.
+        m += (1 - beta1) (g - m)        v += (1 - beta2) (g g - v)
+        p -= (lr_g g + lr_m m) / (sqrt(v) + eps_hat)
+        lr_g = lr sqrt(1 - beta2^t) (1 - mu_t) / (1 - mu_1 mu_2 ... mu_t)
+        lr_m = lr sqrt(1 - beta2^t) mu_(t+1) / (1 - mu_1 mu_2 ... mu_(t+1))
+        mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2),    eps_hat = eps sqrt(1 - beta2^t)
 
     Parameters
     ----------
@@ -653,9 +697,11 @@ class NAdam(Optimizer):
     beta1, beta2 : float in [0, 1), default 0.9 and 0.999
         What a step leaves of the averages of the gradient and of its square.
     eps : float, default 1e-8
-        :math:`\epsilon`, added to the root after the bias correction.
+        Added to the root after the bias correction.
     momentum_decay : float, default 0.004
-        :math:`\psi`: how fast :math:`\mu_t` rises from half of :math:`\beta_1` to all of it.
+        How fast ``mu_t`` rises from half of ``beta1`` to all of it.
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -664,7 +710,7 @@ class NAdam(Optimizer):
 
     Notes
     -----
-    State: ``m`` and ``v``. The same as ``torch.optim.NAdam``. Optax's nadam has a constant :math:`\mu`.
+    State: ``m`` and ``v``. The same as ``torch.optim.NAdam``. Optax's nadam has a constant ``mu``.
 
     References
     ----------
@@ -738,14 +784,18 @@ class NAdam(Optimizer):
 
 
 class RAdam(Optimizer):
-    r"""Adam that steps by momentum alone until the average of squares is known well enough.
+    """Adam that steps by momentum alone until the average of squares is known well enough.
 
-    .. math::
-        \rho_\infty = \frac{2}{1 - \beta_2} - 1, \qquad \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}
+    ::
 
-    If :math:`\rho_t > 5`, :math:`p \leftarrow p - \mathrm{lr}\, r_t\, \hat m\, \sqrt{1 - \beta_2^t} /
-    (\sqrt v + \epsilon)` with :math:`r_t^2 = \frac{(\rho_t - 4)(\rho_t - 2)\rho_\infty}{(\rho_\infty - 4)
-    (\rho_\infty - 2)\rho_t}`; otherwise :math:`p \leftarrow p - \mathrm{lr}\, \hat m`.
+        m += (1 - beta1) (g - m)        v += (1 - beta2) (g g - v)
+        p -= lr_t r sqrt(1 - beta2^t) m / (sqrt(v) + eps)    if rho > 5
+        p -= lr_t m                                          otherwise
+        lr_t = lr / (1 - beta1^t)
+        end = 2 / (1 - beta2) - 1,    rho = end - 2 t beta2^t / (1 - beta2^t)
+        r = sqrt((rho - 4) (rho - 2) end / ((end - 4) (end - 2) rho))
+
+    ``rho`` is how many gradients the average of squares is worth, ``end`` what that rises to.
 
     Parameters
     ----------
@@ -754,7 +804,9 @@ class RAdam(Optimizer):
     beta1, beta2 : float in [0, 1), default 0.9 and 0.999
         What a step leaves of the averages of the gradient and of its square.
     eps : float, default 1e-8
-        :math:`\epsilon`, added to :math:`\sqrt v` before the bias correction, as in PyTorch.
+        Added to ``sqrt(v)`` before the bias correction, as in PyTorch.
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -764,7 +816,7 @@ class RAdam(Optimizer):
     Notes
     -----
     State: ``m`` and ``v``. The same as ``torch.optim.RAdam``. ``optax.radam`` adds epsilon after the correction,
-    and includes :math:`\rho_t = 5`.
+    and includes ``rho = 5``.
 
     References
     ----------
@@ -811,21 +863,23 @@ class RAdam(Optimizer):
 
 
 class AdaDelta(Optimizer):
-    r"""Steps in the parameter's own unit: the average size of past steps over that of the gradients.
+    """Steps in the parameter's own unit: the average size of past steps over that of the gradients.
 
-    .. math::
-        h \leftarrow \rho h + (1 - \rho)\, g^2 \qquad
-        u = \frac{\sqrt{d + \epsilon}}{\sqrt{h + \epsilon}}\, g \qquad
-        d \leftarrow \rho d + (1 - \rho)\, u^2 \qquad p \leftarrow p - \mathrm{lr}\, u
+    ::
+
+        h = rho h + (1 - rho) g g        u = (sqrt(d + eps) / sqrt(h + eps)) g
+        d = rho d + (1 - rho) u u        p -= lr u
 
     Parameters
     ----------
     lr : float or callable, default 1.0
         A factor; the paper has none.
     decay_rate : float in [0, 1), default 0.9
-        :math:`\rho`.
+        ``rho``: what a step leaves of both averages.
     eps : float, default 1e-6
-        :math:`\epsilon`, in units of a squared gradient and of a squared step; it also starts the motion.
+        In units of a squared gradient and of a squared step; it also starts the motion.
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -873,11 +927,12 @@ class AdaDelta(Optimizer):
 
 
 class Lion(Optimizer):
-    r"""Every element moves by the same amount; only the sign is adapted.
+    """Every element moves by the same amount; only the sign is adapted.
 
-    .. math::
-        p \leftarrow (1 - \mathrm{lr}\,\lambda)\, p - \mathrm{lr}\, \mathrm{sign}(\beta_1 m + (1 - \beta_1)\, g) \qquad
-        m \leftarrow \beta_2 m + (1 - \beta_2)\, g
+    ::
+
+        p = (1 - lr weight_decay) p - lr sign(beta1 m + (1 - beta1) g)
+        m = beta2 m + (1 - beta2) g
 
     Parameters
     ----------
@@ -886,7 +941,9 @@ class Lion(Optimizer):
     beta1, beta2 : float in [0, 1), default 0.9 and 0.99
         The share of the average in the step's sign, and what a step leaves of the average.
     weight_decay : float, default 0
-        :math:`\lambda`, decoupled from the gradient; three to ten times what suits AdamW.
+        Decoupled from the gradient; three to ten times what suits AdamW.
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -935,13 +992,15 @@ class Lion(Optimizer):
 
 
 class LAMB(Optimizer):
-    r"""Adam whose step is as long as the parameter: large batches, layer by layer.
+    """Adam whose step is as long as the parameter: large batches, layer by layer.
 
-    .. math::
-        u = \hat m / (\sqrt{\hat v} + \epsilon) + \lambda p \qquad
-        p \leftarrow p - \mathrm{lr}\, \frac{\lVert p \rVert}{\lVert u \rVert}\, u
+    ::
 
-    with :math:`\hat m` and :math:`\hat v` of :class:`Adam`, and the norms over one array.
+        m += (1 - beta1) (g - m)        v += (1 - beta2) (g g - v)
+        u = c m / (sqrt(v) + eps_hat) + weight_decay p,    p -= lr (|p| / |u|) u
+        c = sqrt(1 - beta2^t) / (1 - beta1^t),    eps_hat = eps sqrt(1 - beta2^t)
+
+    ``|p|`` and ``|u|`` are norms over one array.
 
     Parameters
     ----------
@@ -950,9 +1009,11 @@ class LAMB(Optimizer):
     beta1, beta2 : float in [0, 1), default 0.9 and 0.999
         What a step leaves of the averages of the gradient and of its square.
     eps : float, default 1e-6
-        :math:`\epsilon`, added to the root after the bias correction.
+        Added to the root after the bias correction.
     weight_decay : float, default 0
-        :math:`\lambda`, a part of the direction, as in the paper.
+        A part of the direction, as in the paper.
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1008,24 +1069,27 @@ class LAMB(Optimizer):
 
 
 class LARS(Optimizer):
-    r"""Momentum whose step is a fixed share of the parameter's length, layer by layer.
+    """Momentum whose step is a fixed share of the parameter's length, layer by layer.
 
-    .. math::
-        v \leftarrow \mu v - \mathrm{lr}\, \frac{\eta \lVert p \rVert}{\lVert g \rVert + \lambda \lVert p \rVert}\,
-        (g + \lambda p) \qquad p \leftarrow p + v
+    ::
 
-    with the norms over one array.
+        v = mu v - lr ratio (g + weight_decay p)        p += v
+        ratio = trust |p| / (|g| + weight_decay |p|)
+
+    ``|p|`` and ``|g|`` are norms over one array.
 
     Parameters
     ----------
     lr : float or callable, default 1.0
         Learning rate.
     momentum : float in [0, 1), default 0.9
-        :math:`\mu`.
+        ``mu``, the share of the velocity that is left after a step.
     trust : float, default 0.001
-        :math:`\eta`, the trust coefficient.
+        The trust coefficient, ``eta`` in the paper.
     weight_decay : float, default 0
-        :math:`\lambda`.
+        Added to the gradient within the rule, and counted in the ratio.
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1035,7 +1099,7 @@ class LARS(Optimizer):
     Notes
     -----
     State: ``v``, which holds the learning rate. Where a norm is zero the ratio is 1. ``optax.lars`` divides by
-    :math:`\lVert g + \lambda p \rVert`, which is the same without weight decay; PyTorch has none.
+    ``|g + weight_decay p|``, which is the same without weight decay; PyTorch has none.
 
     References
     ----------
@@ -1075,14 +1139,17 @@ class LARS(Optimizer):
 
 
 class Adan(Optimizer):
-    r"""Adam that also averages how the gradient changes, as Nesterov's momentum would see it.
+    """Adam that also averages how the gradient changes, as Nesterov's momentum would see it.
 
-    .. math::
-        d &= g - g_\text{before} \qquad m \leftarrow m + (1 - \beta_1)(g - m) \qquad
-        v \leftarrow v + (1 - \beta_2)(d - v) \\
-        n &\leftarrow n + (1 - \beta_3)\bigl((g + \beta_2 d)^2 - n\bigr) \qquad
-        p \leftarrow \frac{1}{1 + \mathrm{lr}\,\lambda} \Bigl(p - \mathrm{lr}\,
-        \frac{\hat m + \beta_2 \hat v}{\sqrt{\hat n} + \epsilon}\Bigr)
+    ::
+
+        d = g - b                       m += (1 - beta1) (g - m)
+        v += (1 - beta2) (d - v)        n += (1 - beta3) ((g + beta2 d)^2 - n)
+        p = (p - (lr_m m + lr_v v) / (sqrt(n) + eps_hat)) / (1 + lr weight_decay),    b = g
+        lr_m = lr c / (1 - beta1^t),    lr_v = lr c beta2 / (1 - beta2^t)
+        c = sqrt(1 - beta3^t),    eps_hat = eps c
+
+    ``b`` is the gradient of the step before; at the optimizer's first step ``d`` is 0.
 
     Parameters
     ----------
@@ -1091,9 +1158,11 @@ class Adan(Optimizer):
     beta1, beta2, beta3 : float in [0, 1), default 0.98, 0.92 and 0.99
         What a step leaves of the averages; the paper's are ours from 1.
     eps : float, default 1e-8
-        :math:`\epsilon`, added to the root after the bias correction.
+        Added to the root after the bias correction.
     weight_decay : float, default 0
-        :math:`\lambda`, by a proximal step, as in the paper.
+        By a proximal step, as in the paper.
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1102,9 +1171,9 @@ class Adan(Optimizer):
 
     Notes
     -----
-    State: ``m``, ``v``, ``n`` and ``b``, the gradient before. At the optimizer's first step :math:`d = 0`.
-    ``optax.adan`` weights :math:`d` and :math:`\hat v` with :math:`1 - \beta_2`, where the paper's formula, in its
-    betas, and its authors' code have what is our :math:`\beta_2`. PyTorch has none.
+    State: ``m``, ``v``, ``n`` and ``b``, the gradient before. ``optax.adan`` weights ``d`` and ``v`` with
+    ``1 - beta2``, where the paper's formula, in its betas, and its authors' code have what is our ``beta2``. PyTorch
+    has none.
 
     References
     ----------
@@ -1158,14 +1227,42 @@ _FASTEST = 1e100  # whose squares can still be summed
 
 
 class Weights(NamedTuple):
-    """What the average of a schedule-free rule goes by: the sum of the weights of t steps, and their largest rate."""
+    """What the average of a schedule-free rule goes by: the sum of the weights of t steps, and their largest rate.
+
+    Parameters
+    ----------
+    t : int, default 0
+        How many steps have been made.
+    total : float, default 0
+        The sum of their weights: of each, the square of the largest rate until then.
+    largest : float, default 0
+        The largest of their rates.
+    """
 
     t: int = 0
     total: float = 0.0
     largest: float = 0.0
 
     def next(self, rate: float) -> tuple[Weights, float]:
-        """The weights after a step of this rate, and its share of the average: weighted by the square of the rate."""
+        """The weights after a step of this rate, and its share of the average.
+
+        Parameters
+        ----------
+        rate : float
+            The learning rate of the step, warmed up.
+
+        Returns
+        -------
+        weights : Weights
+            After the step.
+        share : float
+            The weight of the step, the square of the largest rate so far, over the sum of all; 1 if that is zero.
+
+        Raises
+        ------
+        ValueError
+            If the rate is so large that squares could not be summed, above 1e100.
+        """
         if rate > _FASTEST:
             raise ValueError(f"the rate of a schedule-free rule must be at most {_FASTEST:g}, got {rate!r}")
         largest = max(self.largest, rate)
@@ -1233,24 +1330,28 @@ class _ScheduleFree(Optimizer):
 
 
 class ScheduleFreeSGD(_ScheduleFree):
-    r"""Gradient descent that needs no schedule: it is evaluated at the average of its iterates.
+    """Gradient descent that needs no schedule: it is evaluated at the average of its iterates.
 
-    .. math::
-        z \leftarrow z - \mathrm{lr}\,(g + \lambda p) \qquad x \leftarrow x + c_t (z - x) \qquad
-        p \leftarrow z + \beta (x - z)
+    ::
 
-    where :math:`c_t` is the share of this step in the sum of the squared learning rates.
+        z -= lr (g + weight_decay p)        x += c (z - x)        p = z + beta (x - z)
+        c = w_t / (w_1 + ... + w_t),    w_t = (the largest lr of steps 1 to t)^2
+
+    ``lr`` is here the rate of the step after the warm-up's factor, ``min(1, t / warmup)``. While all have been 0,
+    ``c`` is 1.
 
     Parameters
     ----------
     lr : float or callable, default 1.0
         Learning rate: larger than without averaging. It needs no decay.
     momentum : float in [0, 1), default 0.9
-        :math:`\beta`, how near to the average the gradient is taken.
+        ``beta``, how near to the average the gradient is taken.
     warmup : int, default 0
         The learning rate rises along a straight line for so many steps.
     weight_decay : float, default 0
-        :math:`\lambda`.
+        Added to the gradient within the rule, at the point where the gradient is taken.
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1301,14 +1402,18 @@ class ScheduleFreeSGD(_ScheduleFree):
 
 
 class ScheduleFreeAdamW(_ScheduleFree):
-    r"""AdamW that needs no schedule: it is evaluated at the average of its iterates.
+    """AdamW that needs no schedule: it is evaluated at the average of its iterates.
 
-    .. math::
-        v &\leftarrow v + (1 - \beta_2)(g^2 - v) \qquad
-        z \leftarrow z - \mathrm{lr}\,\bigl(g / (\sqrt{\hat v} + \epsilon) + \lambda p\bigr) \\
-        x &\leftarrow x + c_t (z - x) \qquad p \leftarrow z + \beta_1 (x - z)
+    ::
 
-    where :math:`c_t` is the share of this step in the sum of the squared learning rates.
+        v += (1 - beta2) (g g - v)
+        z -= lr_t g / (sqrt(v) + eps_hat) + lr weight_decay p
+        x += c (z - x)                  p = z + beta1 (x - z)
+        lr_t = lr sqrt(1 - beta2^t),    eps_hat = eps sqrt(1 - beta2^t)
+        c = w_t / (w_1 + ... + w_t),    w_t = (the largest lr of steps 1 to t)^2
+
+    ``lr`` is here the rate of the step after the warm-up's factor, ``min(1, t / warmup)``. While all have been 0,
+    ``c`` is 1.
 
     Parameters
     ----------
@@ -1319,11 +1424,13 @@ class ScheduleFreeAdamW(_ScheduleFree):
     beta2 : float in [0, 1), default 0.999
         What a step leaves of the average of the squared gradient.
     eps : float, default 1e-8
-        :math:`\epsilon`, added to the root after the bias correction.
+        Added to the root after the bias correction.
     warmup : int, default 0
         The learning rate rises along a straight line for so many steps.
     weight_decay : float, default 0
-        :math:`\lambda`, decoupled from the gradient.
+        Decoupled from the gradient.
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1380,24 +1487,27 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
 
 class Muon(Optimizer):
-    r"""Momentum whose step is made orthogonal: every direction of a matrix moves by the same amount.
+    """Momentum whose step is made orthogonal: every direction of a matrix moves by the same amount.
 
-    .. math::
-        m \leftarrow m + (1 - \mu)(g - m) \qquad u = \mathrm{orthogonal}\bigl(g + \mu (m - g)\bigr) \qquad
-        p \leftarrow (1 - \mathrm{lr}\,\lambda)\, p - \mathrm{lr}\, \sqrt{\max(1, \text{rows} / \text{columns})}\, u
+    ::
+
+        m += (1 - mu) (g - m)        u = orthogonal(g + mu (m - g))
+        p = (1 - lr weight_decay) p - lr sqrt(max(1, rows / columns)) u
 
     Parameters
     ----------
     lr : float or callable, default 0.001
         Learning rate, or a function of the step.
     momentum : float in [0, 1), default 0.95
-        :math:`\mu`.
+        ``mu``: what a step leaves of the average of the gradient.
     nesterov : bool, default True
-        With False, :math:`u = \mathrm{orthogonal}(m)`.
+        Look ahead. With False, ``u = orthogonal(m)``.
     steps : int, default 5
         Newton-Schulz iterations; the singular values end between about 0.7 and 1.2, not at 1.
     weight_decay : float, default 0.1
-        :math:`\lambda`, decoupled from the gradient.
+        Decoupled from the gradient.
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1479,32 +1589,33 @@ class Muon(Optimizer):
 
 
 class Adafactor(Optimizer):
-    r"""Adam's second moment in the memory of a row and a column, with steps relative to the parameter.
+    """Adam's second moment in the memory of a row and a column, with steps relative to the parameter.
 
-    .. math::
-        R &\leftarrow R + t^\gamma\, (\text{row means of } g^2 - R) \qquad
-        C \leftarrow C + t^\gamma\, (\text{column means of } g^2 - C) \qquad
-        \hat V = R\, C / \text{mean}(R) \\
-        u &= g / \sqrt{\hat V} \qquad
-        p \leftarrow (1 - \mathrm{lr}\,\lambda)\, p -
-        \frac{\max(\epsilon_2, \mathrm{rms}(p))\, \min(\mathrm{lr}, 1 / \sqrt t)}{\max(1, \mathrm{rms}(u) / d)}\, u
+    ::
 
-    Arrays of fewer than two axes keep the whole of :math:`V`; of more than two, the last two are factored.
+        R += s (row means of g g - R)        C += s (column means of g g - C),    s = t^beta2_decay
+        V = R C / max(mean of R, eps)        u = g / max(sqrt(V), eps)
+        p = (1 - lr weight_decay) p - max(eps2, rms(p)) min(lr, 1 / sqrt(t)) u / max(1, rms(u) / d)
+
+    ``rms`` is the root of the mean square over one array. Arrays of fewer than two axes keep the whole of ``V``, by
+    ``V += s (g g - V)``; of more than two, the last two are factored.
 
     Parameters
     ----------
     lr : float or callable, default 0.01
         The largest length of a step, as a share of the parameter's.
     beta2_decay : float in [-1, 0], default -0.8
-        :math:`\gamma`.
+        The exponent of the averages' share ``s``.
     eps : float, optional
-        :math:`\sqrt{\hat V}` is at least this; the dtype's machine epsilon if not given.
+        ``sqrt(V)`` counts at least this; the dtype's machine epsilon if not given.
     eps2 : float, default 0.001
-        :math:`\epsilon_2`: what the root mean square of a parameter counts at least.
+        What the root mean square of a parameter counts at least.
     clip_threshold : float, default 1
-        :math:`d`, to which the root mean square of a direction is brought down.
+        ``d``, to which the root mean square of a direction is brought down.
     weight_decay : float, default 0
-        :math:`\lambda`, decoupled from the gradient.
+        Decoupled from the gradient.
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+        What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
     ------
