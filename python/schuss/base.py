@@ -91,7 +91,7 @@ class _Grouping:
 
 
 class Optimizer:
-    r"""What all optimizers share: the step count, the state, the options and :meth:`update`.
+    """What all optimizers share: the step count, the state, the options and :meth:`update`.
 
     Not used by itself: take one of its subclasses, which add their own arguments to these.
 
@@ -550,8 +550,12 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Return all there is to know as a plain dict: format, class, arguments, ``t``, and copies of the state.
 
-        The learning rate is in it as a number or as the description of a schedule; another function cannot be. What a
-        subclass has added to its instances is not in it.
+        Returns
+        -------
+        dict
+            The learning rate is in it as a number or as the description of a schedule; of another function only its
+            repr is, and :meth:`load_state_dict` then asks for ``lr``. What a subclass has added to its instances is
+            not in it.
 
         Examples
         --------
@@ -582,6 +586,7 @@ class Optimizer:
         Parameters
         ----------
         saved : mapping
+            What :meth:`state_dict` of an optimizer of this class has returned; its arrays are copied.
         lr : float or callable, optional
             Taken in place of the saved one; needed where that was a function which is no schedule of ours.
         groups : mapping, optional
@@ -592,6 +597,8 @@ class Optimizer:
         ValueError
             If it is of another class or format version, or if an argument, a name, a shape or a dtype is wrong. All
             is checked before anything changes.
+        TypeError
+            If ``saved`` is no mapping.
 
         Notes
         -----
@@ -609,17 +616,26 @@ class Optimizer:
 
         Parameters
         ----------
-        path : path of the file
-        params : mapping or list, as for :meth:`update`, optional
-
-        Another thread's update waits until the file is written.
+        path : str or path
+            Where the file is to be.
+        params : mapping or list, optional
+            The parameters, as for :meth:`update`.
 
         Raises
         ------
         ValueError
-            If the learning rate is a function that is no schedule of ours, or a name is neither a string nor a number.
+            If the learning rate is a function that is no schedule of ours, a name is neither a string nor a number, or
+            the class is one of your own.
+        TypeError
+            If ``params`` is neither a mapping nor a list, or has something else in it than floats and arrays of them.
         OSError
             If the file cannot be written; the old one is then as it was.
+        ImportError
+            If safetensors is not installed.
+
+        Notes
+        -----
+        Another thread's update waits until the file is written.
         """
         from .checkpoint import save
 

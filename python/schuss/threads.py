@@ -59,6 +59,8 @@ def set_num_threads(n: int, *, grain: int | None = None) -> None:
     ------
     ValueError
         Where ``n`` or ``grain`` is less than 1, or ``n`` more than 1,024.
+    TypeError
+        Where one of them is not an int.
 
     Examples
     --------
@@ -89,7 +91,13 @@ def _checked(name: str, value: Any, most: int) -> int:
 
 
 def get_num_threads() -> int:
-    """Return the most threads that an update may use."""
+    """Return the most threads that an update may use.
+
+    Returns
+    -------
+    int
+        From 1 to 1,024; ``schuss.info()["threads_from"]`` says where the number came from.
+    """
     return _core.threads()
 
 
