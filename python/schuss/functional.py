@@ -25,7 +25,7 @@ The loop of "Dive into Deep Learning" over parameters and states is then three l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from inspect import Parameter, Signature, signature
 from typing import Any
@@ -132,6 +132,48 @@ def _step_weighted(
     _core.step(opt._kernel(), opt._scalars_of(rate, share, t), p, g, slots, None, pending)
 
 
+_DOC = """One step of :class:`schuss.{cls}` on one array, in place.
+
+That class has the equation, and says what each state array and each argument means.
+
+Parameters
+----------
+p : ndarray
+    The parameter, float32 or float64, of any shape that the class takes and any strides; changed in place.
+g : ndarray
+    Its gradient, of the same shape and dtype; only read.
+{state}t : int
+    The step, from 1 on.
+lr : float
+    The learning rate of this step.
+{own}
+Raises
+------
+TypeError, ValueError
+    For an argument that is not known, missing, of another type or out of its range; and for arrays of other shapes
+    or dtypes, read-only ones, and those that overlap in memory. Nothing has changed then.
+"""
+
+
+def _doc(cls: type[Optimizer], more: tuple[str, ...], own: Sequence[str]) -> str:
+    """The docstring of the function of a class: what is known of all rules, and the names of this one's arguments."""
+    first = {"ScheduleFreeSGD": "copies of it", "ScheduleFreeAdamW": "z and x copies of it, v zeros"}
+    first["AdaGrad"] = "zeros, or any other first value,"
+    state = f"""{", ".join(cls.slots)} : ndarray
+    State of the class, of the shape and dtype of ``p``: {first.get(cls.__name__, "zeros")} before the first
+    step; changed in place.
+"""
+    weights = f"""{", ".join(more)} : ndarray of 2 float64
+    The sum of the weights of the steps, and their largest rate: zeros before the first step; changed in place.
+"""
+    arguments = f"""{", ".join(own)} : optional
+    As :class:`schuss.{cls.__name__}` takes them, with its defaults; by keyword.
+"""
+    return _DOC.format(
+        cls=cls.__name__, state=state * bool(cls.slots) + weights * bool(more), own=arguments * bool(own)
+    )
+
+
 def _function(
     cls: type[Optimizer], take: Callable[..., None] = _step, more: tuple[str, ...] = ()
 ) -> Callable[..., None]:
@@ -158,7 +200,7 @@ def _function(
 
     name = {"ScheduleFreeSGD": "schedule_free_sgd", "ScheduleFreeAdamW": "schedule_free_adamw"}
     function.__name__ = function.__qualname__ = name.get(cls.__name__, cls.__name__.lower()) + "_"
-    function.__doc__ = f"One step of :class:`schuss.{cls.__name__}` on one array, in place."
+    function.__doc__ = _doc(cls, more, [a.name for a in own])
     function.__signature__ = bound  # type: ignore[attr-defined]
     return function
 
@@ -195,7 +237,32 @@ def adam_(
     eps_hat: float | None = None,
     eps: float | None = None,
 ) -> None:
-    """One step of :class:`schuss.Adam` on one array, in place; ``eps_hat`` is 1e-7 if neither is given."""
+    """One step of :class:`schuss.Adam` on one array, in place.
+
+    Parameters
+    ----------
+    p : ndarray
+        The parameter, float32 or float64, of any shape and any strides; changed in place.
+    g : ndarray
+        Its gradient, of the same shape and dtype; only read.
+    m, v : ndarray
+        The averages of the gradient and of its square, of the shape and dtype of ``p``: zeros before the first step;
+        changed in place.
+    t : int
+        The step, from 1 on.
+    lr : float
+        The learning rate of this step.
+    beta1, beta2 : float in [0, 1), default 0.9 and 0.999
+        What a step leaves of the averages.
+    eps_hat, eps : float, optional
+        One of them, as :class:`schuss.Adam` takes it; ``eps_hat`` is 1e-7 if neither is given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that is not known, missing, of another type or out of its range; and for arrays of other shapes
+        or dtypes, read-only ones, and those that overlap in memory. Nothing has changed then.
+    """
     arguments = {"beta1": beta1, "beta2": beta2, "eps_hat": eps_hat, "eps": eps}
     _step(optimizers.Adam, p, g, {"m": m, "v": v}, t, lr, arguments)
 
@@ -216,6 +283,32 @@ def rmsprop_(
     """One step of :class:`schuss.RMSprop` on one array, in place.
 
     It is centered if ``a`` is given, and has momentum if ``v`` is.
+
+    Parameters
+    ----------
+    p : ndarray
+        The parameter, float32 or float64, of any shape and any strides; changed in place.
+    g : ndarray
+        Its gradient, of the same shape and dtype; only read.
+    h : ndarray
+        The average of the squared gradient, of the shape and dtype of ``p``: zeros before the first step; changed in
+        place.
+    a : ndarray, optional
+        The average of the gradient, likewise.
+    v : ndarray, optional
+        The velocity, likewise; goes with a ``momentum`` above 0.
+    t : int
+        The step, from 1 on.
+    lr : float
+        The learning rate of this step.
+    decay_rate, eps, momentum : float, optional
+        As :class:`schuss.RMSprop` takes them, with its defaults.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that is not known, missing, of another type or out of its range; and for arrays of other shapes
+        or dtypes, read-only ones, and those that overlap in memory. Nothing has changed then.
     """
     if (v is not None) != (momentum > 0):
         raise ValueError(f"v and a momentum above 0 go together, got momentum={momentum!r} and v={type(v).__name__}")
@@ -240,8 +333,32 @@ def adafactor_(
 ) -> None:
     """One step of :class:`schuss.Adafactor` on one array, in place.
 
-    Give ``row`` and ``column`` for matrices, ``v`` for vectors. For a matrix of shape (m, n) ``row`` has the shape
-    (m, 1) and ``column`` (1, n).
+    Give ``row`` and ``column`` for arrays of two axes or more, ``v`` for those of fewer.
+
+    Parameters
+    ----------
+    p : ndarray
+        The parameter, float32 or float64, of any shape and any strides; changed in place.
+    g : ndarray
+        Its gradient, of the same shape and dtype; only read.
+    row, column : ndarray, optional
+        The means of the squared gradient over the last axis and over the one before it, of the dtype of ``p``: for a
+        ``p`` of shape (..., m, n) of the shapes (..., m, 1) and (..., 1, n). Zeros before the first step; changed in
+        place.
+    v : ndarray, optional
+        The average of the squared gradient, of the shape and dtype of ``p``: likewise.
+    t : int
+        The step, from 1 on.
+    lr : float
+        The learning rate of this step.
+    beta2_decay, eps, eps2, clip_threshold, weight_decay : float, optional
+        As :class:`schuss.Adafactor` takes them, with its defaults.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that is not known, missing, of another type or out of its range; and for arrays of other shapes
+        or dtypes, read-only ones, and those that overlap in memory. Nothing has changed then.
     """
     factors = {"v": v} if v is not None else {"row": row, "column": column}
     arguments = {
