@@ -62,7 +62,14 @@ _CHECK = "schuss.check"  # in a field's metadata: its own check, where its type 
 
 
 class Schedule:
-    """What all schedules share: the checks of their fields, and that they are called with a step."""
+    """What all schedules share: the checks of their fields, and that they are called with a step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When a schedule is made of something of another type or out of its range; rates and factors are finite and at
+        least 0. The message has the class, the argument and the value.
+    """
 
     def __post_init__(self) -> None:
         self._check()
@@ -176,7 +183,13 @@ def _times_power(amount: float, base: float, exponent: int) -> float:
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same rate at every step: ``lr``."""
+    """The same rate at every step: ``lr``.
+
+    Parameters
+    ----------
+    lr : float
+        The rate.
+    """
 
     lr: float
 
@@ -188,8 +201,16 @@ class Constant(Schedule):
 class InverseTime(Schedule):
     """``lr / (1 + decay_rate * epoch)``; Andrew Ng's course, "Learning rate decay".
 
-    An epoch is ``steps_per_epoch`` steps: with 1, as is the default, each step counts. The first epoch is number
-    ``first_epoch``: 0 here and in Optax and Keras, 1 in the course's table.
+    Parameters
+    ----------
+    lr : float
+        The rate of epoch 0.
+    decay_rate : float
+        How much what ``lr`` is divided by grows with each epoch.
+    steps_per_epoch : int, default 1
+        How many steps an epoch has: with 1 each step counts.
+    first_epoch : int, default 0
+        The number of the first epoch: 0 here and in Optax and Keras, 1 in the course's table.
     """
 
     lr: float
@@ -204,7 +225,19 @@ class InverseTime(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """``lr * gamma ** epoch``, the course's ``0.95 ** epoch * alpha0``; ``torch.optim.lr_scheduler.ExponentialLR``."""
+    """``lr * gamma ** epoch``, the course's ``0.95 ** epoch * alpha0``; ``torch.optim.lr_scheduler.ExponentialLR``.
+
+    Parameters
+    ----------
+    lr : float
+        The rate of epoch 0.
+    gamma : float, default 0.95
+        The factor from one epoch to the next.
+    steps_per_epoch : int, default 1
+        How many steps an epoch has: with 1 each step counts.
+    first_epoch : int, default 0
+        The number of the first epoch.
+    """
 
     lr: float
     gamma: float = 0.95
@@ -220,6 +253,15 @@ class InverseSqrt(Schedule):
     """``lr * k / sqrt(t + shift)``: the course's ``k / sqrt(t) * alpha0``.
 
     "Dive into Deep Learning" writes ``eta / sqrt(t + 1)`` and counts from 0: the same rates, with no shift.
+
+    Parameters
+    ----------
+    lr : float
+        The rate of step 1, if nothing else is given.
+    k : float, default 1
+        A factor.
+    shift : float, default 0
+        Steps that count as made before the first.
     """
 
     lr: float
@@ -232,7 +274,19 @@ class InverseSqrt(Schedule):
 
 @dataclass(frozen=True)
 class Step(Schedule):
-    """The staircase: ``lr * gamma ** (epoch // step_size)``; ``torch.optim.lr_scheduler.StepLR``."""
+    """The staircase: ``lr * gamma ** (epoch // step_size)``; ``torch.optim.lr_scheduler.StepLR``.
+
+    Parameters
+    ----------
+    lr : float
+        The rate of the first stair.
+    step_size : int
+        How many epochs a stair has.
+    gamma : float, default 0.1
+        The factor from one stair to the next.
+    steps_per_epoch : int, default 1
+        How many steps an epoch has: with 1 each step counts.
+    """
 
     lr: float
     step_size: int
@@ -247,6 +301,22 @@ class Step(Schedule):
 class PiecewiseConstant(Schedule):
     """Rates chosen by hand: ``rates[0]`` for the first ``boundaries[0]`` epochs, then ``rates[1]``, and so on.
 
+    Parameters
+    ----------
+    rates : sequence of float
+        At least one; kept as a tuple.
+    boundaries : sequence of int
+        Before which epochs, counted from 0, the rate changes: one less than rates, and rising.
+    steps_per_epoch : int, default 1
+        How many steps an epoch has: with 1 each step counts.
+
+    Raises
+    ------
+    ValueError
+        If there is no rate, if there is not one boundary between each two, or if these do not rise.
+
+    Examples
+    --------
     >>> [PiecewiseConstant((0.1, 0.01), boundaries=(2,))(t) for t in (1, 2, 3)]
     [0.1, 0.1, 0.01]
     """
@@ -277,7 +347,17 @@ def _check_parts(what: str, name: str, parts: tuple[Any, ...], boundaries: tuple
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """A straight line from ``lr`` to ``end`` in ``steps`` steps; ``optax.linear_schedule``."""
+    """A straight line from ``lr`` to ``end`` in ``steps`` steps; ``optax.linear_schedule``.
+
+    Parameters
+    ----------
+    lr : float
+        The rate of the first step.
+    end : float
+        The last rate, which stays.
+    steps : int
+        After how many steps it is reached: at step ``steps + 1``.
+    """
 
     lr: float
     end: float
@@ -289,7 +369,19 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """``end + (lr - end) * (1 - (t - 1) / steps) ** power``, then ``end``; ``optax.polynomial_schedule``."""
+    """``end + (lr - end) * (1 - (t - 1) / steps) ** power``, then ``end``; ``optax.polynomial_schedule``.
+
+    Parameters
+    ----------
+    lr : float
+        The rate of the first step.
+    steps : int
+        After how many steps ``end`` is reached.
+    power : float, default 1
+        1 is a straight line; with more the rate falls early, with less late.
+    end : float, default 0
+        The last rate, which stays.
+    """
 
     lr: float
     steps: int
@@ -306,6 +398,15 @@ class Cosine(Schedule):
     """Half a cosine from ``lr`` to ``end``, where it stays; Loshchilov and Hutter, arXiv:1608.03983.
 
     ``optax.cosine_decay_schedule``. PyTorch's ``CosineAnnealingLR`` is the same for ``steps`` steps, then rises again.
+
+    Parameters
+    ----------
+    lr : float
+        The rate of the first step.
+    steps : int
+        After how many steps ``end`` is reached.
+    end : float, default 0
+        The last rate, which stays.
     """
 
     lr: float
@@ -321,6 +422,17 @@ class CosineWarmRestarts(Schedule):
     """Half a cosine of ``period`` steps, again and again, each ``factor`` times as long as the one before.
 
     Loshchilov and Hutter, SGDR, arXiv:1608.03983; ``torch.optim.lr_scheduler.CosineAnnealingWarmRestarts``.
+
+    Parameters
+    ----------
+    lr : float
+        The rate at the start of each period.
+    period : int
+        How many steps the first period has.
+    factor : int, default 1
+        How many times as long each is as the one before.
+    end : float, default 0
+        The rate that each falls towards.
     """
 
     lr: float
@@ -342,8 +454,25 @@ class CosineWarmRestarts(Schedule):
 class OneCycle(Schedule):
     """Up from ``lr / div`` to ``lr`` along a cosine, then down to ``lr / div / final_div``.
 
-    Smith and Topin, super-convergence, arXiv:1708.07120; ``torch.optim.lr_scheduler.OneCycleLR``. ``rise`` is the
-    share of the ``steps`` that go up.
+    Smith and Topin, super-convergence, arXiv:1708.07120; ``torch.optim.lr_scheduler.OneCycleLR``.
+
+    Parameters
+    ----------
+    lr : float
+        The largest rate.
+    steps : int
+        How many steps the cycle has; the last rate stays.
+    rise : float, default 0.3
+        The share of the steps that go up.
+    div : float, default 25
+        How many times as large ``lr`` is as the first rate.
+    final_div : float, default 10,000
+        How many times as large the first rate is as the last.
+
+    Raises
+    ------
+    ValueError
+        If ``rise`` leaves no steps to go up or none to go down, or if a rate would not be finite.
     """
 
     lr: float
@@ -375,6 +504,17 @@ class OneCycle(Schedule):
 class Warmup(Schedule):
     """A straight line from ``start`` to the first rate of ``then`` in ``warmup`` steps, then ``then``.
 
+    Parameters
+    ----------
+    then : callable
+        A schedule, or another function of the step; its step 1 is the first after the line.
+    warmup : int
+        How many steps the line has.
+    start : float, default 0
+        The rate of the first step.
+
+    Examples
+    --------
     >>> schedule = Warmup(Step(lr=0.1, step_size=2), warmup=2)
     >>> [round(schedule(t), 3) for t in range(1, 7)]
     [0.0, 0.05, 0.1, 0.1, 0.01, 0.01]
@@ -392,9 +532,27 @@ class Warmup(Schedule):
 
 @dataclass(frozen=True)
 class WarmupCosine(Schedule):
-    """A straight line to ``lr`` in ``warmup`` steps, then half a cosine to ``end`` at step ``steps``.
+    """A straight line to ``lr`` in ``warmup`` steps, then half a cosine to ``end``, ``steps`` steps in all.
 
     ``optax.warmup_cosine_decay_schedule``.
+
+    Parameters
+    ----------
+    lr : float
+        The largest rate.
+    warmup : int
+        How many steps the line has.
+    steps : int
+        After how many steps, those of the line among them, ``end`` is reached.
+    start : float, default 0
+        The rate of the first step.
+    end : float, default 0
+        The last rate, which stays.
+
+    Raises
+    ------
+    ValueError
+        If ``warmup`` is not less than ``steps``.
     """
 
     lr: float
@@ -416,7 +574,17 @@ class WarmupCosine(Schedule):
 
 @dataclass(frozen=True)
 class Noam(Schedule):
-    """``factor * d_model ** -0.5 * min(t ** -0.5, t * warmup ** -1.5)``; Vaswani et al., arXiv:1706.03762, 5.3."""
+    """``factor * d_model ** -0.5 * min(t ** -0.5, t * warmup ** -1.5)``; Vaswani et al., arXiv:1706.03762, 5.3.
+
+    Parameters
+    ----------
+    d_model : int
+        The width of the model.
+    warmup : int, default 4000
+        How many steps the rate rises for.
+    factor : float, default 1
+        A factor; the paper has none.
+    """
 
     d_model: int
     warmup: int = 4000
@@ -432,6 +600,17 @@ class WSD(Schedule):
     """Warm-up, stable, decay: a line up to ``lr``, ``stable`` steps of it, a line down to ``end``.
 
     Hu et al., MiniCPM, arXiv:2404.06395.
+
+    Parameters
+    ----------
+    lr : float
+        The largest rate.
+    warmup, stable, decay : int
+        How many steps each part has.
+    start : float, default 0
+        The rate of the first step.
+    end : float, default 0
+        The last rate, which stays.
     """
 
     lr: float
@@ -451,9 +630,20 @@ class WSD(Schedule):
 class Cyclic(Schedule):
     """Straight lines between ``low`` and ``high``: ``up`` steps, then ``down`` (as many, if not given), and again.
 
-    Smith, cyclical learning rates, arXiv:1506.01186; ``torch.optim.lr_scheduler.CyclicLR``. The mode says what becomes
-    of the height of a cycle: it stays ("triangular"), is halved each time ("triangular2"), or falls by ``gamma`` with
-    every step ("exp_range").
+    Smith, cyclical learning rates, arXiv:1506.01186; ``torch.optim.lr_scheduler.CyclicLR``.
+
+    Parameters
+    ----------
+    low, high : float
+        The lowest rate, which is that of the first step, and the highest.
+    up : int, default 2000
+        How many steps go up.
+    down : int, optional
+        How many steps go down; as many as up, if not given.
+    mode : {"triangular", "triangular2", "exp_range"}, default "triangular"
+        What becomes of the height of a cycle: it stays, is halved each time, or falls by ``gamma`` with every step.
+    gamma : float, default 1
+        The factor from one step to the next in the mode "exp_range".
     """
 
     low: float
@@ -478,7 +668,15 @@ class Cyclic(Schedule):
 
 @dataclass(frozen=True)
 class Scaled(Schedule):
-    """Another schedule times a factor: one course for optimizers whose rates differ."""
+    """Another schedule times a factor: one course for optimizers whose rates differ.
+
+    Parameters
+    ----------
+    schedule : callable
+        A schedule, or another function of the step.
+    factor : float
+        What its rates are multiplied by.
+    """
 
     schedule: Callable[[int], float]
     factor: float
@@ -489,7 +687,20 @@ class Scaled(Schedule):
 
 @dataclass(frozen=True)
 class Joined(Schedule):
-    """One schedule after the other, each counted from its own start; made by :func:`join`."""
+    """One schedule after the other, each counted from its own start; made by :func:`join`.
+
+    Parameters
+    ----------
+    schedules : sequence of callable
+        Schedules, or other functions of the step; kept as a tuple.
+    boundaries : sequence of int
+        After how many steps each but the last ends: rising.
+
+    Raises
+    ------
+    ValueError
+        If there is no schedule, if there is not one boundary between each two, or if these do not rise.
+    """
 
     schedules: tuple[Callable[[int], float], ...]
     boundaries: tuple[int, ...]
@@ -507,6 +718,18 @@ def join(schedules: Sequence[Callable[[int], float]], boundaries: Sequence[int])
     """Return a schedule that follows the first for ``boundaries[0]`` steps, then the second, and so on.
 
     Each is counted from its own start; ``optax.join_schedules``.
+
+    Parameters
+    ----------
+    schedules : sequence of callable
+        Schedules, or other functions of the step.
+    boundaries : sequence of int
+        After how many steps each but the last ends.
+
+    Returns
+    -------
+    Joined
+        The schedule.
 
     Raises
     ------
@@ -526,11 +749,42 @@ def join(schedules: Sequence[Callable[[int], float]], boundaries: Sequence[int])
 class ReduceOnPlateau(Schedule):
     """A rate that falls when what is reported to it has stopped to improve.
 
-    After more than ``patience`` reports in a row without an improvement the rate is multiplied by ``factor``, down to
-    ``least``; for ``cooldown`` reports after that none counts as bad. An improvement is by more than ``threshold``, as
-    a share of the best value (mode "rel") or as it is ("abs"). ``torch.optim.lr_scheduler.ReduceLROnPlateau``.
+    ``torch.optim.lr_scheduler.ReduceLROnPlateau``. The one schedule that is not frozen: :meth:`report` changes it.
 
-    The one schedule that is not frozen: :meth:`report` changes it.
+    Parameters
+    ----------
+    lr : float
+        The first rate.
+    factor : float in [0, 1), default 0.1
+        What the rate is multiplied by each time.
+    patience : int, default 10
+        How many reports in a row may be without an improvement; at the next one the rate falls.
+    threshold : float, default 0.0001
+        By more than this a value must be better than the best one to count as an improvement.
+    threshold_mode : {"rel", "abs"}, default "rel"
+        Whether ``threshold`` is a share of the best value, or in its unit.
+    cooldown : int, default 0
+        For how many reports after a fall none counts as bad.
+    least : float, default 0
+        The rate does not fall below this.
+    maximize : bool, default False
+        Whether large values are the better ones, as with an accuracy.
+
+    Attributes
+    ----------
+    current : float
+        The rate as it is now.
+    best : float or None
+        The best value that has been reported.
+    bad : int
+        How many reports in a row have been without an improvement.
+    cooling : int
+        For how many reports more none counts as bad.
+
+    Raises
+    ------
+    ValueError
+        If ``factor`` is not less than 1, or another argument is out of its range.
 
     Examples
     --------
@@ -567,7 +821,18 @@ class ReduceOnPlateau(Schedule):
         return float(self.current)
 
     def report(self, value: float) -> None:
-        """Tell what was reached: a loss, or with ``maximize`` an accuracy. NaN is no improvement."""
+        """Tell what was reached.
+
+        Parameters
+        ----------
+        value : float
+            A loss, or with ``maximize`` an accuracy. NaN is no improvement.
+
+        Raises
+        ------
+        TypeError
+            If it is no number.
+        """
         value = real("ReduceOnPlateau: value", value)
         if self._improves(value):
             self.best, self.bad = value, 0
