@@ -66,7 +66,20 @@ class Affine:
         self._y, self._dx = _Buffer(), _Buffer()
 
     def forward(self, x: Array, out: Array | None = None) -> Array:
-        """Return the layer's output for the rows of ``x``, in ``out`` where it is given."""
+        """Return the layer's output for the rows of ``x``.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n, n_in)
+            Kept until :meth:`backward`.
+        out : ndarray of shape (n, n_out), optional
+            Where to put the output, in C order and of the dtype of ``x``.
+
+        Returns
+        -------
+        ndarray of shape (n, n_out)
+            ``out``, or an array of the layer's own, which its next call uses again.
+        """
         self.x = x
         y = self._y.like(x, self.W.shape[1]) if out is None else out
         np.dot(x, self.W, out=y)
@@ -80,7 +93,17 @@ class Affine:
     def backward(self, dout: Array, *, first: bool = False) -> Array:
         """Set ``dW`` and ``db``; return the gradient at ``x``, which a first layer can do without.
 
-        With ``relu``, ``dout`` is cleared in place where the output was zero.
+        Parameters
+        ----------
+        dout : ndarray of shape (n, n_out)
+            The gradient at the output. With ``relu`` it is cleared in place where the output was zero.
+        first : bool, default False
+            Leave out the gradient at ``x``.
+
+        Returns
+        -------
+        ndarray of shape (n, n_in)
+            An array of the layer's own, which its next call uses again; ``dout`` for a first layer.
         """
         if self.relu:
             _core.relu_backward(dout, self.y, self.db)
@@ -94,12 +117,34 @@ class Relu:
     """The rectifier by itself: ``y = max(x, 0)``. It works in place: ``x`` becomes ``y``."""
 
     def forward(self, x: Array) -> Array:
-        """Rectify ``x`` in place."""
+        """Rectify ``x`` in place.
+
+        Parameters
+        ----------
+        x : ndarray
+            Of any shape; kept until :meth:`backward`.
+
+        Returns
+        -------
+        ndarray
+            The same array.
+        """
         self.y = np.maximum(x, 0, out=x)
         return self.y
 
     def backward(self, dout: Array) -> Array:
-        """Clear ``dout`` in place where the forward pass gave zero."""
+        """Clear ``dout`` in place where the forward pass gave zero.
+
+        Parameters
+        ----------
+        dout : ndarray
+            The gradient at the output, of its shape.
+
+        Returns
+        -------
+        ndarray
+            The same array, now the gradient at ``x``.
+        """
         return np.multiply(dout, self.y > 0, out=dout)
 
 
@@ -110,7 +155,18 @@ class Sigmoid:
         self._slope = _Buffer()
 
     def forward(self, x: Array) -> Array:
-        """Squash ``x`` in place; as (1 + tanh(x / 2)) / 2, which cannot overflow."""
+        """Squash ``x`` in place; as (1 + tanh(x / 2)) / 2, which cannot overflow.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n, width)
+            Kept until :meth:`backward`.
+
+        Returns
+        -------
+        ndarray of shape (n, width)
+            The same array.
+        """
         x *= 0.5
         np.tanh(x, out=x)
         x += 1
@@ -119,7 +175,18 @@ class Sigmoid:
         return x
 
     def backward(self, dout: Array) -> Array:
-        """Multiply ``dout`` in place by the slope y (1 - y)."""
+        """Multiply ``dout`` in place by the slope y (1 - y).
+
+        Parameters
+        ----------
+        dout : ndarray of shape (n, width)
+            The gradient at the output.
+
+        Returns
+        -------
+        ndarray of shape (n, width)
+            The same array, now the gradient at ``x``.
+        """
         slope = np.subtract(1, self.y, out=self._slope.like(dout, dout.shape[1]))
         slope *= self.y
         dout *= slope
@@ -128,6 +195,16 @@ class Sigmoid:
 
 def softmax(x: Array) -> Array:
     """Exponentials of each row of ``x`` over their sum; no row overflows.
+
+    Parameters
+    ----------
+    x : ndarray
+        Rows along the last axis; not changed.
+
+    Returns
+    -------
+    ndarray
+        A new array of the same shape, whose rows sum to 1.
 
     Examples
     --------
@@ -153,14 +230,43 @@ class SoftmaxWithLoss:
         self._buffer = _Buffer()
 
     def forward(self, x: Array, t: ArrayLike) -> float:
-        """Mean over the rows of ``log(sum(exp(x))) - x[t]``."""
+        """Mean over the rows of ``log(sum(exp(x))) - x[t]``.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n, classes)
+            Scores; not changed.
+        t : array of shape (n,), or (n, classes)
+            Labels: integers from 0 on, or rows that are one-hot or otherwise sum to 1.
+
+        Returns
+        -------
+        float
+            The mean cross-entropy.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For labels of another shape, out of range, or that are no integers.
+        """
         t = _checked_labels(t, *x.shape)
         t = t.astype(np.int64 if t.ndim == 1 else x.dtype, order="C", copy=False)
         self._dx = self._buffer.like(x, x.shape[1])
         return _core.softmax_loss(x, t, self._dx)
 
     def backward(self, dout: float = 1) -> Array:
-        """Return ``dout (y - t) / n``."""
+        """Return ``dout (y - t) / n``.
+
+        Parameters
+        ----------
+        dout : float, default 1
+            The gradient at the loss.
+
+        Returns
+        -------
+        ndarray of shape (n, classes)
+            The gradient at ``x``, in an array of the layer's own, which its next call uses again.
+        """
         if dout != 1:
             self._dx *= dout
         return self._dx
@@ -194,6 +300,11 @@ def numerical_gradient(f: Callable[[Array], float], x: Array) -> Array:
     -------
     ndarray
         Of the shape of ``x``; its error is about 1e-10 times the scale of ``f``.
+
+    Raises
+    ------
+    TypeError
+        If ``x`` is not of float64.
 
     Examples
     --------
@@ -323,11 +434,22 @@ class MultiLayerNet:
         self._loss = SoftmaxWithLoss()
 
     def predict(self, x: ArrayLike) -> Array:
-        """Scores of each class, before the softmax, in a new array of shape (n, output_size).
+        """Scores of each class, before the softmax.
 
         Parameters
         ----------
         x : array of shape (n, input_size)
+            The examples; of another dtype than the network's they are converted.
+
+        Returns
+        -------
+        ndarray of shape (n, output_size)
+            A new array.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has another shape.
         """
         x = self._checked_input(x)
         scores = np.empty((len(x), self.output_size), self.dtype)
@@ -342,12 +464,35 @@ class MultiLayerNet:
         Parameters
         ----------
         x : array of shape (n, input_size)
-        t : array of n integers, or of n rows that are one-hot (or other weights that sum to 1)
+            The examples.
+        t : array of shape (n,), or (n, output_size)
+            Labels: integers from 0 on, or rows that are one-hot (or other weights that sum to 1).
+
+        Returns
+        -------
+        float
+            The loss.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For arrays of other shapes, and for labels out of range or that are no integers.
         """
         return self._loss.forward(self.predict(x), t) + self._decay()
 
     def accuracy(self, x: ArrayLike, t: ArrayLike) -> float:
-        """Share of the rows of ``x`` whose highest score is at the label."""
+        """Share of the rows of ``x`` whose highest score is at the label.
+
+        Parameters
+        ----------
+        x, t : array
+            Examples and labels, as for :meth:`loss`.
+
+        Returns
+        -------
+        float
+            From 0 to 1.
+        """
         scores = self.predict(x)
         t = _checked_labels(t, *scores.shape)
         if t.ndim == 2:
@@ -356,6 +501,11 @@ class MultiLayerNet:
 
     def gradient(self, x: ArrayLike, t: ArrayLike) -> dict[str, Array]:
         """Gradient of :meth:`loss` by backpropagation; keeps the loss as ``last_loss``.
+
+        Parameters
+        ----------
+        x, t : array
+            Examples and labels, as for :meth:`loss`.
 
         Returns
         -------
@@ -382,6 +532,16 @@ class MultiLayerNet:
 
         It is computed on a float64 copy of the network, as float32 has too few digits for differences,
         and returned in the network's dtype.
+
+        Parameters
+        ----------
+        x, t : array
+            Examples and labels, as for :meth:`loss`.
+
+        Returns
+        -------
+        dict of ndarray
+            By the names of ``params``: new arrays.
         """
         twin = MultiLayerNet(
             self.input_size,
