@@ -506,7 +506,7 @@ def load_torch_state(opt: Optimizer, state: Mapping[Any, Mapping[str, Any]], nam
     names : sequence
         The name here of each parameter there, by its index.
     t : int
-        How many steps have been made. (PyTorch counts per parameter, and its SGD not at all.)
+        How many steps have been made; PyTorch counts per parameter, and its SGD not at all.
 
     Raises
     ------

@@ -67,7 +67,8 @@ def load_mnist(
 
     Returns
     -------
-    (x_train, t_train), (x_test, t_test)
+    (x_train, t_train), (x_test, t_test) : pairs of ndarray
+        Images and labels, to train with and to test with.
 
     Raises
     ------
@@ -326,7 +327,9 @@ def load_table(path: str | os.PathLike[str]) -> tuple[Array, Array]:
     Returns
     -------
     X : ndarray of float64, shape (n, features)
+        All columns but the last.
     y : ndarray of float64, shape (n,)
+        The last one.
 
     Raises
     ------
@@ -412,8 +415,10 @@ def scale_features(x: ArrayLike, kind: str = "standard") -> tuple[Array, Any]:
 
     Returns
     -------
-    scaled : ndarray of the shape of ``x``
-    scaler : the fitted scaler, for new data and for ``inverse_transform``
+    scaled : ndarray of float64
+        A new array of the shape of ``x``.
+    scaler : StandardScaler or MinMaxScaler
+        As it was fitted: for new data and for ``inverse_transform``.
 
     Raises
     ------
