@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 
 import pytest
 import schuss
@@ -43,7 +44,7 @@ LEFT_OUT_OF = {"schuss.base.Optimizer": {"PR01", "PR02"}}
 
 
 def public():
-    """The public names of these modules, and of their classes the public methods and properties: where they are made."""
+    """The public names of these modules, and the public methods and properties of their classes."""
     found = set()
     for module in map(importlib.import_module, MODULES):
         own = [name for name, each in vars(module).items() if getattr(each, "__module__", None) == module.__name__]
@@ -71,3 +72,9 @@ def test_docstring(name):
 def test_the_options_that_all_take():
     documented = validation.Validator(validation.get_doc_object(schuss.Optimizer)).doc_parameters
     assert set(documented) == set(L2Options.__annotations__)
+
+
+@pytest.mark.parametrize("path", sorted(Path(schuss.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+def test_equations_are_plain_text(path):
+    assert ":math:" not in path.read_text(encoding="utf-8")
+    assert ".. math::" not in path.read_text(encoding="utf-8")
