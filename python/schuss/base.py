@@ -717,7 +717,18 @@ class Optimizer:
         )
 
     def new_state(self, p: Any) -> dict[str, NDArray[Any]]:
-        """Return the state of a parameter before its first step; a rule of your own may keep other arrays."""
+        """Return the state of a parameter before its first step; a rule of your own may keep other arrays.
+
+        Parameters
+        ----------
+        p : ndarray or float
+            The parameter.
+
+        Returns
+        -------
+        dict
+            Name -> array, as ``step()`` takes them: here one for each of ``slots``, of the shape and dtype of ``p``.
+        """
         return {slot: copy_of(p) if slot in self.copies else zeros_like(p) for slot in self._slots()}
 
     def _step_in_numpy(
