@@ -788,3 +788,13 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "wrote gr\\xf6\\xdfe/path.png"
+
+
+def test_alone_it_shows_the_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("usage: schuss")
+    assert "let the optimizers race" in shown.out
+    assert shown.err == ""

@@ -246,7 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _settle_streams()
     try:
         try:
-            args = _parser().parse_args(argv)
+            given = sys.argv[1:] if argv is None else argv
+            args = _parser().parse_args(given or ["--help"])
             return int(args.run(args))
         finally:
             # Here, where a full disk can still be told: the interpreter's own flush at its exit would be too late.
