@@ -42,6 +42,8 @@ class Optimizer:
     groups: dict[str, dict[str, Any]]
     t: int
     skipped: int
+    pasts: dict[Any, list[tuple[float, float]]]  # what some rules remember of past steps, by group
+    past: list[tuple[float, float]]
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class Optimizer:
         if flush_subnormals:
             raise ValueError("NumPy has no mode in which subnormal numbers count as zero")
         self.t = self.skipped = 0
-        self.pasts: dict[Any, list[tuple[float, float]]] = {}  # what some rules remember of past steps, by group
+        self.pasts = {}
         self.past = self.pasts.setdefault(None, [])
         self.state: dict[Any, dict[str, Any]] = {}
 
@@ -261,7 +263,7 @@ class RMSprop(Optimizer):
         super().__init__(lr, **options)
         self.decay_rate, self.eps, self.momentum = decay_rate, eps, momentum
         self.centered = centered
-        self.slots = ("h", *("a",) * centered, *("v",) * (momentum > 0))
+        self.slots: tuple[str, ...] = ("h", *("a",) * centered, *("v",) * (momentum > 0))
 
     def step(self, p: Any, g: Any, lr: float, h: Any, a: Any = None, v: Any = None) -> None:
         h *= self.decay_rate
