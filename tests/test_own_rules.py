@@ -203,6 +203,21 @@ def test_gradients_are_not_the_rules_to_write():
     assert (params["p"] == 0.5).all()
 
 
+@pytest.mark.parametrize("name", ["lr", "count"])
+def test_a_step_sets_no_attribute(name):
+    """It would be lost, or stay where the step does not."""
+
+    class Counting(schuss.Optimizer):
+        def step(self, p, g, lr):
+            p -= lr * g
+            setattr(self, name, 5)
+
+    opt, params = Counting(lr=0.5), {"p": np.ones(3)}
+    with pytest.raises(AttributeError, match=f"step\\(\\) cannot set self.{name}: it changes p and its state alone"):
+        opt.update(params, {"p": np.ones(3)})
+    assert (opt.lr, opt.t, params["p"].tolist()) == (0.5, 0, [1.0] * 3)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [

@@ -140,8 +140,8 @@ class Optimizer:
     -----
     A rule of your own is a subclass with a method ``step(self, p, g, lr, **state)`` that changes ``p`` and its state
     in NumPy, as those of :mod:`schuss.reference` do. It names its arrays in ``slots`` (those that begin as a copy of
-    the parameter in ``copies``, too); ``self.t`` is the step that it takes. All that is said here holds for it; it is
-    as fast as NumPy is, and a step that raises has changed nothing.
+    the parameter in ``copies``, too); ``self.t`` is the step that it takes, and attributes can be read alone. All that
+    is said here holds for it; it is as fast as NumPy is, and a step that raises has changed nothing.
 
     The order within a step: the gradient is multiplied by ``grad_scale``; ``on_nonfinite`` looks at it; ``clip_norm``;
     ``clip_value``; ``maximize`` turns its sign; ``weight_decay`` is added; the rule; ``ema``. None of this writes into
@@ -303,6 +303,8 @@ class Optimizer:
         return f"{cls.__name__} has no argument {name!r}; it takes {', '.join(cls._arguments)}"
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if self._now is not None:  # of a rule that is asked for a step, which must be able to fail and leave no trace
+            raise AttributeError(f"step() cannot set self.{name}: it changes p and its state alone; name a slot for it")
         if self._open and name not in self._arguments and not name.startswith("_"):
             object.__setattr__(self, name, value)  # a subclass's own
             return
