@@ -39,12 +39,16 @@ def everything(opt, params):
 # Interrupts.
 
 
+# What comes before the call that leaves a `with`: three times None, on the stack; before Python 3.11 the second way.
+LEAVING = [[("LOAD_CONST", None)] * 3, [("LOAD_CONST", None), ("DUP_TOP", None), ("DUP_TOP", None)]]
+
+
 @functools.cache
 def checked_offsets(code):
     """Where Python looks for signals: at calls and jumps back. Not before the call that leaves a `with`."""
     found, before = set(), []
     for each in dis.get_instructions(code):
-        leaves = len(before) >= 3 and all(i.opname == "LOAD_CONST" and i.argval is None for i in before[-3:])
+        leaves = [(i.opname, i.argval) for i in before[-3:]] in LEAVING
         if each.opname.startswith(("CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE")) and not leaves:
             found.add(each.offset)
         if each.opname not in ("CACHE", "PRECALL", "PUSH_NULL"):

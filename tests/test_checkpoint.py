@@ -740,13 +740,16 @@ def test_bad_rates_in_files_are_refused(case, how, good, tmp_path):
             opt.load_state_dict(saved)
         assert opt.lr == 0.25
     else:
-        limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(100_000)  # for json.dumps alone: who makes such a file has no limit
-        try:
-            data = changed(lambda h, d: d["arguments"].update(lr=BAD_RATES[case]))(good)
-        finally:
-            sys.setrecursionlimit(limit)
-        (tmp_path / "bad").write_bytes(data)
+        header, body = parts(good)
+        document = json.loads(header["__metadata__"]["schuss"])
+        document["arguments"]["lr"] = "here"
+        # Put together as text: json.dumps would not go as deep as one of them is.
+        deep = case == "5,000 of them"
+        core = json.dumps(constant(0.5) if deep else BAD_RATES[case])
+        around = ('{"schedule": "Warmup", "fields": {"then": ', ', "warmup": 1, "start": 0.0}}')
+        text = around[0] * 5000 + core + around[1] * 5000 if deep else core
+        header["__metadata__"] = signed(json.dumps(document).replace('"here"', text))
+        (tmp_path / "bad").write_bytes(joined(header, body))
         with pytest.raises(ValueError, match="bad"):
             schuss.load(tmp_path / "bad")
 

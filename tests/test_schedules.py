@@ -503,7 +503,7 @@ FLOATS = [
     (0, 0),
 ]
 COUNTS = [(given, 3) for given in (3, np.int64(3), np.uint8(3), np.array(3))]
-NOTHING = [True, np.bool_(True), np.array(True), "3", b"3", np.str_("3"), np.array("3"), np.timedelta64(3)]
+NOTHING = [True, np.bool_(True), np.array(True), "3", b"3", np.str_("3"), np.array("3"), np.timedelta64(3, "s")]
 NOTHING += [1j, np.complex64(3), np.array(3j), [3], (3,), {3}, np.array([0.1]), np.array([3]), object()]
 NO_RATE = [float("nan"), inf, -inf, -1, -0.5, np.float32("nan"), np.float32("inf"), np.float32(-1), np.int64(-1)]
 NO_RATE += [10**400, -(10**400), Fraction(-1, 2), Decimal("nan"), Decimal("-inf"), np.array(-1.0), np.array(np.nan)]
