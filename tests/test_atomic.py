@@ -38,6 +38,9 @@ def everything(opt, params):
 
 # Interrupts.
 
+# CPython 3.12 loses the tracing of opcodes in functions that were entered before it was asked for; 3.13 does not.
+TRACED = pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="CPython 3.12 does not trace every opcode")
+
 
 # What comes before the call that leaves a `with`: three times None, on the stack; before Python 3.11 the second way.
 LEAVING = [[("LOAD_CONST", None)] * 3, [("LOAD_CONST", None), ("DUP_TOP", None), ("DUP_TOP", None)]]
@@ -96,6 +99,7 @@ def example(rule):
     return opt, params, grads
 
 
+@TRACED
 @pytest.mark.parametrize("rule", ALL)
 def test_an_update_that_is_interrupted_anywhere(rule):
     """Nothing has changed, or all of it. And the next update is the one that would have been made."""
