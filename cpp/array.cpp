@@ -149,7 +149,6 @@ View look(py::handle value, const Name& name) {
     else
       refuse_type(value, name);
     view.is_double = view.kind != Kind::numpy_float32;
-    view.writeable = true;
     return view;
   }
   const auto* array = array_proxy(value.ptr());
@@ -159,13 +158,12 @@ View look(py::handle value, const Name& name) {
     refuse_dtype(array->descr, name);
   view.data = array->data;
   view.is_double = descr->type_num == npy_api::NPY_DOUBLE_;
-  view.writeable = array->flags & npy_api::NPY_ARRAY_WRITEABLE_;
   view.layout = Layout(array->nd, array->dimensions, array->strides);
   if (!(array->flags & npy_api::NPY_ARRAY_ALIGNED_))
     throw py::value_error(name.text() + ": its data is not aligned to its " + dtype_text(view) +
                           " elements; use a copy of it");
   if (name.written()) {
-    if (!view.writeable)
+    if (!is_writeable(value))
       throw py::value_error(name.text() + ": is read-only, so it cannot be updated in place; use a copy of it");
     const bool plain = array->flags & (py::array::c_style | py::array::f_style);
     if (!plain && may_overlap_itself(view))

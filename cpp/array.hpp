@@ -36,7 +36,6 @@ class Layout {
 struct View {
   char* data = nullptr;
   bool is_double = false;
-  bool writeable = false;
   Kind kind = Kind::array;
   Layout layout;
 

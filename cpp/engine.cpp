@@ -294,7 +294,7 @@ void Engine::step_in_numpy(const Plan& plan, const py::object& optimizer, const 
   for (size_t i = 0; i < entries_.size(); ++i) {
     const Entry& entry = entries_[i];
     const size_t group = plan.group_of(i);
-    results.push_back(optimizer.attr("_step_in_numpy")(entry.key, entry.p, entry.g, state[entry.key], group,
+    results.push_back(optimizer.attr("_step_in_numpy")(entry.p, entry.g, state[entry.key], group,
                                                        orders_.groups[group].scalars[0], orders_.scale, orders_.shrink,
                                                        pending));
   }

@@ -34,7 +34,7 @@ class Engine {
   //   _ratio(name, state, u, p_norm, scalars, pending)
   //                        the ratio of a rule whose second half needs Python; `pending` is a list of pairs of arrays
   //                        (kept, new) to which it adds: the new one is copied into the kept one when the step is taken
-  //   _step_in_numpy(name, p, g, state, group, lr, scale, shrink, pending)
+  //   _step_in_numpy(p, g, state, group, lr, scale, shrink, pending)
   //                        the whole step of a parameter, by a rule of the user's: all that it changes is `pending`,
   //                        and a float's new value is returned
   void update(const py::object& optimizer, const py::object& params, const py::object& grads,

@@ -39,11 +39,6 @@ def everything(opt, params):
 # Interrupts.
 
 
-def need_traced_opcodes():
-    if sys.version_info[:2] == (3, 12):
-        pytest.skip("CPython 3.12 does not trace every opcode; 3.11 and 3.13 do")
-
-
 # What comes before the call that leaves a `with`: three times None, on the stack; before Python 3.11 the second way.
 LEAVING = [[("LOAD_CONST", None)] * 3, [("LOAD_CONST", None), ("DUP_TOP", None), ("DUP_TOP", None)]]
 
@@ -61,10 +56,11 @@ def checked_offsets(code):
     return found
 
 
-def interrupted_at(moment, act):
-    """Call act() with Ctrl-C at its moment-th look for signals within our own Python; False if it was over before."""
-    need_traced_opcodes()
-    seen = 0
+def at_moment(moment, act, happening):
+    """Call act(), and happening() at the moment-th look for signals within our own Python; False if over before."""
+    if sys.version_info[:2] == (3, 12):
+        pytest.skip("CPython 3.12 does not trace every opcode; 3.11 and 3.13 do")
+    seen, before = 0, sys.gettrace()
 
     def trace(frame, event, arg):
         nonlocal seen
@@ -73,18 +69,30 @@ def interrupted_at(moment, act):
         frame.f_trace_opcodes = True
         if event == "opcode" and frame.f_lasti in checked_offsets(frame.f_code):
             seen += 1
-            if seen > moment:
-                raise KeyboardInterrupt
+            if seen == moment + 1:
+                sys.settrace(None)
+                happening()
         return trace
 
-    before = sys.gettrace()
     sys.settrace(trace)
     try:
         act()
-    except KeyboardInterrupt:
-        return True
     finally:
         sys.settrace(before)
+    return seen > moment
+
+
+def press_ctrl_c():
+    raise KeyboardInterrupt
+
+
+def interrupted_at(moment, act):
+    """Call act() with Ctrl-C at its moment-th look for signals; False if it was over before."""
+    try:
+        happened = at_moment(moment, act, press_ctrl_c)
+    except KeyboardInterrupt:
+        return True
+    assert not happened, "Ctrl-C was swallowed"
     return False
 
 
@@ -356,31 +364,10 @@ def test_factors_of_another_shape_are_refused(slot, shape):
 
 def within(act, moment_of, handler):
     """Run act() with handler() at the moment-th look for signals, for each moment until it is over."""
-    need_traced_opcodes()
-    moment, over = 0, False
-    while not over:
+    moment, happened = 0, True
+    while happened:
         state = moment_of()
-        seen = 0
-
-        def trace(frame, event, arg, moment=moment, state=state):
-            nonlocal seen
-            if "schuss" not in frame.f_globals.get("__name__", ""):
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode" and frame.f_lasti in checked_offsets(frame.f_code):
-                seen += 1
-                if seen == moment + 1:
-                    sys.settrace(None)
-                    handler(state)
-                    sys.settrace(trace)
-            return trace
-
-        sys.settrace(trace)
-        try:
-            act(state)
-        finally:
-            sys.settrace(None)
-        over = seen <= moment
+        happened = at_moment(moment, functools.partial(act, state), functools.partial(handler, state))
         yield state
         moment += 1
 

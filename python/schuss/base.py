@@ -735,7 +735,6 @@ class Optimizer:
 
     def _step_in_numpy(
         self,
-        name: Any,
         p: Any,
         g: Any,
         state: Mapping[str, NDArray[Any]],

@@ -1578,13 +1578,13 @@ class Muon(Optimizer):
         look = self.momentum if self.nesterov else 1.0
         return lr, 1 - self.momentum, look, 1 - lr * self.weight_decay, float(self.steps)
 
+    @np.errstate(all="ignore")  # as in the kernels of all other rules
     def _ratio(
         self, name: Any, state: Mapping[str, Any], u: NDArray[Any], p_norm: float, scalars: Scalars, pending: Any
     ) -> float:
         if u.size == 0:
             return 1.0
-        with np.errstate(all="ignore"):  # as in the kernels of all other rules
-            u[...] = orthogonalized(u, int(scalars[-1]))
+        u[...] = orthogonalized(u, int(scalars[-1]))
         return sqrt(max(1.0, u.shape[0] / u.shape[1]))
 
 
@@ -1698,6 +1698,7 @@ class Adafactor(Optimizer):
         rate, share = min(lr, 1 / sqrt(t)), t**self.beta2_decay
         return 1 - lr * self.weight_decay, rate, share, eps, self.eps2, self.clip_threshold
 
+    @np.errstate(all="ignore")  # as in the kernels of all other rules
     def _ratio(
         self,
         name: Any,
@@ -1706,12 +1707,6 @@ class Adafactor(Optimizer):
         p_norm: float,
         scalars: Scalars,
         pending: list[tuple[NDArray[Any], NDArray[Any]]],
-    ) -> float:
-        with np.errstate(all="ignore"):  # as in the kernels of all other rules
-            return self._ratio_of(state, u, p_norm, scalars, pending)
-
-    def _ratio_of(
-        self, state: Mapping[str, Any], u: NDArray[Any], p_norm: float, scalars: Scalars, pending: list[Any]
     ) -> float:
         _, rate, share, eps, eps2, threshold = scalars
         if u.size == 0:
