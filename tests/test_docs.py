@@ -15,7 +15,7 @@ import schuss
 
 MODULES = [
     "schuss",
-    *(f"schuss.{m.name}" for m in pkgutil.iter_modules(schuss.__path__) if m.name != "__main__"),
+    *(m.name for m in pkgutil.walk_packages(schuss.__path__, "schuss.") if not m.name.endswith("__main__")),
 ]
 
 
@@ -40,7 +40,7 @@ def test_readme():
 def needed():
     """Each call of need(): the package, and the extra that its message names."""
     found = []
-    for path in Path(schuss.__file__).parent.glob("*.py"):
+    for path in Path(schuss.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "need":
                 named = {each.arg: each.value.value for each in node.keywords}

@@ -23,6 +23,7 @@ MODULES = [
     "schuss.threads",
     "schuss.info",
     "schuss.textbook",
+    "schuss.textbook.ch04",
 ]
 
 LEFT_OUT = {
@@ -74,7 +75,7 @@ def test_the_options_that_all_take():
     assert set(documented) == set(L2Options.__annotations__)
 
 
-@pytest.mark.parametrize("path", sorted(Path(schuss.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(Path(schuss.__file__).parent.rglob("*.py")), ids=lambda path: path.name)
 def test_equations_are_plain_text(path):
     assert ":math:" not in path.read_text(encoding="utf-8")
     assert ".. math::" not in path.read_text(encoding="utf-8")

