@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import re
+from html import escape
 
 import numpy as np
 import pytest
@@ -363,3 +365,31 @@ def test_a_rate_that_is_assigned_later_counts_from_then_on(rule):
         ref.update(twins, grads)
         for name, p in params.items():
             assert p.tolist() == twins[name].tolist()
+
+
+# In a notebook.
+
+
+def test_a_notebook_shows_step_rate_and_state():
+    opt = schuss.Adam(lr=schuss.schedules.Exponential(0.1, 0.5), clip_norm=1.0, on_nonfinite="skip")
+    assert '<tr><th style="text-align: left">state</th><td style="text-align: left">none</td></tr>' in opt._repr_html_()
+    params = {"W": np.ones((250, 2)), "b": np.ones(125, np.float32)}
+    opt.update(params, {name: np.full_like(p, 2) for name, p in params.items()})
+    opt.update(params, {name: np.full_like(p, 2) for name, p in params.items()})
+    opt.update(params, {"W": np.full((250, 2), np.nan), "b": np.zeros(125, np.float32)})
+    text = re.sub("<[^>]*>", " ", opt._repr_html_())
+    assert (
+        text.split()
+        == (
+            f"{escape(repr(opt))} step 2 learning rate {opt.current_lr:g} state 9 kB in 4 arrays "
+            "last gradient&#x27;s norm nan skipped 1, the last for &#x27;W&#x27;"
+        ).split()
+    )
+
+
+def test_what_a_notebook_shows_is_escaped():
+    class Odd(schuss.SGD):
+        def __repr__(self):
+            return "<script>"
+
+    assert "<script>" not in Odd()._repr_html_()

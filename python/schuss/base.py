@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .checks import POSITIVE, SHARE, flag, number, shown
+from .display import size, table
 from .reference import follow, prepared
 from .schedules import rate_at
 
@@ -383,6 +384,16 @@ class Optimizer:
             if value is not None and (value if name == "groups" else name not in _OPTIONS or value != default[name])
         )
         return f"{type(self).__name__}({', '.join(text)})"
+
+    def _repr_html_(self) -> str:
+        arrays = [array for slots in self._engine.state.values() for array in slots.values()]
+        kept = f"{size(sum(array.nbytes for array in arrays))} in {len(arrays)} arrays" if arrays else "none"
+        rows = [("step", f"{self.t:,}"), ("learning rate", f"{self.current_lr:g}"), ("state", kept)]
+        if self.last_grad_norm is not None:
+            rows.append(("last gradient's norm", f"{self.last_grad_norm:g}"))
+        if self.skipped:
+            rows.append(("skipped", f"{self.skipped:,}, the last for {self.last_nonfinite!r}"))
+        return table(repr(self), rows)
 
     # What the state consists of: the kernel's name, the slots, and whether the last one is the average.
 
