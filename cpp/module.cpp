@@ -32,7 +32,8 @@ auto with_type_of(const schuss::View& view, Call call) {
   return view.is_double ? call(double{}) : call(float{});
 }
 
-void stream_over(const py::object& p, const py::object& g, const std::vector<py::object>& slots, int threads) {
+void stream_over(const py::object& p, const py::object& g, const std::vector<py::object>& slots, int threads,
+                 int repeats) {
   const schuss::View to = look_contiguous(p, output("p"), {-1});
   const std::vector<py::ssize_t> shape(to.layout.shape(), to.layout.shape() + 1);
   const schuss::View from = look_contiguous(g, input("g"), shape, to.is_double);
@@ -42,12 +43,14 @@ void stream_over(const py::object& p, const py::object& g, const std::vector<py:
     throw py::value_error("slots: expected at most " + std::to_string(stream::most_slots) + " arrays, got " +
                           std::to_string(slots.size()));
   team::check_threads(threads);
+  if (repeats < 1) throw py::value_error("repeats must be at least 1, got " + std::to_string(repeats));
   with_type_of(to, [&](auto type) {
     using T = decltype(type);
     std::vector<T*> pointers;
     for (const schuss::View& view : views) pointers.push_back(data<T>(view));
     const schuss::WithoutGil released;
-    stream::run(to.size(), data<T>(to), data<T>(from), pointers.data(), static_cast<int>(pointers.size()), threads);
+    stream::run(to.size(), data<T>(to), data<T>(from), pointers.data(), static_cast<int>(pointers.size()), threads,
+                repeats);
   });
 }
 
@@ -154,7 +157,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("set_grain", &team::set_grain, py::arg("bytes"));
   m.def("grain", &team::grain);
 
-  m.def("stream", &stream_over, py::arg("p"), py::arg("g"), py::arg("slots"), py::arg("threads"));
+  m.def("stream", &stream_over, py::arg("p"), py::arg("g"), py::arg("slots"), py::arg("threads"), py::arg("repeats"));
   m.def("bias_relu", &bias_relu, py::arg("y"), py::arg("b"));
   m.def("relu_backward", &relu_backward, py::arg("d"), py::arg("y"), py::arg("db"));
   m.def("softmax_loss", &softmax_loss, py::arg("x"), py::arg("t"), py::arg("d"));

@@ -18,7 +18,7 @@ def good():
     rows, columns = 4, 3
     matrix = np.arange(12.0).reshape(rows, columns)
     return {
-        "stream": {"p": np.ones(8), "g": np.ones(8), "slots": [np.zeros(8), np.zeros(8)], "threads": 1},
+        "stream": {"p": np.ones(8), "g": np.ones(8), "slots": [np.zeros(8), np.zeros(8)], "threads": 1, "repeats": 1},
         "bias_relu": {"y": matrix - 5, "b": np.ones(columns)},
         "relu_backward": {"d": matrix + 1, "y": matrix - 5, "db": np.ones(columns)},
         "softmax_loss": {"x": matrix, "t": LABELS, "d": np.zeros((rows, columns))},
@@ -149,7 +149,20 @@ def test_threads_are_within_bounds(threads):
 
 def test_slots_are_few():
     with pytest.raises(ValueError, match="slots: expected at most 4 arrays, got 5"):
-        _core.stream(np.ones(3), np.ones(3), [np.ones(3) for _ in range(5)], 1)
+        _core.stream(np.ones(3), np.ones(3), [np.ones(3) for _ in range(5)], 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 127, 129, 1000])
+def test_the_stream_goes_over_every_element_so_often(n, threads, dtype):
+    g = np.arange(n, dtype=dtype)
+    p, *slots = (np.full(n, i, dtype) for i in range(5))
+    _core.stream(p, g, slots, threads, 3)
+    for i, array in enumerate((p, *slots)):
+        np.testing.assert_array_equal(array, i + 3 * g)
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        _core.stream(p, g, slots, threads, 0)
 
 
 # Through the layers.

@@ -2,7 +2,8 @@
 
 All contenders of a case take turns, so that what else the machine does hits them alike. A time is the median
 over the turns; a ratio above 1 means that ours is the shorter one. The stream limit is a loop that moves the
-same bytes through arrays of the same size, in place, on the same number of threads, and hardly computes.
+same bytes through arrays of the same size, in place, on the same number of threads, and hardly computes; it goes
+over them again and again within one call, so that small ones show the speed of the caches and no call's cost.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ ITERATION = "MNIST iteration"
 COMPOSITION = "clip+decay+EMA"
 TWO_NETWORKS = "two networks"
 STREAM = "stream limit"
+STREAM_BYTES = 1 << 26  # that a call of it moves at least: some 500 us, beside which the start of a region is nothing
 # How long one contender is timed before the next has its turn, and the rest between, in which the threads of
 # the one before fall asleep: OpenMP's keep their cores busy for some 3 ms, OpenBLAS's for some 30.
 TURN_NS, REST_S = 8_000_000, 0.006
@@ -136,10 +138,10 @@ def _settled(n: int) -> Iterator[None]:
         threads.set_num_threads(before)
 
 
-def _stream(case: Case) -> Callable[[], object]:
-    """The in-place loop that moves the case's bytes, over arrays of its size."""
+def _stream(case: Case, repeats: int) -> Callable[[], object]:
+    """The in-place loop that moves the case's bytes so often, over arrays of its size."""
     p, g, *state = (np.full(case.parameters, 1e-3, case.dtype) for _ in range(2 + len(OPTIMIZERS[case.rule].slots)))
-    return lambda: _core.stream(p, g, state, case.threads)
+    return lambda: _core.stream(p, g, state, case.threads, repeats)
 
 
 def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> list[Row]:
@@ -165,9 +167,13 @@ def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> lis
                 np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-5, err_msg=f"{name} steps otherwise")
         del params, grads, ours
         steps: dict[str, Callable[[], object]] = {name: runner.step for name, runner in runners.items()}
+        repeats = max(1, STREAM_BYTES // case.bytes)
         if case.name not in (COMPOSITION, TWO_NETWORKS):
-            steps[STREAM] = _stream(case)
-        return _rows(case, time_turns(steps, budget))
+            steps[STREAM] = _stream(case, repeats)
+        seconds = time_turns(steps, budget)
+        if STREAM in seconds:
+            seconds[STREAM] = [time / repeats for time in seconds[STREAM]]
+        return _rows(case, seconds)
 
 
 def run_iteration(contenders: Sequence[peers.Peer], n: int, budget: float) -> list[Row]:
