@@ -384,11 +384,21 @@ def test_scripts_of_chapters_7_and_8(script, tmp_path, shared_data):
     assert output(ours / f"{script}.py") == output(theirs / f"{script}.py")
 
 
-@pytest.mark.parametrize("script", ["ch01/train", "ch01/train_custom_loop", "ch03/train"])
-def test_scripts_of_the_second_book(script, tmp_path):
+# Chapter 3's parameters are of float32; the book's own Adam, whose rate is one of NumPy's float64, steps them in float64.
+@pytest.mark.parametrize(
+    ("script", "bitwise"), [("ch01/train", True), ("ch01/train_custom_loop", True), ("ch03/train", False)]
+)
+def test_scripts_of_the_second_book(script, bitwise, tmp_path):
     theirs, ours = two_copies(book("SCHUSS_BOOK2"), tmp_path)
     put_in_place(ours, r"^from common\.optimizer import", "from schuss import", "*/*.py")
-    assert output(ours / f"{script}.py") == output(theirs / f"{script}.py")
+    expected, found = output(theirs / f"{script}.py"), output(ours / f"{script}.py")
+    if bitwise:
+        assert found == expected
+        return
+    number = r"-?\d+\.\d*(?:e-?\d+)?"
+    assert [re.sub(number, "", line) for line in found] == [re.sub(number, "", line) for line in expected]
+    expected, found = ([float(text) for text in re.findall(number, " ".join(lines))] for lines in (expected, found))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_second_book_hands_lists():
