@@ -21,8 +21,8 @@ def tiny(monkeypatch):
     """A benchmark of milliseconds."""
     monkeypatch.setattr(bench, "TURN_NS", 10_000)
     monkeypatch.setattr(bench, "REST_S", 0.0)
-    iteration = Case(bench.ITERATION, "Adam", bench.MNIST, "float32", 1)
-    monkeypatch.setattr(bench, "run_iteration", lambda *given: bench._rows(iteration, {"schuss": [1.0]}))
+    monkeypatch.setattr(bench, "ITERATION_TURN_NS", 10_000)
+    monkeypatch.setattr(bench, "ITERATION_REST_S", 0.0)
     found = [
         (Case("1e3", "Adam", [(1000,)], "float32", 1), frozenset({"numpy"}), 0.0),
         (Case("1e3", "Adam", [(1000,)], "float32", schuss.get_num_threads()), None, 0.0),
@@ -92,10 +92,21 @@ def test_the_textbooks_iteration_is_ours():
     rng = np.random.default_rng(0)
     x, t = rng.random((256, 784), np.float32), rng.integers(0, 10, 256)
     for name in ("schuss", "textbook"):
-        step = peers.iteration(name, x, t)
+        one = peers.iteration(name, x, t)
         for _ in range(3):
-            step()
+            one.step(one.compute())
     assert peers.iteration("thinc", x, t) is None
+
+
+def test_the_step_within_an_iteration_is_a_part_of_it(tiny):
+    rows = bench.run_iteration([OURS, NUMPY, TEXTBOOK], 1, 0.0)
+    assert [(row.case, row.contender) for row in rows] == [
+        (case, name) for case in (bench.ITERATION, bench.UPDATE) for name in ("schuss", "textbook")
+    ]
+    for name in ("schuss", "textbook"):
+        whole, step = (row for row in rows if row.contender == name)
+        assert 0 < step.median < whole.median
+        assert step.gb_per_s is None
 
 
 def test_files_and_words(tiny, tmp_path, capsys):
@@ -135,7 +146,7 @@ def test_interrupted_it_keeps_what_it_has(tiny, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(bench, "run_case", one_then_stop)
     assert cli.main(["bench", "--csv", str(tmp_path / "b.csv")]) == 130
-    assert len((tmp_path / "b.csv").read_text().splitlines()) == 1 + 1 + 2
+    assert (tmp_path / "b.csv").read_text().count("\n1e3,") == 2
 
 
 def test_profile(capsys):

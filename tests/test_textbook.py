@@ -384,7 +384,7 @@ def test_scripts_of_chapters_7_and_8(script, tmp_path, shared_data):
     assert output(ours / f"{script}.py") == output(theirs / f"{script}.py")
 
 
-# Chapter 3's parameters are of float32; the book's own Adam, whose rate is one of NumPy's float64, steps them in float64.
+# Chapter 3's parameters are of float32; the book's own Adam steps them in float64, as its rate is NumPy's float64.
 @pytest.mark.parametrize(
     ("script", "bitwise"), [("ch01/train", True), ("ch01/train_custom_loop", True), ("ch03/train", False)]
 )

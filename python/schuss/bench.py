@@ -41,6 +41,7 @@ GPT2: list[tuple[int, ...]] = [(50257, 768), (1024, 768), *(_BLOCK * 12), (768,)
 FAST = frozenset({"numpy", "textbook", "torch fused", "deepspeed", "optax", "numba"})
 
 ITERATION = "MNIST iteration"
+UPDATE = "its update()"
 COMPOSITION = "clip+decay+EMA"
 TWO_NETWORKS = "two networks"
 STREAM = "stream limit"
@@ -177,19 +178,40 @@ def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> lis
 
 
 def run_iteration(contenders: Sequence[peers.Peer], n: int, budget: float) -> list[Row]:
-    """Time a training iteration of the textbook's network with those contenders that have one."""
+    """Time a training iteration of the textbook's network with those contenders that have one, and the step within it.
+
+    The step finds its arrays where the matrix products have left them, and the cores in the hands of BLAS: it takes a
+    multiple of the time that it takes when it is called again and again.
+    """
     rng = np.random.default_rng(0)
     x, t = rng.random((10_000, peers.SIZES[0]), np.float32), rng.integers(0, 10, 10_000)
     with _settled(n):
         started = {peer.name: peers.iteration(peer.name, x, t) for peer in contenders}
-        steps = {name: step for name, step in started.items() if step is not None}
+        within: dict[str, list[float]] = {name: [] for name, one in started.items() if one is not None}
+        steps = {name: _timed_within(one, within[name]) for name, one in started.items() if one is not None}
         seconds = time_turns(steps, budget, ITERATION_TURN_NS, ITERATION_REST_S)
-    return _rows(Case(ITERATION, "Adam", MNIST, "float32", n), seconds)
+    return [
+        row
+        for case, times in ((ITERATION, seconds), (UPDATE, within))
+        for row in _rows(Case(case, "Adam", MNIST, "float32", n), times)
+    ]
+
+
+def _timed_within(one: peers.Iteration, seconds: list[float]) -> Callable[[], object]:
+    """An iteration that notes how long its step takes."""
+
+    def run() -> None:
+        grads = one.compute()
+        begin = perf_counter_ns()
+        one.step(grads)
+        seconds.append((perf_counter_ns() - begin) / 1e9)
+
+    return run
 
 
 def _rows(case: Case, seconds: dict[str, list[float]]) -> list[Row]:
     medians = {name: float(np.median(times)) for name, times in seconds.items()}
-    moves = case.name != ITERATION
+    moves = case.name not in (ITERATION, UPDATE)
     return [
         Row(
             case.name,
@@ -389,7 +411,8 @@ def main(args: Namespace) -> int:
     interrupted = False
     try:
         rows += run_iteration(present, n_threads, 1.5 if args.quick else 8)
-        _print_case(rows)
+        for name in (ITERATION, UPDATE):
+            _print_case([row for row in rows if row.case == name])
         for case, names, budget in cases(args.quick, n_threads):
             contenders = [
                 peer

@@ -286,26 +286,33 @@ def in_turn(peer: Peer, rule: str, params: Arrays, grads: Arrays) -> Runner | No
 SIZES, BATCH = (784, 100, 100, 100, 100, 10), 128
 
 
-def iteration(name: str, x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object] | None:
-    """Return a function that does one iteration as that peer does it; None if it has no networks."""
+class Iteration(NamedTuple):
+    """A training iteration in two parts."""
+
+    compute: Callable[[], Any]  # draws a batch, and returns the gradients
+    step: Callable[[Any], object]  # takes them
+
+
+def iteration(name: str, x: NDArray[Any], t: NDArray[Any]) -> Iteration | None:
+    """Return an iteration as that peer does it; None if it has no networks."""
     starts = {"schuss": _our_iteration, "textbook": _textbook_iteration, "torch fused": _torch_iteration}
     return starts[name](x, t) if name in starts else None
 
 
-def _our_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object]:
+def _our_iteration(x: NDArray[Any], t: NDArray[Any]) -> Iteration:
     net, opt = MultiLayerNet(SIZES[0], SIZES[1:-1], SIZES[-1], seed=0), optimizers.Adam()
     rng = np.random.default_rng(0)
     images = np.empty((BATCH, x.shape[1]), x.dtype)  # kept: new memory for each batch would cost as much as reading it
 
-    def run() -> None:
+    def compute() -> Any:
         batch = rng.integers(0, len(x), BATCH)
         np.take(x, batch, axis=0, out=images, mode="clip")
-        opt.update(net.params, net.gradient(images, t[batch]))
+        return net.gradient(images, t[batch])
 
-    return run
+    return Iteration(compute, lambda grads: opt.update(net.params, grads))
 
 
-def _textbook_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object]:
+def _textbook_iteration(x: NDArray[Any], t: NDArray[Any]) -> Iteration:
     """The book's way: float64 weights, a new array for each result, one layer after the other."""
     rng = np.random.default_rng(0)
     layers = range(1, len(SIZES))
@@ -318,7 +325,7 @@ def _textbook_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object
         penalty = sum(0.5 * decay * np.sum(params[f"W{i}"] ** 2) for i in layers)
         return penalty - np.sum(np.log(y[np.arange(BATCH), labels] + 1e-7)) / BATCH
 
-    def run() -> None:
+    def compute() -> Any:
         batch = rng.choice(len(x), BATCH)
         outputs, masks, labels = [x[batch]], [], t[batch]
         for i in layers:
@@ -341,12 +348,12 @@ def _textbook_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object
             grads[f"W{i}"] = np.dot(outputs[i - 1].T, d) + decay * params[f"W{i}"]
             grads[f"b{i}"] = np.sum(d, axis=0)
             d = dx
-        opt.update(params, grads)
+        return grads
 
-    return run
+    return Iteration(compute, lambda grads: opt.update(params, grads))
 
 
-def _torch_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object]:
+def _torch_iteration(x: NDArray[Any], t: NDArray[Any]) -> Iteration:
     import torch
 
     torch.set_num_threads(threads.get_num_threads())
@@ -358,11 +365,10 @@ def _torch_iteration(x: NDArray[Any], t: NDArray[Any]) -> Callable[[], object]:
     opt = torch.optim.Adam(net.parameters(), fused=True)
     inputs, labels = torch.tensor(x), torch.tensor(t.astype(np.int64))
 
-    def run() -> None:
+    def compute() -> None:
         batch = torch.randint(len(inputs), (BATCH,))
         loss = torch.nn.functional.cross_entropy(net(inputs[batch]), labels[batch])
         opt.zero_grad()
         loss.backward()
-        opt.step()
 
-    return run
+    return Iteration(compute, lambda grads: opt.step())
