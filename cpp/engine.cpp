@@ -414,6 +414,10 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
 void Engine::update(const py::object& optimizer, const py::object& params, const py::object& grads,
                     const py::object& grad_scale) {
   const double scale = PyBool_Check(grad_scale.ptr()) ? NAN : PyFloat_AsDouble(grad_scale.ptr());
+  // That it is no number, or one beyond all floats, is told below; anything else, as Ctrl-C, is not the argument's
+  // doing.
+  if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_TypeError) && !PyErr_ExceptionMatches(PyExc_OverflowError))
+    throw py::error_already_set();
   if (PyErr_Occurred() || !std::isfinite(scale)) {
     PyErr_Clear();
     const std::string text = "grad_scale must be a finite number, got " + py::repr(grad_scale).cast<std::string>();

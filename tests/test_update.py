@@ -348,6 +348,26 @@ def test_a_mapping_that_copies_is_refused():
         schuss.SGD().update(params, {"a": np.ones(3)})
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, RuntimeError])
+def test_what_a_scale_raises_of_itself_comes_through(error):
+    """It is no wrong argument: Ctrl-C, too, may arrive while a number of the user's turns into a float."""
+
+    class Scale:
+        def __float__(self):
+            raise error("from within")
+
+    opt, params = schuss.SGD(), {"x": np.ones(3)}
+    with pytest.raises(error, match="from within"):
+        opt.update(params, {"x": np.ones(3)}, grad_scale=Scale())
+    assert opt.t == 0
+    assert params["x"].tolist() == [1] * 3
+
+
+def test_a_scale_beyond_all_floats_is_named():
+    with pytest.raises(TypeError, match=r"grad_scale must be a finite number, got 10{400}$"):
+        schuss.SGD().update({"x": np.ones(3)}, {"x": np.ones(3)}, grad_scale=10**400)
+
+
 @pytest.mark.parametrize("number", [float, np.float64, np.float32])
 def test_floats_are_replaced(bitwise_rule, number):
     """The textbook's comparison of paths trains two Python floats."""
