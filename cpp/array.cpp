@@ -2,6 +2,7 @@
 #include "array.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <utility>
 
@@ -16,11 +17,29 @@ std::string type_name(py::handle value) { return Py_TYPE(value.ptr())->tp_name; 
 
 // The types compared on every call; never let go of, as they must outlive the interpreter's last module.
 struct {
-  PyObject *ndarray, *memmap, *float64, *float32;
+  PyObject *ndarray, *memmap;
+  std::array<PyObject*, std::size(formats)> scalars;
 } types;
 
+PyObject*& scalar_type(Format format) { return types.scalars[static_cast<size_t>(format)]; }
+
+// Of a Python float, or of one of NumPy's scalars.
+std::optional<Format> float_format(py::handle value) {
+  if (PyFloat_CheckExact(value.ptr())) return Format::float64;
+  for (const FormatLine& line : formats)
+    if (reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())) == scalar_type(line.format)) return line.format;
+  return {};
+}
+
+// "float32 or float64".
+std::string accepted() {
+  std::string names;
+  for (const FormatLine& line : formats) names += (names.empty() ? "" : " or ") + std::string(line.name);
+  return names;
+}
+
 [[noreturn]] void refuse_type(py::handle value, const Name& name) {
-  std::string text = name.text() + ": expected a numpy.ndarray of float32 or float64, got " + type_name(value);
+  std::string text = name.text() + ": expected a numpy.ndarray of " + accepted() + ", got " + type_name(value);
   if (name.role == Role::state)
     text += "; state is kept from step to step, and a number cannot change in place";
   else if (PyBool_Check(value.ptr()) || PyLong_Check(value.ptr()))
@@ -41,8 +60,8 @@ struct {
 
 [[noreturn]] void refuse_dtype(py::handle descr, const Name& name) {
   const py::dtype dtype = py::reinterpret_borrow<py::dtype>(descr);
-  std::string text = name.text() + ": expected dtype float32 or float64, got " + py::str(descr).cast<std::string>();
-  if (dtype.num() == npy_api::NPY_FLOAT_ || dtype.num() == npy_api::NPY_DOUBLE_)
+  std::string text = name.text() + ": expected dtype " + accepted() + ", got " + py::str(descr).cast<std::string>();
+  if (format_of(dtype.num()))
     text += ", which is byte-swapped; convert it once with .astype(dtype.newbyteorder('='))";
   else
     text += "; convert it once with .astype(numpy.float32) or numpy.float64";
@@ -70,7 +89,8 @@ bool may_overlap_itself(const View& v) {
 void learn_types() {
   const py::module_ numpy = py::module_::import("numpy");
   const auto type = [&numpy](const char* name) { return py::object(numpy.attr(name)).release().ptr(); };
-  types = {type("ndarray"), type("memmap"), type("float64"), type("float32")};
+  types = {type("ndarray"), type("memmap"), {}};
+  for (const FormatLine& line : formats) scalar_type(line.format) = type(line.name);
 }
 
 Layout::Layout(int ndim, const py::ssize_t* shape, const py::ssize_t* strides) : ndim_(ndim) {
@@ -101,7 +121,7 @@ size_t View::size() const {
 }
 
 bool View::same_layout(const View& other) const {
-  return is_double == other.is_double && kind == other.kind &&
+  return format == other.format && kind == other.kind &&
          layout.same(other.layout.ndim(), other.layout.shape(), other.layout.strides());
 }
 
@@ -109,9 +129,8 @@ bool View::is_like(py::handle value) const {
   if (kind != Kind::array || !is_array(value)) return false;
   const auto* now = array_proxy(value.ptr());
   const auto* descr = array_descriptor_proxy(now->descr);
-  return descr->type_num == (is_double ? npy_api::NPY_DOUBLE_ : npy_api::NPY_FLOAT_) &&
-         (descr->byteorder == '=' || descr->byteorder == '|') && now->flags & npy_api::NPY_ARRAY_ALIGNED_ &&
-         layout.same(now->nd, now->dimensions, now->strides);
+  return descr->type_num == about(format).numpy_type && (descr->byteorder == '=' || descr->byteorder == '|') &&
+         now->flags & npy_api::NPY_ARRAY_ALIGNED_ && layout.same(now->nd, now->dimensions, now->strides);
 }
 
 char* data_of(py::handle array) { return array_proxy(array.ptr())->data; }
@@ -137,30 +156,22 @@ bool is_array(py::handle value) {
 View look(py::handle value, const Name& name) {
   View view;
   if (!is_array(value)) {
-    PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(value.ptr()));
-    if (name.role == Role::state)
-      refuse_type(value, name);
-    else if (type == reinterpret_cast<PyObject*>(&PyFloat_Type))
-      view.kind = Kind::python_float;
-    else if (type == types.float64)
-      view.kind = Kind::numpy_float64;
-    else if (type == types.float32)
-      view.kind = Kind::numpy_float32;
-    else
-      refuse_type(value, name);
-    view.is_double = view.kind != Kind::numpy_float32;
+    const std::optional<Format> format = name.role == Role::state ? std::nullopt : float_format(value);
+    if (!format) refuse_type(value, name);
+    view.format = *format;
+    view.kind = PyFloat_CheckExact(value.ptr()) ? Kind::python_float : Kind::numpy_scalar;
     return view;
   }
   const auto* array = array_proxy(value.ptr());
   const auto* descr = array_descriptor_proxy(array->descr);
   const bool native = descr->byteorder == '=' || descr->byteorder == '|';
-  if ((descr->type_num != npy_api::NPY_FLOAT_ && descr->type_num != npy_api::NPY_DOUBLE_) || !native)
-    refuse_dtype(array->descr, name);
+  const std::optional<Format> format = format_of(descr->type_num);
+  if (!format || !native) refuse_dtype(array->descr, name);
   view.data = array->data;
-  view.is_double = descr->type_num == npy_api::NPY_DOUBLE_;
+  view.format = *format;
   view.layout = Layout(array->nd, array->dimensions, array->strides);
   if (!(array->flags & npy_api::NPY_ARRAY_ALIGNED_))
-    throw py::value_error(name.text() + ": its data is not aligned to its " + dtype_text(view) +
+    throw py::value_error(name.text() + ": its data is not aligned to its " + view.dtype() +
                           " elements; use a copy of it");
   if (name.written()) {
     if (!is_writeable(value))
@@ -190,11 +201,10 @@ View look_contiguous(py::handle value, const Name& name, const std::vector<py::s
   return view;
 }
 
-View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape, bool is_double) {
+View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape, Format format) {
   const View view = look_contiguous(value, name, shape);
-  if (view.is_double != is_double)
-    throw py::type_error(name.text() + ": expected dtype " + (is_double ? "float64" : "float32") + ", got " +
-                         dtype_text(view));
+  if (view.format != format)
+    throw py::type_error(name.text() + ": expected dtype " + about(format).name + ", got " + view.dtype());
   return view;
 }
 
@@ -202,13 +212,10 @@ void copy_into(py::handle to, py::handle from) {
   if (npy_api::get().PyArray_CopyInto_(to.ptr(), from.ptr()) < 0) throw py::error_already_set();
 }
 
-double float_value(py::handle value) { return PyFloat_AsDouble(value.ptr()); }
-
-py::object float_like(Kind kind, double value) {
+py::object float_like(const View& view, double value) {
   py::float_ number(value);
-  if (kind == Kind::numpy_float64) return py::handle(types.float64)(number);
-  if (kind == Kind::numpy_float32) return py::handle(types.float32)(number);
-  return std::move(number);
+  if (view.kind == Kind::python_float) return std::move(number);
+  return py::handle(scalar_type(view.format))(number);
 }
 
 std::string shape_text(const View& view) {
@@ -217,8 +224,6 @@ std::string shape_text(const View& view) {
   for (int i = 0; i < ndim; ++i) text += (i ? ", " : "") + std::to_string(view.layout.shape()[i]);
   return text + (ndim == 1 ? ",)" : ")");
 }
-
-const char* dtype_text(const View& view) { return view.is_double ? "float64" : "float32"; }
 
 Extent extent_of(const View& view) {
   Extent extent{view.data, view.data + view.itemsize()};

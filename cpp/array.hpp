@@ -5,12 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "format.hpp"
+
 namespace schuss {
 
 namespace py = pybind11;
 
 // How a value came: a float cannot change in place, so its entry in the caller's mapping is rebound.
-enum class Kind : char { array, python_float, numpy_float64, numpy_float32 };
+enum class Kind : char { array, python_float, numpy_scalar };
 
 // Shape and strides (in bytes), as they were when an array was looked at: NumPy frees its own when another thread
 // assigns to `shape`, so they are copied. Few axes take no memory of their own.
@@ -35,11 +37,12 @@ class Layout {
 // What must be the same for an earlier check of an array to hold for it again.
 struct View {
   char* data = nullptr;
-  bool is_double = false;
+  Format format = Format::float32;
   Kind kind = Kind::array;
   Layout layout;
 
-  size_t itemsize() const { return is_double ? sizeof(double) : sizeof(float); }
+  size_t itemsize() const { return about(format).itemsize; }
+  const char* dtype() const { return about(format).name; }
   size_t size() const;
   bool same_layout(const View& other) const;
   // Whether a value is an array that would look the same, but for where it lies, and whether it can be written.
@@ -70,7 +73,7 @@ View look(py::handle value, const Name& name);
 
 // The same for a function on plain memory: a contiguous array of these lengths, of which -1 is any.
 View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape);
-View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape, bool is_double);
+View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape, Format format);
 
 // Where the first element of an array lies, and whether it can be written: now.
 char* data_of(py::handle array);
@@ -79,11 +82,10 @@ bool is_writeable(py::handle array);
 // What an array that is a view has its memory from; no object where it owns it.
 py::object owner_of(py::handle value);
 
-double float_value(py::handle value);
-py::object float_like(Kind kind, double value);
+// A float of the kind and format that a view has seen.
+py::object float_like(const View& view, double value);
 
 std::string shape_text(const View& view);
-const char* dtype_text(const View& view);
 
 // Copies all of one array into another of the same shape. No Python code runs meanwhile.
 void copy_into(py::handle to, py::handle from);

@@ -73,9 +73,9 @@ void refuse_within(Piece* first, Piece* last) {
 
 void refuse_mismatch(const Entry& entry) {
   const View &p = entry.p_view, &g = entry.g_view;
-  if (p.is_double != g.is_double)
-    throw py::type_error(entry.g_name().text() + " is " + dtype_text(g) + ", its parameter is " + dtype_text(p) +
-                         "; convert the gradient with .astype(numpy." + dtype_text(p) + ")");
+  if (p.format != g.format)
+    throw py::type_error(entry.g_name().text() + " is " + g.dtype() + ", its parameter is " + p.dtype() +
+                         "; convert the gradient with .astype(numpy." + p.dtype() + ")");
   if (!p.layout.same_shape(g.layout))
     throw py::value_error(entry.g_name().text() + " has shape " + shape_text(g) + ", its parameter has shape " +
                           shape_text(p) + "; they must be equal");
@@ -83,12 +83,12 @@ void refuse_mismatch(const Entry& entry) {
 
 void refuse_change(const Entry& entry, const Name& name, const View& state) {
   const View& p = entry.p_view;
-  if (p.is_double == state.is_double && p.layout.same_shape(state.layout)) return;
-  const std::string made = entry.p_name().text() + " is " + dtype_text(p) + " of shape " + shape_text(p) + ", but ";
+  if (p.format == state.format && p.layout.same_shape(state.layout)) return;
+  const std::string made = entry.p_name().text() + " is " + p.dtype() + " of shape " + shape_text(p) + ", but ";
   if (!entry.key)
-    throw py::value_error(made + name.text() + " is " + dtype_text(state) + " of shape " + shape_text(state) +
+    throw py::value_error(made + name.text() + " is " + state.dtype() + " of shape " + shape_text(state) +
                           "; state has the dtype and the shape of its parameter");
-  throw py::value_error(made + "its state was made for " + dtype_text(state) + " of shape " + shape_text(state) +
+  throw py::value_error(made + "its state was made for " + state.dtype() + " of shape " + shape_text(state) +
                         "; a changed parameter needs a new optimizer");
 }
 

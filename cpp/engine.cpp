@@ -27,7 +27,7 @@ const Kernels& kernels() {
 }
 
 // A rule of the user's, whose step is NumPy's: it has a rate, and no loop.
-const Kernel numpy_kernel = {"NumPy", 1, 0, nullptr, nullptr, nullptr, nullptr, false, nullptr};
+const Kernel numpy_kernel = {"NumPy", 1, 0, {}, false, nullptr};
 
 const Kernel& find_kernel(const std::string& rule) {
   if (rule == numpy_kernel.rule) return numpy_kernel;
@@ -144,7 +144,7 @@ State Engine::state_of(const py::object& optimizer, const Entry& entry, py::dict
 namespace {
 
 void read_scalars(const Kernel& kernel, py::handle given, std::array<double, max_scalars>& scalars) {
-  const int wanted = kernel.scalars - (kernel.measure_f32 != nullptr);
+  const int wanted = kernel.scalars - kernel.halves();
   if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != wanted)
     throw py::value_error(std::string(kernel.rule) + " takes a tuple of " + std::to_string(wanted) + " scalars, got " +
                           py::repr(given).cast<std::string>());
@@ -257,7 +257,7 @@ void check_pending(const py::object& pending) {
     if (!PyTuple_Check(pair.ptr()) || PyTuple_GET_SIZE(pair.ptr()) != 2)
       throw py::type_error("pending: expected pairs of arrays, got " + py::repr(pair).cast<std::string>());
     const View to = look(PyTuple_GET_ITEM(pair.ptr(), 0), kept), from = look(PyTuple_GET_ITEM(pair.ptr(), 1), fresh);
-    if (to.is_double != from.is_double || !to.layout.same_shape(from.layout))
+    if (to.format != from.format || !to.layout.same_shape(from.layout))
       throw py::value_error("state of shape " + shape_text(to) + " cannot become one of shape " + shape_text(from));
   }
 }
@@ -273,7 +273,7 @@ template <class Ratio>
 void advance(Plan& plan, Plan::Part part, const Kernel& kernel, const Orders& orders, int threads, size_t size,
              Ratio ratio, const py::object& pending) {
   const size_t traffic = plan.traffic();
-  if (kernel.measure_f32) {
+  if (kernel.halves()) {
     std::vector<Plan::Norms> norms;
     work_on(traffic, [&] { norms = plan.measure(part, orders, threads); });
     for (size_t i = 0; i < size; ++i) {
@@ -394,7 +394,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     advance(plan, Plan::Part::floats, *kernel_, orders_, 1, entries_.size(), ratio, pending);
     for (size_t i = 0; i < entries_.size(); ++i)
       if (plan.is_in(Plan::Part::floats, i))
-        rebound.set(entries_[i], float_like(entries_[i].p_view.kind, plan.float_result(i)));
+        rebound.set(entries_[i], float_like(entries_[i].p_view, plan.float_result(i)));
   }
   lap("floats");
   if (plan.has_arrays() && !in_numpy)

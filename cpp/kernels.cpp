@@ -11,16 +11,20 @@ template <template <class> class Rule>
 constexpr Kernel kernel(const char* name) {
   constexpr int scalars = sizeof(Rule<float>) / sizeof(float);
   static_assert(Rule<float>::slots <= max_slots && scalars <= max_scalars);
-  return {name,  scalars, Rule<float>::slots, sweep<Rule<float>, float>, sweep<Rule<double>, double>, nullptr, nullptr,
-          false, nullptr};
+  return {name,
+          scalars,
+          Rule<float>::slots,
+          {{sweep<Rule<float>, float>, nullptr}, {sweep<Rule<double>, double>, nullptr}},
+          false,
+          nullptr};
 }
 
 // A rule in two halves, with its ratio.
 template <template <class> class Rule>
 constexpr Kernel halves(const char* name, double (*ratio)(const double*, double, double)) {
   Kernel k = kernel<Rule>(name);
-  k.measure_f32 = measure<Rule<float>, float>;
-  k.measure_f64 = measure<Rule<double>, double>;
+  k.loops.f32.measure = measure<Rule<float>, float>;
+  k.loops.f64.measure = measure<Rule<double>, double>;
   k.ratio = ratio;
   return k;
 }
@@ -57,10 +61,10 @@ constexpr Kernel rules[] = {
     halves<LARS>("LARS", LARS<double>::ratio_of),
     halves<Muon>("Muon"),
     halves<Adafactor>("Adafactor"),
-    {nullptr, 0, 0, nullptr, nullptr, nullptr, nullptr, false, nullptr},
+    {nullptr, 0, 0, {}, false, nullptr},
 };
 
-constexpr Kernels kernels = {rules, queries<float>, queries<double>};
+constexpr Kernels kernels = {rules, {queries<float>, queries<double>}};
 
 }  // namespace
 

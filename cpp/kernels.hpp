@@ -24,15 +24,36 @@ using Measure = void (*)(const double* scalars, const Around* around, size_t n, 
 
 constexpr size_t max_slots = 4, max_scalars = 9;
 
+// What there is once for each type that rules compute in.
+template <class F32, class F64>
+struct ByType {
+  F32 f32;
+  F64 f64;
+
+  template <class T>
+  constexpr const auto& of() const {
+    if constexpr (sizeof(T) == sizeof(float))
+      return f32;
+    else
+      return f64;
+  }
+};
+
+struct Loops {
+  Sweep step;
+  Measure measure;  // nullptr where a step has no halves
+};
+
 struct Kernel {
   const char* rule;  // nullptr ends the table
   int scalars;       // how many the rule takes, max_scalars at most
   int slots;         // how many state arrays the rule keeps, max_slots at most
-  Sweep f32, f64;
-  Measure measure_f32, measure_f64;  // nullptr where a step has no halves
-  bool workspace;                    // the last of the slots is no state, but what the first half hands to Python
+  ByType<Loops, Loops> loops;
+  bool workspace;  // the last of the slots is no state, but what the first half hands to Python
   // The last scalar of a rule with halves, from the others and the norms of p and u; nullptr where Python gives it.
   double (*ratio)(const double* scalars, double p_norm, double u_norm);
+
+  bool halves() const { return loops.f32.measure != nullptr; }
 };
 
 // What is asked of a block of n contiguous elements, each times a scale, before a step.
@@ -44,16 +65,7 @@ struct Queries {
 
 struct Kernels {
   const Kernel* rules;
-  Queries<float> f32;
-  Queries<double> f64;
-
-  template <class T>
-  const Queries<T>& queries() const {
-    if constexpr (sizeof(T) == sizeof(float))
-      return f32;
-    else
-      return f64;
-  }
+  ByType<Queries<float>, Queries<double>> queries;
 };
 
 // Each is kernels.cpp, compiled for that ISA. Which of them exist is decided in CMakeLists.txt.

@@ -21,30 +21,26 @@ using schuss::look_contiguous;
 schuss::Name input(const char* name) { return {schuss::Role::gradient, {}, name}; }
 schuss::Name output(const char* name) { return {schuss::Role::state, {}, name}; }
 
+static_assert(schuss::all_lie_as_computed(), "data<T>() is what lies in memory");
+
 template <class T>
 T* data(const schuss::View& view) {
   return reinterpret_cast<T*>(view.data);
-}
-
-// call(T()) with the type of the array's elements.
-template <class Call>
-auto with_type_of(const schuss::View& view, Call call) {
-  return view.is_double ? call(double{}) : call(float{});
 }
 
 void stream_over(const py::object& p, const py::object& g, const std::vector<py::object>& slots, int threads,
                  int repeats) {
   const schuss::View to = look_contiguous(p, output("p"), {-1});
   const std::vector<py::ssize_t> shape(to.layout.shape(), to.layout.shape() + 1);
-  const schuss::View from = look_contiguous(g, input("g"), shape, to.is_double);
+  const schuss::View from = look_contiguous(g, input("g"), shape, to.format);
   std::vector<schuss::View> views;
-  for (const py::object& slot : slots) views.push_back(look_contiguous(slot, output("slots"), shape, to.is_double));
+  for (const py::object& slot : slots) views.push_back(look_contiguous(slot, output("slots"), shape, to.format));
   if (slots.size() > stream::most_slots)
     throw py::value_error("slots: expected at most " + std::to_string(stream::most_slots) + " arrays, got " +
                           std::to_string(slots.size()));
   team::check_threads(threads);
   if (repeats < 1) throw py::value_error("repeats must be at least 1, got " + std::to_string(repeats));
-  with_type_of(to, [&](auto type) {
+  with_type_of(to.format, [&](auto type) {
     using T = decltype(type);
     std::vector<T*> pointers;
     for (const schuss::View& view : views) pointers.push_back(data<T>(view));
@@ -66,8 +62,8 @@ struct Sizes {
 void bias_relu(const py::object& y, const py::object& b) {
   const schuss::View to = look_contiguous(y, output("y"), {-1, -1});
   const Sizes sizes(to);
-  const schuss::View bias = look_contiguous(b, input("b"), {sizes.columns}, to.is_double);
-  with_type_of(to, [&](auto type) {
+  const schuss::View bias = look_contiguous(b, input("b"), {sizes.columns}, to.format);
+  with_type_of(to.format, [&](auto type) {
     using T = decltype(type);
     layers::bias_relu(sizes.n(), sizes.m(), data<T>(to), data<T>(bias));
   });
@@ -76,9 +72,9 @@ void bias_relu(const py::object& y, const py::object& b) {
 void relu_backward(const py::object& d, const py::object& y, const py::object& db) {
   const schuss::View to = look_contiguous(d, output("d"), {-1, -1});
   const Sizes sizes(to);
-  const schuss::View from = look_contiguous(y, input("y"), sizes.both(), to.is_double);
-  const schuss::View sum = look_contiguous(db, output("db"), {sizes.columns}, to.is_double);
-  with_type_of(to, [&](auto type) {
+  const schuss::View from = look_contiguous(y, input("y"), sizes.both(), to.format);
+  const schuss::View sum = look_contiguous(db, output("db"), {sizes.columns}, to.format);
+  with_type_of(to.format, [&](auto type) {
     using T = decltype(type);
     layers::relu_backward(sizes.n(), sizes.m(), data<T>(to), data<T>(from), data<T>(sum));
   });
@@ -89,11 +85,11 @@ double softmax_loss(const py::object& x, const py::object& t, const py::object& 
   const schuss::View scores = look_contiguous(x, input("x"), {-1, -1});
   const Sizes sizes(scores);
   if (sizes.columns == 0) throw py::value_error("x: expected at least one column, got shape " + shape_text(scores));
-  const schuss::View to = look_contiguous(d, output("d"), sizes.both(), scores.is_double);
+  const schuss::View to = look_contiguous(d, output("d"), sizes.both(), scores.format);
   using Labels = py::array_t<int64_t, py::array::c_style>;
   if (!schuss::is_array(t) || !py::isinstance<Labels>(t)) {
-    const schuss::View weights = look_contiguous(t, input("t"), sizes.both(), scores.is_double);
-    return with_type_of(scores, [&](auto type) {
+    const schuss::View weights = look_contiguous(t, input("t"), sizes.both(), scores.format);
+    return with_type_of(scores.format, [&](auto type) {
       using T = decltype(type);
       return layers::softmax_loss<T>(sizes.n(), sizes.m(), data<T>(scores), data<T>(weights), nullptr, data<T>(to));
     });
@@ -109,7 +105,7 @@ double softmax_loss(const py::object& x, const py::object& t, const py::object& 
     if (label[i] < 0 || label[i] >= sizes.columns)
       throw py::value_error("t: expected labels from 0 to " + std::to_string(sizes.columns - 1) + ", got " +
                             std::to_string(label[i]));
-  return with_type_of(scores, [&](auto type) {
+  return with_type_of(scores.format, [&](auto type) {
     using T = decltype(type);
     return layers::softmax_loss<T>(sizes.n(), sizes.m(), data<T>(scores), nullptr, label, data<T>(to));
   });

@@ -23,6 +23,8 @@ double tree_sum(double* x, size_t n) {
   return x[0];
 }
 
+static_assert(all_lie_as_computed(), "kernels, scratch and cells are given what lies in the arrays");
+
 size_t blocks_of(size_t elements) { return (elements + block_elements - 1) / block_elements; }
 
 }  // namespace
@@ -160,9 +162,9 @@ int Plan::visit_all(visitproc visit, void* arg) const {
 }
 
 void Plan::provide(int threads, bool surveyed) {
-  if ((staged_ || kernel_.measure_f32) && scratch_.size() < static_cast<size_t>(threads))
+  if ((staged_ || kernel_.halves()) && scratch_.size() < static_cast<size_t>(threads))
     scratch_.resize(static_cast<size_t>(threads));
-  if (!surveyed && !kernel_.measure_f32) return;
+  if (!surveyed && !kernel_.halves()) return;
   p_sums_.resize(blocks_);
   u_sums_.resize(blocks_);
   finite_.resize(blocks_);
@@ -179,7 +181,7 @@ Plan::Tensor Plan::flatten(const Entry& entry, Row& row) const {
   for (size_t slot = 0; slot < slots_; ++slot) views.push_back(&row.state[slot].view);
 
   const View& p = entry.p_view;
-  Tensor tensor{p.size(), p.is_double, p.kind != Kind::array, 0, 0, {}, nullptr, {}};
+  Tensor tensor{p.size(), p.format, p.kind != Kind::array, 0, 0, {}, nullptr, {}};
   for (size_t o = 0; o < views.size(); ++o) {
     const bool in_cell = !views[o]->data || (tensor.in_cells && has_cell(o));
     tensor.base[o] = in_cell ? reinterpret_cast<char*>(&row.cell[o]) : views[o]->data;
@@ -228,9 +230,10 @@ void Plan::load_floats(const std::vector<Entry>& entries) {
       std::memcpy(&cell, view.data, view.itemsize());
       return;
     }
-    const double number = float_value(value);
-    const float single = static_cast<float>(number);
-    view.is_double ? std::memcpy(&cell, &number, sizeof number) : std::memcpy(&cell, &single, sizeof single);
+    with_type_of(view.format, [&](auto number) {
+      number = static_cast<decltype(number)>(PyFloat_AsDouble(value.ptr()));
+      std::memcpy(&cell, &number, sizeof number);
+    });
   };
   for (size_t i = 0; i < entries.size(); ++i) {
     Row& row = *rows_[i];
@@ -242,11 +245,10 @@ void Plan::load_floats(const std::vector<Entry>& entries) {
 }
 
 double Plan::float_result(size_t i) const {
-  const double& cell = rows_[i]->cell[0];
-  if (rows_[i]->p.is_double) return cell;
-  float single;
-  std::memcpy(&single, &cell, sizeof single);
-  return static_cast<double>(single);
+  return with_type_of(rows_[i]->p.format, [&](auto number) {
+    std::memcpy(&number, &rows_[i]->cell[0], sizeof number);
+    return static_cast<double>(number);
+  });
 }
 
 void Plan::store_float_state() const {
@@ -321,20 +323,20 @@ void Plan::each_block(const Tensor& tensor, Scratch* scratch, unsigned read, uns
 
 std::array<double, max_scalars> Plan::scalars_of(const Tensor& tensor, const Orders& orders) const {
   std::array<double, max_scalars> scalars = orders.groups[tensor.group].scalars;
-  if (kernel_.measure_f32) scalars[static_cast<size_t>(kernel_.scalars) - 1] = tensor.ratio;
+  if (kernel_.halves()) scalars[static_cast<size_t>(kernel_.scalars) - 1] = tensor.ratio;
   return scalars;
 }
 
 void Plan::run(Part part, const Orders& orders, int threads) {
   each_share(threads, orders.flush, [&](const Tensor& tensor, Scratch* scratch, size_t from, size_t to) {
     if (tensor.in_cells != (part == Part::floats)) return;
-    tensor.is_double ? step<double>(tensor, scratch, orders, from, to) : step<float>(tensor, scratch, orders, from, to);
+    with_type_of(tensor.format, [&](auto type) { step<decltype(type)>(tensor, scratch, orders, from, to); });
   });
 }
 
 template <class T>
 void Plan::step(const Tensor& tensor, Scratch* scratch, const Orders& orders, size_t from, size_t to) const {
-  const Sweep sweep = tensor.is_double ? kernel_.f64 : kernel_.f32;
+  const Sweep sweep = kernel_.loops.of<T>().step;
   const std::array<double, max_scalars> scalars = scalars_of(tensor, orders);
   const Group& group = orders.groups[tensor.group];
   const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
@@ -361,8 +363,7 @@ void Plan::step(const Tensor& tensor, Scratch* scratch, const Orders& orders, si
 std::vector<Plan::Norms> Plan::measure(Part part, const Orders& orders, int threads) {
   each_share(threads, orders.flush, [&](const Tensor& tensor, Scratch* scratch, size_t from, size_t to) {
     if (tensor.in_cells != (part == Part::floats)) return;
-    tensor.is_double ? measure<double>(tensor, scratch, orders, from, to)
-                     : measure<float>(tensor, scratch, orders, from, to);
+    with_type_of(tensor.format, [&](auto type) { measure<decltype(type)>(tensor, scratch, orders, from, to); });
   });
   std::vector<Norms> norms;
   for (const Tensor& tensor : tensors_) {
@@ -379,8 +380,8 @@ std::vector<Plan::Norms> Plan::measure(Part part, const Orders& orders, int thre
 
 template <class T>
 void Plan::measure(const Tensor& tensor, Scratch* scratch, const Orders& orders, size_t from, size_t to) {
-  const Queries<T>& queries = kernels_.queries<T>();
-  const Measure half = tensor.is_double ? kernel_.measure_f64 : kernel_.measure_f32;
+  const Queries<T>& queries = kernels_.queries.of<T>();
+  const Measure half = kernel_.loops.of<T>().measure;
   const std::array<double, max_scalars> scalars = scalars_of(tensor, orders);
   const Around around = orders.around(orders.groups[tensor.group]);
   T* const u = scratch->of<T>(max_operands);
@@ -395,8 +396,7 @@ void Plan::measure(const Tensor& tensor, Scratch* scratch, const Orders& orders,
 
 Plan::Survey Plan::survey(const Orders& orders, int threads) {
   each_share(threads, orders.flush, [&](const Tensor& tensor, Scratch* scratch, size_t from, size_t to) {
-    tensor.is_double ? survey<double>(tensor, scratch, orders.scale, from, to)
-                     : survey<float>(tensor, scratch, orders.scale, from, to);
+    with_type_of(tensor.format, [&](auto type) { survey<decltype(type)>(tensor, scratch, orders.scale, from, to); });
   });
   Survey found{0, none};
   std::vector<double> sums;
@@ -412,7 +412,7 @@ Plan::Survey Plan::survey(const Orders& orders, int threads) {
 
 template <class T>
 void Plan::survey(const Tensor& tensor, Scratch* scratch, double scale, size_t from, size_t to) {
-  const Queries<T>& queries = kernels_.queries<T>();
+  const Queries<T>& queries = kernels_.queries.of<T>();
   each_block<T>(tensor, scratch, gradient, nothing, from, to, [&](const Block<T>& block) {
     // Squares of finite numbers may overflow; only then are the numbers themselves looked at.
     const double sum = queries.squares(block.n, block.at[1], scale);

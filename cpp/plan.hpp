@@ -110,13 +110,14 @@ class Plan {
 
   struct Tensor {
     size_t size;
-    bool is_double, in_cells;
+    Format format;
+    bool in_cells;
     size_t group, first_block;
     std::array<char*, max_operands> base;  // the first element of the walk
     std::unique_ptr<Axes> axes;            // nullptr: all operands are contiguous along one walk
     std::array<bool, max_operands> staged;
     double ratio = 1;
-    size_t itemsize() const { return is_double ? sizeof(double) : sizeof(float); }
+    size_t itemsize() const { return about(format).itemsize; }
   };
 
   struct Kept {

@@ -30,7 +30,7 @@ struct Prepare {
   }
 };
 
-// plan.cpp has proven that no two of the arrays overlap: __restrict and `omp simd` only pass that on.
+// checks.cpp has proven that no two of the arrays overlap: __restrict and `omp simd` only pass that on.
 template <class Rule, class T, class... Slot>
 void step_loop(const Rule rule, size_t n, T* __restrict p, const T* __restrict g, Slot* __restrict... s) {
 #pragma omp simd
