@@ -53,6 +53,9 @@ void work_on(size_t traffic, Work work) {
 
 }  // namespace
 
+Engine::Laid::Laid(Plan made, const Kernel& kernel, const team::Pace& learned)
+    : plan(std::move(made)), passes(kernels(), kernel, plan), pace(learned) {}
+
 Engine::Engine()
     : last_nonfinite_(1),
       state_(1),
@@ -211,7 +214,7 @@ void Engine::set_plain(bool plain) {
   orders_ = Orders{};
 }
 
-py::object Engine::make_plan(Plan& plan, const py::object& optimizer, const py::object& params) const {
+std::pair<Plan, py::object> Engine::make_plan(const py::object& optimizer, const py::object& params) const {
   py::dict fresh;
   std::vector<State> states;
   std::vector<size_t> groups;
@@ -221,17 +224,19 @@ py::object Engine::make_plan(Plan& plan, const py::object& optimizer, const py::
     for (const Entry& entry : entries_) names.append(entry.key);
     groups = optimizer.attr("_groups_of")(names, params).cast<std::vector<size_t>>();
   }
-  plan.make(entries_, states, groups);
-  if (fresh.empty()) return {};
-  const py::object all = state_[0].attr("copy")();
-  all.attr("update")(fresh);
-  return all;
+  Plan plan(*kernel_, averaged_, entries_, states, groups);
+  py::object all;
+  if (!fresh.empty()) {
+    all = state_[0].attr("copy")();
+    all.attr("update")(fresh);
+  }
+  return {std::move(plan), std::move(all)};
 }
 
 // What was found in the gradients, before anything is written. False: this step is to be skipped.
-bool Engine::heed(const Caution& caution, const Plan::Survey& found) {
-  if (caution.on_nonfinite != OnNonfinite::propagate && found.first_not_finite != Plan::none) {
-    const Entry& entry = entries_[found.first_not_finite];
+bool Engine::heed(const Caution& caution, const Passes::Survey& found) {
+  if (caution.on_nonfinite != OnNonfinite::propagate && found.first_not_finite) {
+    const Entry& entry = entries_[*found.first_not_finite];
     if (caution.on_nonfinite == OnNonfinite::raise) {
       const std::string text = entry.g_name().text() + " has an element that is NaN or infinite; nothing was updated";
       PyErr_SetString(PyExc_FloatingPointError, text.c_str());
@@ -270,20 +275,21 @@ void copy_pending(const py::object& pending) {
 // The step of a part of the parameters. ratio(i, p_norm) is asked of a rule whose second half needs Python: before
 // anything but its workspace is written.
 template <class Ratio>
-void advance(Plan& plan, Plan::Part part, const Kernel& kernel, const Orders& orders, int threads, size_t size,
-             Ratio ratio, const py::object& pending) {
+void advance(const Plan& plan, Passes& passes, Part part, const Kernel& kernel, const Orders& orders, int threads,
+             const Ratio& ratio, const py::object& pending) {
   const size_t traffic = plan.traffic();
   if (kernel.halves()) {
-    std::vector<Plan::Norms> norms;
-    work_on(traffic, [&] { norms = plan.measure(part, orders, threads); });
-    for (size_t i = 0; i < size; ++i) {
-      if (!plan.is_in(part, i)) continue;
-      const double* const scalars = orders.groups[plan.group_of(i)].scalars.data();
-      plan.set_ratio(i, kernel.ratio ? kernel.ratio(scalars, norms[i].p, norms[i].u) : ratio(i, norms[i].p));
+    std::vector<Passes::Norms> norms;
+    work_on(traffic, [&] { norms = passes.measure(part, orders, threads); });
+    for (size_t i = 0; i < norms.size(); ++i) {
+      const Tensor& tensor = plan.tensors()[i];
+      if (tensor.part != part) continue;
+      const double* const scalars = orders.groups[tensor.group].scalars.data();
+      passes.set_ratio(i, kernel.ratio ? kernel.ratio(scalars, norms[i].p, norms[i].u) : ratio(i, norms[i].p));
     }
   }
   if (pending) check_pending(pending);
-  work_on(traffic, [&] { plan.run(part, orders, threads); });
+  work_on(traffic, [&] { passes.step(part, orders, threads); });
 }
 
 }  // namespace
@@ -293,14 +299,14 @@ void Engine::step_in_numpy(const Plan& plan, const py::object& optimizer, const 
   std::vector<py::object> results;
   for (size_t i = 0; i < entries_.size(); ++i) {
     const Entry& entry = entries_[i];
-    const size_t group = plan.group_of(i);
+    const size_t group = plan.tensors()[i].group;
     results.push_back(optimizer.attr("_step_in_numpy")(entry.p, entry.g, state[entry.key], group,
                                                        orders_.groups[group].scalars[0], orders_.scale, orders_.shrink,
                                                        pending));
   }
   check_pending(pending);
   for (size_t i = 0; i < entries_.size(); ++i)
-    if (plan.is_in(Plan::Part::floats, i)) rebound.set(entries_[i], results[i]);
+    if (plan.tensors()[i].part == Part::floats) rebound.set(entries_[i], results[i]);
 }
 
 template <class Lap>
@@ -357,11 +363,13 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
       const auto gone = std::move(plans_.back());
       plans_.pop_back();
     }
-    plans_.insert(plans_.begin(), std::make_unique<Laid>(Laid{Plan(kernels(), *kernel_, averaged_), learned}));
+    auto [plan, state] = make_plan(optimizer, params);
+    plans_.insert(plans_.begin(), std::make_unique<Laid>(std::move(plan), *kernel_, learned));
     fresh.made = true;
-    fresh.state = make_plan(plans_.front()->plan, optimizer, params);
+    fresh.state = std::move(state);
   }
   Plan& plan = plans_.front()->plan;
+  Passes& passes = plans_.front()->passes;
   team::Pace& pace = plans_.front()->pace;
   if (plan.has_cells()) plan.load_floats(entries_);
   lap("plan");
@@ -370,16 +378,16 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
   const int threads = pace.size_for(traffic);
   const bool timed = traffic >= worth_releasing_the_gil;
   const auto begin = timed ? Clock::now() : Clock::time_point();
-  plan.provide(threads, caution.survey());
-  Plan::Survey found{-1, Plan::none};
+  passes.provide(threads, caution.survey());
+  Passes::Survey found{};
   if (caution.survey()) {
-    work_on(traffic, [&] { found = plan.survey(orders_, threads); });
+    work_on(traffic, [&] { found = passes.survey(orders_, threads); });
     if (!heed(caution, found)) return;
   }
   const bool in_numpy = kernel_ == &numpy_kernel;
   const py::object pending = kernel_->workspace || in_numpy ? py::list() : py::object();
   const auto ratio = [&](size_t i, double p_norm) {
-    const std::array<double, max_scalars>& scalars = orders_.groups[plan.group_of(i)].scalars;
+    const std::array<double, max_scalars>& scalars = orders_.groups[plan.tensors()[i].group].scalars;
     py::tuple given(static_cast<size_t>(kernel_->scalars) - 1);
     for (size_t k = 0; k < given.size(); ++k) given[k] = scalars[k];
     const py::object& key = entries_[i].key;
@@ -391,14 +399,13 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     const py::object state = fresh.state ? fresh.state : py::object(state_[0]);
     step_in_numpy(plan, optimizer, state, rebound, pending);
   } else if (plan.has_floats()) {
-    advance(plan, Plan::Part::floats, *kernel_, orders_, 1, entries_.size(), ratio, pending);
+    advance(plan, passes, Part::floats, *kernel_, orders_, 1, ratio, pending);
     for (size_t i = 0; i < entries_.size(); ++i)
-      if (plan.is_in(Plan::Part::floats, i))
+      if (plan.tensors()[i].part == Part::floats)
         rebound.set(entries_[i], float_like(entries_[i].p_view, plan.float_result(i)));
   }
   lap("floats");
-  if (plan.has_arrays() && !in_numpy)
-    advance(plan, Plan::Part::arrays, *kernel_, orders_, threads, entries_.size(), ratio, pending);
+  if (plan.has_arrays() && !in_numpy) advance(plan, passes, Part::arrays, *kernel_, orders_, threads, ratio, pending);
   // From the first write on no Python code has run, which could raise, and none runs until all is done.
   copy_pending(pending);
   if (plan.has_floats() && !in_numpy) plan.store_float_state();
@@ -443,16 +450,16 @@ void step_once(const std::string& rule, const py::tuple& scalars, const py::obje
     throw py::type_error("p: a float cannot change in place; wrap it in numpy.array(...)");
   Orders orders;
   read_scalars(kernel, scalars, orders.groups[0].scalars);
-  Plan plan(kernels(), kernel, false);
   State state;
   for (const auto& [name, array] : slots)
     (state.operands.size() < wanted ? state.operands : state.others).push_back({name.c_str(), array});
-  plan.make(entries, {state}, {});
+  Plan plan(kernel, false, entries, {state}, {});
   plan.load_floats(entries);
   const int threads = team::Pace{}.size_for(plan.traffic());
-  plan.provide(threads, false);
+  Passes passes(kernels(), kernel, plan);
+  passes.provide(threads, false);
   advance(
-      plan, Plan::Part::arrays, kernel, orders, threads, 1,
+      plan, passes, Part::arrays, kernel, orders, threads,
       [&](size_t, double p_norm) { return ratio(p_norm).cast<double>(); }, pending);
   copy_pending(pending);
 }

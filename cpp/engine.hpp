@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "entries.hpp"
+#include "passes.hpp"
 #include "plan.hpp"
 #include "team.hpp"
 
@@ -94,9 +95,10 @@ class Engine {
   void ask_scalars(const py::object& optimizer, std::array<double, max_scalars>& scalars) const;
   Caution ask_orders(const py::object& optimizer);
   State state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const;
-  // The state of all parameters with that which it has made; no object where there was none to be made.
-  py::object make_plan(Plan& plan, const py::object& optimizer, const py::object& params) const;
-  bool heed(const Caution& caution, const Plan::Survey& found);
+  // A plan of the entries, and the state of all parameters with that which it has made; no object where there was none
+  // to be made.
+  std::pair<Plan, py::object> make_plan(const py::object& optimizer, const py::object& params) const;
+  bool heed(const Caution& caution, const Passes::Survey& found);
   void step_in_numpy(const Plan& plan, const py::object& optimizer, const py::object& state, Rebound& rebound,
                      const py::list& pending) const;
 
@@ -106,7 +108,11 @@ class Engine {
   // itself how many threads it is worth.
   struct Laid {
     Plan plan;
+    Passes passes;  // over this plan, where it is
     team::Pace pace;
+    Laid(Plan made, const Kernel& kernel, const team::Pace& learned);
+    Laid(const Laid&) = delete;
+    Laid& operator=(const Laid&) = delete;
   };
   static constexpr size_t most_plans = 8;
   std::vector<std::unique_ptr<Laid>> plans_;

@@ -135,7 +135,7 @@ bool collect(const py::object& params, const py::object& grads, const Plan* plan
                            " gives another array at each access, so an update would be lost; use a dict of the arrays");
   });
   if (gradients.size() != entries.size() + skipped) refuse_different_names(parameters, gradients);
-  if (all_known && entries.size() == plan->size()) return true;
+  if (all_known && entries.size() == plan->tensors().size()) return true;
   for (Entry& entry : entries)
     if (!entry.looked) look_at(entry);  // as it was known, until one came that was not
   return false;

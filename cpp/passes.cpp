@@ -1,0 +1,192 @@
+// The division of the work among threads and into blocks, and what is done with each.
+#include "passes.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "flush.hpp"
+#include "team.hpp"
+
+namespace schuss {
+namespace {
+
+// The sum of n numbers, by pairs of neighbours: the same however many threads have computed them.
+double tree_sum(double* x, size_t n) {
+  if (n == 0) return 0;
+  for (; n > 1; n = (n + 1) / 2) {
+    for (size_t i = 0; i < n / 2; ++i) x[i] = x[2 * i] + x[2 * i + 1];
+    if (n % 2) x[n / 2] = x[n - 1];
+  }
+  return x[0];
+}
+
+static_assert(all_lie_as_computed(), "kernels are given the arrays' own memory, and scratch what lies in it");
+
+// Operands, as bits.
+constexpr unsigned gradient = 2, all = ~0u, all_but_gradient = ~2u, state_alone = ~3u, nothing = 0;
+
+}  // namespace
+
+void Passes::provide(int threads, bool surveyed) {
+  if ((plan_.staged() || kernel_.halves()) && scratch_.size() < static_cast<size_t>(threads))
+    scratch_.resize(static_cast<size_t>(threads));
+  if (!surveyed && !kernel_.halves()) return;
+  p_sums_.resize(plan_.blocks());
+  u_sums_.resize(plan_.blocks());
+  finite_.resize(plan_.blocks());
+  ratios_.resize(plan_.tensors().size(), 1);
+}
+
+// work(T(), tensor, share) for each thread's part of the row of all tensors: equal bytes to each, cut between blocks.
+// T is the type that the tensor is computed in.
+template <class Work>
+void Passes::each_share(int threads, bool flush, Work work) {
+  const auto of_rank = [&](int rank, int size) {
+    const Flush mode(flush);
+    Scratch* const scratch = scratch_.empty() ? nullptr : &scratch_[static_cast<size_t>(rank)];
+    const std::vector<Tensor>& tensors = plan_.tensors();
+    const std::vector<size_t>& ends = plan_.ends();
+    if (ends.empty()) return;
+    const size_t total = ends.back();
+    const size_t low = total / static_cast<size_t>(size) * static_cast<size_t>(rank);
+    const size_t high = rank + 1 == size ? total : total / static_cast<size_t>(size) * static_cast<size_t>(rank + 1);
+    size_t i = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), low) - ends.begin());
+    for (; i < tensors.size(); ++i) {
+      const Tensor& tensor = tensors[i];
+      const size_t start = ends[i] - tensor.bytes();
+      if (start >= high) break;
+      const auto cut = [&](size_t position) {
+        if (position <= start) return size_t{0};
+        if (position >= ends[i]) return tensor.size;
+        return (position - start) / tensor.itemsize() / block_elements * block_elements;
+      };
+      const Share share{i, scratch, cut(low), cut(high)};
+      with_type_of(tensor.format, [&](auto type) { work(type, tensor, share); });
+    }
+  };
+  using OfRank = decltype(of_rank);
+  team::run(
+      threads, [](void* given, int rank, int size) { (*static_cast<const OfRank*>(given))(rank, size); },
+      const_cast<void*>(static_cast<const void*>(&of_rank)));
+}
+
+// For each block: stages in the operands that are read, calls work(block), stages out those that are written.
+template <class T, class Work>
+void Passes::each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, Work work) const {
+  for (size_t first = share.from; first < share.to; first += block_elements) {
+    Block<T> block{tensor.first_block + first / block_elements, std::min(block_elements, share.to - first), {}};
+    for (size_t o = 0; o < plan_.operands(); ++o) {
+      if (!(read >> o & 1)) continue;
+      block.at[o] = tensor.staged[o] ? share.scratch->of<T>(o) : reinterpret_cast<T*>(tensor.base[o]) + first;
+      if (tensor.staged[o]) stage_in(*tensor.axes, o, tensor.base[o], sizeof(T), first, block.n, block.at[o]);
+    }
+    work(block);
+    for (size_t o = 0; o < plan_.operands(); ++o)
+      if (tensor.staged[o] && (read & written) >> o & 1)
+        stage_out(*tensor.axes, o, tensor.base[o], sizeof(T), first, block.n, block.at[o]);
+  }
+}
+
+std::array<double, max_scalars> Passes::scalars_of(const Tensor& tensor, const Share& share,
+                                                   const Orders& orders) const {
+  std::array<double, max_scalars> scalars = orders.groups[tensor.group].scalars;
+  if (kernel_.halves()) scalars[static_cast<size_t>(kernel_.scalars) - 1] = ratios_[share.i];
+  return scalars;
+}
+
+void Passes::step(Part part, const Orders& orders, int threads) {
+  each_share(threads, orders.flush, [&](auto type, const Tensor& tensor, const Share& share) {
+    if (tensor.part == part) step<decltype(type)>(tensor, share, orders);
+  });
+}
+
+template <class T>
+void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders) const {
+  const Sweep sweep = kernel_.loops.of<T>().step;
+  const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
+  const Group& group = orders.groups[tensor.group];
+  const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
+  std::array<void*, max_operands> at;
+  if (!tensor.axes) {
+    // A vector that straddles two cache lines costs twice. NumPy aligns to 16 bytes only, so a long run goes up to
+    // the parameter's next line by itself; the state lies as the parameter does.
+    constexpr size_t line = 64, long_run = 4096;
+    const auto run = [&](size_t first, size_t last) {
+      if (first == last) return;
+      for (size_t o = 0; o < plan_.operands(); ++o) at[o] = tensor.base[o] + first * sizeof(T);
+      sweep(scalars.data(), around, last - first, at[0], at[1], &at[2]);
+    };
+    const size_t from = share.from, to = share.to;
+    const size_t past_line = (reinterpret_cast<uintptr_t>(tensor.base[0]) + from * sizeof(T)) % line;
+    const size_t head = past_line && to - from > long_run ? (line - past_line) / sizeof(T) : 0;
+    run(from, from + head);
+    run(from + head, to);
+    return;
+  }
+  each_block<T>(tensor, share, all, all_but_gradient, [&](const Block<T>& block) {
+    std::copy(block.at.begin(), block.at.end(), at.begin());
+    sweep(scalars.data(), around, block.n, at[0], at[1], &at[2]);
+  });
+}
+
+std::vector<Passes::Norms> Passes::measure(Part part, const Orders& orders, int threads) {
+  each_share(threads, orders.flush, [&](auto type, const Tensor& tensor, const Share& share) {
+    if (tensor.part == part) measure<decltype(type)>(tensor, share, orders);
+  });
+  std::vector<Norms> norms;
+  for (const Tensor& tensor : plan_.tensors()) {
+    if (tensor.part != part) {
+      norms.push_back({0, 0});
+      continue;
+    }
+    norms.push_back({std::sqrt(tree_sum(p_sums_.data() + tensor.first_block, tensor.blocks())),
+                     std::sqrt(tree_sum(u_sums_.data() + tensor.first_block, tensor.blocks()))});
+  }
+  return norms;
+}
+
+template <class T>
+void Passes::measure(const Tensor& tensor, const Share& share, const Orders& orders) {
+  const Queries<T>& queries = kernels_.queries.of<T>();
+  const Measure half = kernel_.loops.of<T>().measure;
+  const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
+  const Around around = orders.around(orders.groups[tensor.group]);
+  T* const u = share.scratch->of<T>(max_operands);
+  each_block<T>(tensor, share, all, state_alone, [&](const Block<T>& block) {
+    std::array<void*, max_operands> at;
+    std::copy(block.at.begin(), block.at.end(), at.begin());
+    half(scalars.data(), &around, block.n, at[0], at[1], &at[2], u);
+    p_sums_[block.index] = queries.squares(block.n, block.at[0], 1);
+    u_sums_[block.index] = queries.squares(block.n, u, 1);
+  });
+}
+
+Passes::Survey Passes::survey(const Orders& orders, int threads) {
+  each_share(threads, orders.flush, [&](auto type, const Tensor& tensor, const Share& share) {
+    survey<decltype(type)>(tensor, share, orders.scale);
+  });
+  Survey found{0, {}};
+  std::vector<double> sums;
+  for (size_t i = 0; i < plan_.tensors().size(); ++i) {
+    const size_t first = plan_.tensors()[i].first_block, n = plan_.tensors()[i].blocks();
+    const char* const finite = finite_.data() + first;
+    if (!found.first_not_finite && std::find(finite, finite + n, 0) != finite + n) found.first_not_finite = i;
+    sums.push_back(tree_sum(u_sums_.data() + first, n));
+  }
+  found.norm = std::sqrt(tree_sum(sums.data(), sums.size()));
+  return found;
+}
+
+template <class T>
+void Passes::survey(const Tensor& tensor, const Share& share, double scale) {
+  const Queries<T>& queries = kernels_.queries.of<T>();
+  each_block<T>(tensor, share, gradient, nothing, [&](const Block<T>& block) {
+    // Squares of finite numbers may overflow; only then are the numbers themselves looked at.
+    const double sum = queries.squares(block.n, block.at[1], scale);
+    u_sums_[block.index] = sum;
+    finite_[block.index] = std::isfinite(sum) || queries.finite(block.n, block.at[1], scale);
+  });
+}
+
+}  // namespace schuss

@@ -1,0 +1,110 @@
+// What is done over a plan's row of work: survey, measure and step.
+//
+// Each thread takes a share of equal bytes. On a contiguous array a share is one run of the kernel; what is strided is
+// staged in and out, block by block. The norms are summed by blocks, too.
+#pragma once
+#include <array>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "kernels.hpp"
+#include "plan.hpp"
+
+namespace schuss {
+
+// What the parameters of a group have in common at a step.
+struct Group {
+  std::array<double, max_scalars> scalars{};
+  double sign = 1, clip_value = std::numeric_limits<double>::infinity(), l2 = 0;
+};
+
+// What a step is to do. A plain one has one group, with nothing but its scalars.
+struct Orders {
+  std::vector<Group> groups{1};
+  double scale = 1;     // of the gradients, on their way in
+  double shrink = 1;    // the factor that brings their norm down to what it may be
+  double average = -1;  // what is left of the running average of the parameters; below 0 there is none
+  bool flush = false;   // whether subnormal numbers count as zero
+
+  Around around(const Group& group) const { return {scale, shrink, group.clip_value, group.sign, group.l2, average}; }
+  bool plain(const Group& group) const {
+    return scale == 1 && shrink == 1 && group.clip_value == std::numeric_limits<double>::infinity() &&
+           group.sign == 1 && group.l2 == 0 && average < 0;
+  }
+};
+
+class Passes {
+ public:
+  Passes(const Kernels& kernels, const Kernel& kernel, const Plan& plan)
+      : kernels_(kernels), kernel_(kernel), plan_(plan) {}
+
+  // All memory that so many threads need beside the arrays, so that a step that has begun cannot fail for want of it.
+  void provide(int threads, bool surveyed);
+
+  // The gradients' norm over all tensors, and the first whose gradient has an element that is not finite.
+  struct Survey {
+    double norm;
+    std::optional<size_t> first_not_finite;
+  };
+  Survey survey(const Orders& orders, int threads);
+
+  // The first half of a rule that has two, and the norms of each tensor's parameter and direction; zeros for what is
+  // not of this part.
+  struct Norms {
+    double p, u;
+  };
+  std::vector<Norms> measure(Part part, const Orders& orders, int threads);
+  void set_ratio(size_t i, double ratio) { ratios_[i] = ratio; }
+
+  // The step, or the second half of it.
+  void step(Part part, const Orders& orders, int threads);
+
+ private:
+  // A thread's memory for blocks of strided arrays, and for the direction of a rule in two halves. It is not on the
+  // stack, which may be small.
+  struct Scratch {
+    alignas(64) double block[max_operands + 1][block_elements];
+    template <class T>
+    T* of(size_t operand) {
+      return reinterpret_cast<T*>(block[operand]);
+    }
+  };
+
+  // What one thread does of the i-th tensor: the elements [from, to).
+  struct Share {
+    size_t i;
+    Scratch* scratch;
+    size_t from, to;
+  };
+
+  // A block of a tensor: contiguous memory for each operand, the array's own or scratch.
+  template <class T>
+  struct Block {
+    size_t index, n;  // which of all the plan's blocks, of how many elements
+    std::array<T*, max_operands> at;
+  };
+
+  std::array<double, max_scalars> scalars_of(const Tensor& tensor, const Share& share, const Orders& orders) const;
+
+  template <class Work>
+  void each_share(int threads, bool flush, Work work);
+  template <class T, class Work>
+  void each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, Work work) const;
+  template <class T>
+  void step(const Tensor& tensor, const Share& share, const Orders& orders) const;
+  template <class T>
+  void measure(const Tensor& tensor, const Share& share, const Orders& orders);
+  template <class T>
+  void survey(const Tensor& tensor, const Share& share, double scale);
+
+  const Kernels& kernels_;
+  const Kernel& kernel_;
+  const Plan& plan_;
+  std::vector<Scratch> scratch_;         // by thread
+  std::vector<double> p_sums_, u_sums_;  // of squares, by block
+  std::vector<char> finite_;             // by block
+  std::vector<double> ratios_;           // by tensor
+};
+
+}  // namespace schuss
