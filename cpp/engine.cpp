@@ -61,12 +61,13 @@ Engine::Engine()
       state_(1),
       lr_name_(interned("lr")),
       lr_at_name_(interned("_lr_at")),
-      scalars_name_(interned("_scalars")) {
+      scalars_name_(interned("_scalars")),
+      members_name_(interned("_members")) {
   last_nonfinite_[0] = py::none();
   state_[0] = py::dict();
 }
 
-void Engine::learn(const Structure& structure, bool plain) {
+void Engine::learn(const Structure& structure) {
   const auto& [rule, slots, averaged] = structure;
   const Kernel& kernel = find_kernel(rule);
   const size_t wanted = static_cast<size_t>(kernel.slots) - kernel.workspace + averaged;
@@ -77,7 +78,6 @@ void Engine::learn(const Structure& structure, bool plain) {
   slots_ = slots;
   averaged_ = averaged;
   forget_plans();
-  set_plain(plain);
   made_ = true;
 }
 
@@ -159,48 +159,78 @@ void read_scalars(const Kernel& kernel, py::handle given, std::array<double, max
 
 }  // namespace
 
-// Through the C API, and with names made beforehand: this is a good part of what a small update costs.
-void Engine::ask_scalars(const py::object& optimizer, std::array<double, max_scalars>& scalars) const {
-  const py::object t = checked(PyLong_FromLongLong(t_ + 1));
-  py::object lr = checked(PyObject_GetAttr(optimizer.ptr(), lr_name_.ptr()));
-  if (!PyFloat_CheckExact(lr.ptr()))
-    lr = checked(PyObject_CallMethodOneArg(optimizer.ptr(), lr_at_name_.ptr(), t.ptr()));
-  PyObject* const arguments[] = {optimizer.ptr(), lr.ptr(), t.ptr()};
-  read_scalars(*kernel_, checked(PyObject_VectorcallMethod(scalars_name_.ptr(), arguments, 3, nullptr)), scalars);
-}
-
-// The optimizer answers with (clip_norm, on_nonfinite, average, flush, [(scalars, l2, clip_value, sign), ...]).
-Engine::Caution Engine::ask_orders(const py::object& optimizer) {
-  const py::tuple answer = optimizer.attr("_orders")(t_ + 1);
-  const Caution caution{answer[0].cast<double>(), static_cast<OnNonfinite>(answer[1].cast<int>())};
-  orders_.average = answer[2].cast<double>();
-  orders_.groups.clear();
-  orders_.flush = answer[3].cast<bool>();
+// The optimizer answers with (clip_norm, on_nonfinite, average, flush, [(l2, clip_value, sign), ...]).
+void Engine::ask_orders(const py::object& optimizer) {
+  const py::tuple answer = optimizer.attr("_orders")();
+  Orders orders;
+  orders.average = answer[2].cast<double>();
+  orders.flush = answer[3].cast<bool>();
+  orders.groups.clear();
   for (const py::handle each : answer[4]) {
     const py::tuple given = py::reinterpret_borrow<py::tuple>(each);
-    Group group;
-    read_scalars(*kernel_, given[0], group.scalars);
-    group.l2 = given[1].cast<double>();
-    group.clip_value = given[2].cast<double>();
-    group.sign = given[3].cast<double>();
-    orders_.groups.push_back(group);
+    Group& group = orders.groups.emplace_back();
+    group.l2 = given[0].cast<double>();
+    group.clip_value = given[1].cast<double>();
+    group.sign = given[2].cast<double>();
   }
-  return caution;
+  caution_ = {answer[0].cast<double>(), static_cast<OnNonfinite>(answer[1].cast<int>())};
+  orders_ = std::move(orders);
+  orders_known_ = true;
 }
 
-void Engine::restore(const py::object& optimizer, const py::dict& attributes, const Structure& structure, bool plain,
-                     int64_t t, int64_t skipped_before, const py::dict& state) {
-  py::list replaced;  // which may run code when it is let go of
+// Through the C API, and with names made beforehand: this is a good part of what a small update costs.
+void Engine::ask_scalars(const py::object& optimizer) {
+  const py::object t = checked(PyLong_FromLongLong(t_ + 1));
+  const auto rate_of = [&](const py::object& from, const py::object& lr) {
+    if (PyFloat_CheckExact(lr.ptr())) return lr;
+    return checked(PyObject_CallMethodOneArg(from.ptr(), lr_at_name_.ptr(), t.ptr()));
+  };
+  const auto ask = [&](const py::object& from, const py::object& rate, Group& group) {
+    PyObject* const arguments[] = {from.ptr(), rate.ptr(), t.ptr()};
+    read_scalars(*kernel_, checked(PyObject_VectorcallMethod(scalars_name_.ptr(), arguments, 3, nullptr)),
+                 group.scalars);
+  };
+  const py::object lr = checked(PyObject_GetAttr(optimizer.ptr(), lr_name_.ptr()));
+  const py::object rate = rate_of(optimizer, lr);
+  ask(optimizer, rate, orders_.groups[0]);
+  if (orders_.groups.size() == 1) return;
+  const py::tuple members = checked(PyObject_GetAttr(optimizer.ptr(), members_name_.ptr()));
+  for (size_t i = 1; i < orders_.groups.size(); ++i) {
+    const py::object member = members[i - 1];
+    const py::object own = checked(PyObject_GetAttr(member.ptr(), lr_name_.ptr()));
+    ask(member, own.is(lr) ? rate : rate_of(member, own), orders_.groups[i]);
+  }
+}
+
+namespace {
+
+// Sets attributes, and returns what they were: that may run code when it is let go of.
+py::list replace_attributes(const py::object& object, const py::dict& attributes) {
+  py::list replaced;
   for (const auto& [name, value] : attributes)
-    if (PyObject* const old = PyObject_GenericGetAttr(optimizer.ptr(), name.ptr()))
+    if (PyObject* const old = PyObject_GenericGetAttr(object.ptr(), name.ptr()))
       replaced.append(py::reinterpret_steal<py::object>(old));
     else
       PyErr_Clear();
-  replaced.append(state_[0]);
-  const auto gone = std::exchange(plans_, {});
-  learn(structure, plain);
   for (const auto& [name, value] : attributes)
-    if (PyObject_GenericSetAttr(optimizer.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
+    if (PyObject_GenericSetAttr(object.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
+  return replaced;
+}
+
+}  // namespace
+
+void Engine::change(const py::object& optimizer, const py::dict& attributes) {
+  orders_known_ = false;
+  const py::list replaced = replace_attributes(optimizer, attributes);
+}
+
+void Engine::restore(const py::object& optimizer, const py::dict& attributes, const Structure& structure, int64_t t,
+                     int64_t skipped_before, const py::dict& state) {
+  const auto gone = std::exchange(plans_, {});
+  const py::object old_state = state_[0];
+  learn(structure);
+  orders_known_ = false;
+  const py::list replaced = replace_attributes(optimizer, attributes);
   state_[0] = state;
   t_ = t;
   skipped_ = skipped_before;
@@ -209,20 +239,15 @@ void Engine::restore(const py::object& optimizer, const py::dict& attributes, co
 // Names are let go of when nothing leads to the plans any more: that may run code, and the garbage collector.
 void Engine::forget_plans() { const auto gone = std::exchange(plans_, {}); }
 
-void Engine::set_plain(bool plain) {
-  plain_ = plain;
-  orders_ = Orders{};
-}
-
 std::pair<Plan, py::object> Engine::make_plan(const py::object& optimizer, const py::object& params) const {
   py::dict fresh;
   std::vector<State> states;
   std::vector<size_t> groups;
   for (const Entry& entry : entries_) states.push_back(state_of(optimizer, entry, fresh));
-  if (!plain_) {
+  if (orders_.groups.size() > 1) {
     py::list names;
     for (const Entry& entry : entries_) names.append(entry.key);
-    groups = optimizer.attr("_groups_of")(names, params).cast<std::vector<size_t>>();
+    groups = optimizer.attr("_groups").attr("numbers_of")(names, params).cast<std::vector<size_t>>();
   }
   Plan plan(*kernel_, averaged_, entries_, states, groups);
   py::object all;
@@ -234,10 +259,10 @@ std::pair<Plan, py::object> Engine::make_plan(const py::object& optimizer, const
 }
 
 // What was found in the gradients, before anything is written. False: this step is to be skipped.
-bool Engine::heed(const Caution& caution, const Passes::Survey& found) {
-  if (caution.on_nonfinite != OnNonfinite::propagate && found.first_not_finite) {
+bool Engine::heed(const Passes::Survey& found) {
+  if (caution_.on_nonfinite != OnNonfinite::propagate && found.first_not_finite) {
     const Entry& entry = entries_[*found.first_not_finite];
-    if (caution.on_nonfinite == OnNonfinite::raise) {
+    if (caution_.on_nonfinite == OnNonfinite::raise) {
       const std::string text = entry.g_name().text() + " has an element that is NaN or infinite; nothing was updated";
       PyErr_SetString(PyExc_FloatingPointError, text.c_str());
       throw py::error_already_set();
@@ -248,7 +273,7 @@ bool Engine::heed(const Caution& caution, const Passes::Survey& found) {
     return false;
   }
   // A NaN norm makes every gradient NaN, as in PyTorch; what is added keeps a norm of zero from dividing.
-  const double shrink = caution.clip_norm >= 0 ? caution.clip_norm / (found.norm + 1e-6) : 1;
+  const double shrink = caution_.clip_norm >= 0 ? caution_.clip_norm / (found.norm + 1e-6) : 1;
   orders_.shrink = shrink >= 1 ? 1 : shrink;
   return true;
 }
@@ -321,12 +346,9 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
       engine.leave();
     }
   } const turn{*this};
-  if (!made_) learn(optimizer.attr("_structure")().cast<Structure>(), optimizer.attr("_is_plain")().cast<bool>());
-  Caution caution;
-  if (plain_)
-    ask_scalars(optimizer, orders_.groups[0].scalars);
-  else
-    caution = ask_orders(optimizer);
+  if (!made_) learn(optimizer.attr("_structure")().cast<Structure>());
+  if (!orders_known_) ask_orders(optimizer);
+  ask_scalars(optimizer);
   orders_.scale = grad_scale;
   orders_.shrink = 1;
   lap("scalars");
@@ -378,11 +400,11 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
   const int threads = pace.size_for(traffic);
   const bool timed = traffic >= worth_releasing_the_gil;
   const auto begin = timed ? Clock::now() : Clock::time_point();
-  passes.provide(threads, caution.survey());
+  passes.provide(threads, caution_.survey());
   Passes::Survey found{};
-  if (caution.survey()) {
+  if (caution_.survey()) {
     work_on(traffic, [&] { found = passes.survey(orders_, threads); });
-    if (!heed(caution, found)) return;
+    if (!heed(found)) return;
   }
   const bool in_numpy = kernel_ == &numpy_kernel;
   const py::object pending = kernel_->workspace || in_numpy ? py::list() : py::object();
@@ -411,7 +433,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
   if (plan.has_floats() && !in_numpy) plan.store_float_state();
   fresh.made = false;
   if (fresh.state) state_[0] = std::exchange(fresh.state, {});
-  if (caution.survey()) last_grad_norm_ = found.norm;
+  if (caution_.survey()) last_grad_norm_ = found.norm;
   t_.store(t_ + 1, std::memory_order_release);
   rebound.keep();
   if (timed) pace.took(std::chrono::nanoseconds(Clock::now() - begin).count());

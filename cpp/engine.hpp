@@ -24,12 +24,12 @@ class Engine {
 
   // One step. All checks and all allocation come before the first write, and so does every call of Python code. The
   // optimizer is asked:
-  //   _structure(), _is_plain()
-  //                        which state it keeps and what its updates need (see below), if this is the first one
-  //   _scalars(lr, t)      the scalars of step t, with its `lr` or `_lr_at(t)`, where it is plain; elsewhere:
-  //   _orders(t)           what else to do, and the scalars of each group
-  //   _groups_of(names, params)
-  //                        the number of each parameter's group
+  //   _structure()         which state it keeps (see below), if this is the first one
+  //   _orders()            what to do beside the rule, for each group, if that may have changed
+  //   _scalars(lr, t)      the scalars of step t, with its `lr` or `_lr_at(t)`; and so each of its `_members`, which
+  //                        have the arguments of the groups
+  //   _groups.numbers_of(names, params)
+  //                        the number of each parameter's group, where there are any
   //   _make_state(name, p) the state of a parameter that it has not met
   //   _workspace(name, p)  the array through which the two halves of a rule meet
   //   _ratio(name, state, u, p_norm, scalars, pending)
@@ -57,13 +57,12 @@ class Engine {
   // them, and whether the last of them is the average of the parameters.
   using Structure = std::tuple<std::string, py::tuple, bool>;
 
-  // Goes on from a saved step: sets the optimizer's attributes, and with them what belongs to them here. No Python code
-  // runs meanwhile.
-  void restore(const py::object& optimizer, const py::dict& attributes, const Structure& structure, bool plain,
-               int64_t t, int64_t skipped_before, const py::dict& state);
-  void forget_plans();                   // what `_groups_of` says has changed
-  bool plain() const { return plain_; }  // neither options nor groups: an update asks for nothing but scalars
-  void set_plain(bool plain);
+  // Sets attributes of which `_orders` tells. No Python code runs between them, a signal's handler neither.
+  void change(const py::object& optimizer, const py::dict& attributes);
+  // Goes on from a saved step: sets the optimizer's attributes, and with them what belongs to them here.
+  void restore(const py::object& optimizer, const py::dict& attributes, const Structure& structure, int64_t t,
+               int64_t skipped_before, const py::dict& state);
+  void forget_plans();  // the numbers of groups are about to change
 
   // What follows may be asked by any thread at any time.
   bool made() const { return made_; }
@@ -80,7 +79,7 @@ class Engine {
  private:
   enum class OnNonfinite { propagate, skip, raise };
 
-  // What a step that is not plain does before its first write.
+  // What a step does before its first write.
   struct Caution {
     double clip_norm = -1;  // below 0: none
     OnNonfinite on_nonfinite = OnNonfinite::propagate;
@@ -91,14 +90,14 @@ class Engine {
   template <class Lap>
   void step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale, Lap lap);
 
-  void learn(const Structure& structure, bool plain);
-  void ask_scalars(const py::object& optimizer, std::array<double, max_scalars>& scalars) const;
-  Caution ask_orders(const py::object& optimizer);
+  void learn(const Structure& structure);
+  void ask_orders(const py::object& optimizer);
+  void ask_scalars(const py::object& optimizer);
   State state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const;
   // A plan of the entries, and the state of all parameters with that which it has made; no object where there was none
   // to be made.
   std::pair<Plan, py::object> make_plan(const py::object& optimizer, const py::object& params) const;
-  bool heed(const Caution& caution, const Passes::Survey& found);
+  bool heed(const Passes::Survey& found);
   void step_in_numpy(const Plan& plan, const py::object& optimizer, const py::object& state, Rebound& rebound,
                      const py::list& pending) const;
 
@@ -116,15 +115,17 @@ class Engine {
   };
   static constexpr size_t most_plans = 8;
   std::vector<std::unique_ptr<Laid>> plans_;
-  bool averaged_ = false, plain_ = true;
+  bool averaged_ = false;
   std::atomic<bool> made_{false};
   std::atomic<int64_t> t_{0}, skipped_{0};
   std::atomic<double> last_grad_norm_{-1};  // below 0: none
   // Of one element each, as a list is safe where threads run without a GIL.
   const py::list last_nonfinite_, state_;
-  const py::object lr_name_, lr_at_name_, scalars_name_;
+  const py::object lr_name_, lr_at_name_, scalars_name_, members_name_;
   std::vector<Entry> entries_;
   Orders orders_;
+  Caution caution_;
+  bool orders_known_ = false;
   std::mutex mutex_;
   std::atomic<std::thread::id> owner_{};  // who is within
   bool updating_ = false;

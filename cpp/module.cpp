@@ -169,9 +169,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            py::arg("grad_scale"))
       .def("profile", &schuss::Engine::profile, py::arg("optimizer"), py::arg("params"), py::arg("grads"))
       .def("restore", &schuss::Engine::restore, py::arg("optimizer"), py::arg("attributes"), py::arg("structure"),
-           py::arg("plain"), py::arg("t"), py::arg("skipped"), py::arg("state"))
+           py::arg("t"), py::arg("skipped"), py::arg("state"))
+      .def("change", &schuss::Engine::change, py::arg("optimizer"), py::arg("attributes"))
       .def("forget_plans", &schuss::Engine::forget_plans)
-      .def_property("plain", &schuss::Engine::plain, &schuss::Engine::set_plain)
       .def("__enter__", [](schuss::Engine& engine) { engine.enter("an option was set or the state saved"); })
       .def("__exit__", [](schuss::Engine& engine, const py::args&) { engine.leave(); })
       .def_property_readonly("made", &schuss::Engine::made)

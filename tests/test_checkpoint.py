@@ -21,8 +21,9 @@ import zlib
 import numpy as np
 import pytest
 import schuss
+import schuss.torch
 from conftest import assert_same_bits, assert_same_optimizers
-from schuss import checkpoint
+from schuss import checkpoint, states
 from schuss.schedules import Cosine, Linear, ReduceOnPlateau, Scaled, Warmup, join
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed (extra checkpoint)")
@@ -299,7 +300,7 @@ HOSTILE = {
 
 def test_parameters_of_another_dtype_are_refused(tmp_path):
     array = np.ones(3, int)
-    document = {**checkpoint._without_arrays(schuss.SGD()), "state": [], "params": [["W", "params/0"]], "list": False}
+    document = {**states.without_arrays(schuss.SGD()), "state": [], "params": [["W", "params/0"]], "list": False}
     text = json.dumps({**document, "crc32": {"params/0": checkpoint._sum_of(array)}})
     (tmp_path / "file").write_bytes(safetensors.save({"params/0": array}, signed(text)))
     with pytest.raises(ValueError, match=r"params\['W'\] is int64, not float32 or float64"):
@@ -530,7 +531,7 @@ def test_a_run_of_pytorch_goes_on_here(ours, theirs):
             i: {k: v.numpy() for k, v in s.items() if v is not None} for i, s in peer.state_dict()["state"].items()
         }
         opt = eval(ours, {"schuss": schuss})
-        checkpoint.load_torch_state(opt, state, ["W", "b"], t=5)
+        schuss.torch.load_torch_state(opt, state, ["W", "b"], t=5)
         params = {name: tensor.detach().numpy().copy() for name, tensor in zip(("W", "b"), tensors, strict=True)}
         for _ in range(5):
             step()
@@ -551,11 +552,11 @@ def test_what_is_wrong_with_a_state_of_pytorchs():
         ({0: {**good, "step": 4, "exp_avg": np.ones(3)}}, ["W"], "expected float64 of shape"),
     ):
         with pytest.raises(ValueError, match=match):
-            checkpoint.load_torch_state(opt, state, names, t=4)
+            schuss.torch.load_torch_state(opt, state, names, t=4)
         assert opt.t == 0
         assert not opt.state
     with pytest.raises(ValueError, match="Lion has no state that could come from PyTorch"):
-        checkpoint.load_torch_state(schuss.Lion(), {}, [], t=1)
+        schuss.torch.load_torch_state(schuss.Lion(), {}, [], t=1)
 
 
 # A receiver that is unlike the sender.
@@ -1000,7 +1001,7 @@ def test_momentum_of_nadam_from_pytorchs_state():
         i: {"exp_avg": opt.state[n]["m"].copy(), "exp_avg_sq": opt.state[n]["v"].copy()} for i, n in enumerate("ab")
     }
     again = schuss.NAdam(lr=0.1, groups={"b": {"beta1": 0.8}})
-    checkpoint.load_torch_state(again, state, ["a", "b"], 5)
+    schuss.torch.load_torch_state(again, state, ["a", "b"], 5)
     twins, grads = {name: p.copy() for name, p in params.items()}, {name: rng.normal(size=3) for name in params}
     opt.update(params, grads)
     again.update(twins, grads)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import schuss
-from schuss.base import L2Options
+from schuss.options import L2Options
 
 validation = pytest.importorskip("numpydoc.validate", reason="numpydoc is not installed (extra dev)")
 

@@ -12,6 +12,7 @@ import pytest
 import schuss
 from conftest import assert_same_bits
 from schuss import reference
+from schuss.options import GLOBAL
 
 MODULES = pytest.mark.parametrize("module", [schuss, reference], ids=["schuss", "reference"])
 
@@ -545,7 +546,7 @@ def test_groups_follow_every_argument(rule):
     }
     values |= {"nesterov": False, "beta2_decay": -0.5, "bias_correction": True}
     for name in cls._arguments:
-        if name in (*cls._global, "centered", "initial_accumulator") or (rule, name) in NOT_ASSIGNABLE:
+        if name in (*GLOBAL, "centered", "initial_accumulator") or (rule, name) in NOT_ASSIGNABLE:
             continue
         # Of the group's parameter all is the optimizer's own: it has to move as the one outside of the group does.
         opt = cls(groups={"b": {"lr": lambda t: 0.25} if name != "lr" else {"clip_value": 1e9}})
@@ -555,7 +556,7 @@ def test_groups_follow_every_argument(rule):
         params["b"][:] = params["a"]
         for slot, array in opt.state["b"].items():
             array[...] = opt.state["a"][slot]
-        opt._members()[0]._remember(opt._memory(opt.t), opt.t)
+        opt._members[0]._remember(opt._memory(opt.t), opt.t)
         setattr(opt, name, values.get(name, 0.5))
         if name != "lr":
             opt.lr = lambda t: 0.25

@@ -5,90 +5,47 @@ The rules themselves are in :mod:`schuss.optimizers`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import wraps
-from inspect import Parameter, Signature, signature
+from inspect import Signature
 from os import PathLike
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .checks import POSITIVE, SHARE, flag, number, shown
+from .checkpoint import save
+from .checks import number, shown
 from .display import size, table
+from .elsewhere import unknown
+from .groups import NO_GROUPS, Groups
+from .memory import copy_of, zeros_like
+from .options import (
+    GLOBAL,
+    ON_NONFINITE,
+    OPTIONS,
+    RANGES,
+    Grads,
+    L2Options,
+    LearningRate,
+    Options,
+    Params,
+    checked_option,
+    checked_rate,
+)
 from .reference import follow, prepared
+from .registry import OPTIMIZERS
 from .schedules import rate_at
+from .signatures import defaults_of, full_signature
+from .states import rebuilt, restore, state_dict
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 __all__ = ["Grads", "L2Options", "LearningRate", "Optimizer", "Options", "Params"]
-
-LearningRate: TypeAlias = float | Callable[[int], float]
-Params: TypeAlias = MutableMapping[Any, Any] | Sequence[Any]
-Grads: TypeAlias = Mapping[Any, Any] | Sequence[Any]
-
-_ON_NONFINITE = ("propagate", "skip", "raise")
-
-
-class Options(TypedDict, total=False):
-    """What every optimizer takes by keyword; :class:`Optimizer` says what each does."""
-
-    maximize: bool
-    clip_value: float | None
-    clip_norm: float | None
-    ema: float | None
-    on_nonfinite: Literal["propagate", "skip", "raise"]
-    flush_subnormals: bool
-    groups: Mapping[str, Mapping[str, Any]]
-
-
-class L2Options(Options, total=False):
-    """The same, and L2 regularisation: for the rules that have no weight decay of their own."""
-
-    weight_decay: float
-
-
-_OPTIONS = ("weight_decay", "maximize", "clip_value", "clip_norm", "ema", "on_nonfinite", "flush_subnormals", "groups")
-
-
-# What other frameworks and books call our arguments; the first that a class has is the one meant.
-_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
-    "learning_rate": ("lr",),
-    "eta": ("lr",),
-    "alpha": ("decay_rate", "lr"),
-    "rho": ("decay_rate",),
-    "decay": ("decay_rate",),
-    "gamma": ("decay_rate", "momentum"),
-    "mu": ("momentum",),
-    "beta": ("momentum", "decay_rate"),
-    "b1": ("beta1",),
-    "b2": ("beta2",),
-    "b3": ("beta3",),
-    "beta_1": ("beta1",),
-    "beta_2": ("beta2",),
-    "epsilon": ("eps_hat", "eps"),
-    "initial_accumulator_value": ("initial_accumulator",),
-    "global_clipnorm": ("clip_norm",),
-    "max_norm": ("clip_norm",),
-    "clipvalue": ("clip_value",),
-    "ema_momentum": ("ema",),
-}
-
-
-@dataclass
-class _Grouping:
-    """The groups as they were given, and for each an optimizer with its arguments, which is asked for scalars."""
-
-    given: Mapping[str, Mapping[str, Any]]
-    members: tuple[Optimizer, ...] = ()
-    changes: int = -1  # of the optimizer's arguments, when the members were made
-    known: bool = False  # whether each pattern has been seen to match a name
 
 
 class Optimizer:
@@ -194,14 +151,6 @@ class Optimizer:
     # What a class takes by name; and whether it may have attributes of its own, as a class of the user's may.
     _accepted: ClassVar[tuple[str, ...]] = ()
     _open: ClassVar[bool] = False
-    _common: ClassVar[Mapping[str, tuple[float, float, bool]]] = {
-        "weight_decay": POSITIVE,
-        "clip_value": POSITIVE,
-        "clip_norm": POSITIVE,
-        "ema": SHARE,
-    }
-    _global: ClassVar[tuple[str, ...]] = ("clip_norm", "ema", "on_nonfinite", "flush_subnormals", "groups")
-
     lr: LearningRate
     weight_decay: float = 0.0
     maximize: bool = False
@@ -218,35 +167,29 @@ class Optimizer:
         @property
         def groups(self) -> Mapping[str, Mapping[str, Any]]:
             """Other arguments for some parameters: pattern -> arguments."""
-            return self._grouping.given
+            return self._groups.given
 
     __signature__: ClassVar[Signature]
     _engine: _core.Engine
-    _grouping: _Grouping = _Grouping(MappingProxyType({}))
-    _changes: int = 0  # of arguments, as groups follow them
+    _groups: Groups = NO_GROUPS
+    # For each group an optimizer with its arguments, which is asked for scalars: made anew when an argument changes.
+    _members: tuple[Optimizer, ...] = ()
 
     def __init_subclass__(cls) -> None:
         cls._open = cls.__module__ != f"{__package__}.optimizers"
         for name in vars(cls):
             if cls._open and name in cls._arguments:
                 raise TypeError(f"{cls.__name__}.{name}: give it in __init__, as in super().__init__({name}=...)")
-        own = signature(cls.__init__)
-        arguments = [a for a in list(own.parameters.values())[1:] if a.kind is not Parameter.VAR_KEYWORD]
-        names = [argument.name for argument in arguments]
         in_numpy = cls._open and not hasattr(cls, "_rule") and callable(getattr(cls, "step", None))
         rule = in_numpy or (not cls._open and not cls.__name__.startswith("_"))
-        if len(names) < len(own.parameters) - 1:  # its ** takes what it passes on
-            before = next(each for each in cls.__mro__[1:] if issubclass(each, Optimizer))
-            more = {} if rule else {name: each.default for name, each in signature(before).parameters.items()}
-            for option in _OPTIONS:
-                more.setdefault(option, None if option == "groups" else getattr(Optimizer, option))
-            for name, default in more.items():
-                if name not in names and name != "options":
-                    arguments.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default))
-        cls._accepted = tuple(argument.name for argument in arguments)
-        cls.__signature__ = own.replace(parameters=arguments)
+        before = next(each for each in cls.__mro__[1:] if issubclass(each, Optimizer))
+        options = {name: None if name == "groups" else getattr(Optimizer, name) for name in OPTIONS}
+        cls.__signature__ = full_signature(cls, options if rule else {**options, **defaults_of(before)})
+        cls._accepted = tuple(cls.__signature__.parameters)
         if rule:
             cls._rule, cls._arguments, cls._in_numpy = cls, cls._accepted, in_numpy
+        if rule and not cls._open:
+            OPTIMIZERS[cls.__name__] = cls
         if "__init__" not in vars(cls):
             return
         make = cls.__init__
@@ -267,7 +210,7 @@ class Optimizer:
             )
         for name in kwargs:
             if name not in cls._accepted:
-                raise TypeError(cls._unknown(name))
+                raise TypeError(unknown(cls.__name__, getattr(cls, "_arguments", ()), name))
         if args and "lr" in kwargs and cls._accepted[:1] == ("lr",):
             raise TypeError(
                 f"{cls.__name__} was given {shown(args[0])} beside lr={shown(kwargs['lr'])}: its first argument is lr, "
@@ -282,27 +225,6 @@ class Optimizer:
         for name, value in options.items():
             setattr(self, name, value)
 
-    @classmethod
-    def _unknown(cls, name: str) -> str:
-        """Say what another framework's argument is called here."""
-        if name == "betas" and "beta1" in cls._arguments:
-            return f"{cls.__name__} has no argument 'betas': give beta1 and beta2"
-        if name == "momentum":
-            return f"{cls.__name__} has no argument 'momentum': use schuss.Momentum"
-        if name == "nesterov":
-            return f"{cls.__name__} has no argument 'nesterov': use schuss.Nesterov"
-        if name == "amsgrad":
-            return f"{cls.__name__} has no argument 'amsgrad': use schuss.AMSGrad"
-        if name == "clipnorm":
-            return (
-                f"{cls.__name__} has no argument 'clipnorm': Keras's brings each gradient to a norm of its own, which "
-                "is not done here; clip_norm is of all gradients together, as Keras's global_clipnorm"
-            )
-        for ours in _ELSEWHERE.get(name, ()):
-            if ours in cls._arguments:
-                return f"{cls.__name__} has no argument {name!r}: here it is called {ours!r}"
-        return f"{cls.__name__} has no argument {name!r}; it takes {', '.join(cls._arguments)}"
-
     def __setattr__(self, name: str, value: Any) -> None:
         if self._now is not None:  # of a rule that is asked for a step, which must be able to fail and leave no trace
             raise AttributeError(f"step() cannot set self.{name}: it changes p and its state alone; name a slot for it")
@@ -310,7 +232,7 @@ class Optimizer:
             object.__setattr__(self, name, value)  # a subclass's own
             return
         value = self._checked(name, value)
-        if name in _OPTIONS or (name in self._deciding and not self._engine.made):
+        if name in OPTIONS or self._groups or (name in self._deciding and not self._engine.made):
             with self._engine:
                 self._set(name, value)
         else:
@@ -319,69 +241,49 @@ class Optimizer:
     def _set(self, name: str, value: Any) -> None:
         engine = self._engine
         if name in self._deciding and engine.made:
-            twin = self._twin()
-            object.__setattr__(twin, name, value)
+            twin = self._twin({name: value})
             if twin._structure() != self._structure() or (self.ema is None) != (twin.ema is None):
                 old = getattr(self, name, None)
                 raise ValueError(
                     f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now; "
                     "make a new optimizer"
                 )
-        # In this order, as Ctrl-C may end it anywhere: an update that is not plain asks for all there is, and groups
-        # follow what may have changed.
-        made = name in _OPTIONS and engine.made
-        if made:
-            engine.plain = False
         if name == "groups":
+            members = tuple(self._member(pattern, given) for pattern, given in value.given.items())
             engine.forget_plans()
-            object.__setattr__(self, "_grouping", self._grouped(value, None))
-        elif self._grouping.given:
-            object.__setattr__(self, "_changes", self._changes + 1)
-            object.__setattr__(self, name, value)
-            object.__setattr__(self, "_changes", self._changes + 1)  # for a thread that has looked in between
+            engine.change(self, {"_groups": value, "_members": members})
+        elif self._groups:
+            engine.change(self, {name: value, "_members": self._members_with({name: value})})
+        elif name in OPTIONS:
+            engine.change(self, {name: value})
         else:
             object.__setattr__(self, name, value)
-        if made:
-            engine.plain = self._is_plain()
 
     def _checked(self, name: str, value: Any) -> Any:
         """Return the value of an argument as it is kept, or say what is wrong with it."""
         if name == "lr":
-            if callable(value):
-                return value
-            if isinstance(value, Iterable) and not isinstance(value, (str, bytes, np.ndarray, np.generic)):
-                raise TypeError(f"lr must be a number, got {shown(value)}; parameters go to update(params, grads)")
-            return number("lr", value, *POSITIVE)
-        ranges = {**self._common, **self._ranges}
+            return checked_rate(value)
+        if name == "groups":
+            return Groups(value)
+        ranges = {**RANGES, **self._ranges}
         if name in ranges:
             if value is None and getattr(type(self), name, 0.0) is None:
                 return None
             low, high, open_end = ranges[name]
             return number(name, value, low, high, open_end)
-        if name in ("maximize", "flush_subnormals"):
-            if name == "flush_subnormals" and value and not _core.can_flush:
-                raise ValueError("flush_subnormals=True cannot be had on this processor")
-            return flag(name, value)
-        if name == "on_nonfinite":
-            if not isinstance(value, str) or value not in _ON_NONFINITE:
-                raise ValueError(f"on_nonfinite must be one of {', '.join(_ON_NONFINITE)}, got {shown(value)}")
-            return value
-        if name == "groups":
-            if not isinstance(value, Mapping) or not all(isinstance(given, Mapping) for given in value.values()):
-                raise TypeError(f"groups must be a dict of pattern -> dict of arguments, got {shown(value)}")
-            frozen = {str(pattern): MappingProxyType(dict(given)) for pattern, given in value.items()}
-            return MappingProxyType(frozen)
+        if name in OPTIONS:
+            return checked_option(name, value)
         if self._in_numpy and name in self._arguments:
             return value
-        raise AttributeError(f"cannot set {name!r}: {type(self)._unknown(name)}")
+        raise AttributeError(f"cannot set {name!r}: {unknown(type(self).__name__, self._arguments, name)}")
 
     def __repr__(self) -> str:
         given = ((name, getattr(self, name, None)) for name in self._arguments)
-        default = {name: parameter.default for name, parameter in signature(self._rule).parameters.items()}
+        default = defaults_of(self._rule)
         text = (
             f"{name}={ ({k: dict(v) for k, v in value.items()} if name == 'groups' else value)!r}"
             for name, value in given
-            if value is not None and (value if name == "groups" else name not in _OPTIONS or value != default[name])
+            if value is not None and (value if name == "groups" else name not in OPTIONS or value != default[name])
         )
         return f"{type(self).__name__}({', '.join(text)})"
 
@@ -409,22 +311,8 @@ class Optimizer:
         averaged = self.ema is not None
         return self._kernel(), self._slots() + (("ema",) if averaged else ()), averaged
 
-    def _is_plain(self) -> bool:
-        """Whether a step needs nothing but the rule's scalars."""
-        return not (
-            self._in_numpy
-            or (self.weight_decay and not self._decoupled)
-            or self.maximize
-            or self.clip_value is not None
-            or self.clip_norm is not None
-            or self.ema is not None
-            or self.on_nonfinite != "propagate"
-            or self.flush_subnormals
-            or self.groups
-        )
-
-    def _twin(self) -> Optimizer:
-        """An optimizer with the same arguments, which is asked what it would do; it has no engine, and no groups."""
+    def _twin(self, changed: Mapping[str, Any] = MappingProxyType({})) -> Optimizer:
+        """An optimizer with the same arguments but for some, which is asked what it would do: no engine, no groups."""
         twin = object.__new__(type(self))
         for name in self._arguments:
             if name != "groups":
@@ -435,31 +323,24 @@ class Optimizer:
             for name, value in vars(self).items():
                 if name not in twin._arguments and not name.startswith("_"):
                     object.__setattr__(twin, name, value)
+        for name, value in changed.items():
+            object.__setattr__(twin, name, value)
         return twin
 
-    def _grouped(self, given: Mapping[str, Mapping[str, Any]], before: _Grouping | None) -> _Grouping:
-        """The groups with this optimizer's arguments as they are now, and what they remembered before."""
-        changes = self._changes
-        members = [self._member(pattern, arguments) for pattern, arguments in given.items()]
-        if before is not None:
-            for member, old in zip(members, before.members, strict=True):
-                for name in self._remembering:
-                    object.__setattr__(member, name, getattr(old, name))
-        return _Grouping(given, tuple(members), changes, before is not None and before.known)
-
-    def _members(self) -> tuple[Optimizer, ...]:
-        """The groups' optimizers. What a group does not set itself follows this one's arguments."""
-        grouping = self._grouping
-        if grouping.given and grouping.changes != self._changes:
-            grouping = self._grouped(grouping.given, grouping)
-            object.__setattr__(self, "_grouping", grouping)
-        return grouping.members
+    def _members_with(self, changed: Mapping[str, Any]) -> tuple[Optimizer, ...]:
+        """The groups' optimizers when some of this one's arguments have changed; they remember what they did."""
+        twin = self._twin(changed)
+        members = tuple(twin._member(pattern, given) for pattern, given in self._groups.given.items())
+        for member, old in zip(members, self._members, strict=True):
+            for name in self._remembering:
+                object.__setattr__(member, name, getattr(old, name))
+        return members
 
     def _member(self, pattern: str, given: Mapping[str, Any]) -> Optimizer:
         for name in given:
             if name not in self._arguments:
-                raise TypeError(f"groups[{pattern!r}]: {type(self)._unknown(name)}")
-            if name in self._global:
+                raise TypeError(f"groups[{pattern!r}]: {unknown(type(self).__name__, self._arguments, name)}")
+            if name in GLOBAL:
                 raise ValueError(f"groups[{pattern!r}]: {name} concerns all parameters together")
         member = self._twin()
         if any(name in given for name in self._alternatives):
@@ -583,8 +464,6 @@ class Optimizer:
         >>> again
         Momentum(lr=0.5, momentum=0.9, dampening=0.0)
         """
-        from .checkpoint import state_dict
-
         return state_dict(self)
 
     def load_state_dict(
@@ -617,8 +496,6 @@ class Optimizer:
         -----
         Schedules are made anew: report to ``opt.lr``, not to a :class:`~schuss.schedules.ReduceOnPlateau` of before.
         """
-        from .checkpoint import restore
-
         restore(self, saved, lr, groups)
 
     def save(self, path: str | PathLike[str], params: Params | None = None) -> None:
@@ -650,8 +527,6 @@ class Optimizer:
         -----
         Another thread's update waits until the file is written.
         """
-        from .checkpoint import save
-
         save(self, path, params)
 
     def __reduce__(self) -> Any:
@@ -659,7 +534,7 @@ class Optimizer:
             given = {name: getattr(self, name, None) for name in self._arguments}
             given["groups"] = {pattern: dict(arguments) for pattern, arguments in self.groups.items()}
             own = {name: value for name, value in vars(self).items() if name not in given and not name.startswith("_")}
-            return _rebuilt, (
+            return rebuilt, (
                 type(self),
                 given,
                 own,
@@ -686,7 +561,7 @@ class Optimizer:
 
     def _memories(self, t: int) -> list[dict[str, Any]]:
         """What this optimizer and its groups remember after step t."""
-        return [each._memory(t) for each in (self, *self._members())]
+        return [each._memory(t) for each in (self, *self._members)]
 
     # The engine calls those that follow. What stands in the first two costs every update.
 
@@ -714,19 +589,21 @@ class Optimizer:
         """What the first half of a rule whose second half needs Python hands over; it is no state."""
         return zeros_like(p)
 
-    def _orders(self, t: int) -> tuple[float, int, float, bool, list[tuple[tuple[float, ...], float, float, float]]]:
-        groups = []
-        for member in (self, *self._members()):
-            scalars = member._scalars(member._lr_at(t), t)
-            l2 = 0.0 if self._decoupled else member.weight_decay
-            clip = float("inf") if member.clip_value is None else member.clip_value
-            groups.append((scalars, l2, clip, -1.0 if member.maximize else 1.0))
+    def _orders(self) -> tuple[float, int, float, bool, list[tuple[float, float, float]]]:
+        """What a step does beside the rule; asked when an option has changed. For each group: L2, clip_value, sign."""
         return (
             -1.0 if self.clip_norm is None else self.clip_norm,
-            _ON_NONFINITE.index(self.on_nonfinite),
+            ON_NONFINITE.index(self.on_nonfinite),
             -1.0 if self.ema is None else self.ema,
             self.flush_subnormals,
-            groups,
+            [
+                (
+                    0.0 if each._decoupled else each.weight_decay,
+                    float("inf") if each.clip_value is None else each.clip_value,
+                    -1.0 if each.maximize else 1.0,
+                )
+                for each in (self, *self._members)
+            ],
         )
 
     def new_state(self, p: Any) -> dict[str, NDArray[Any]]:
@@ -756,7 +633,7 @@ class Optimizer:
         pending: list[tuple[NDArray[Any], NDArray[Any]]],
     ) -> Any:
         """Take the step of one parameter on copies, which ``pending`` takes; return the new value of a float."""
-        rule = (self, *self._members())[group]._twin()
+        rule = (self, *self._members)[group]._twin()
         object.__setattr__(rule, "_now", self._engine.t + 1)
         new_p, new = np.array(p), {slot: np.array(array) for slot, array in state.items()}
         g = np.array(g) if scale == 1 else np.asarray(g * scale)
@@ -772,23 +649,7 @@ class Optimizer:
 
     def _make_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         """The state of a parameter that has not been met: as its group has it."""
-        return (self, *self._members())[self._group_of(name)]._new_state(name, p)
-
-    def _group_of(self, name: Any) -> int:
-        """The number of a name's group: 0, or the place of the first pattern that matches, from 1 on."""
-        patterns = enumerate(self._grouping.given, 1)
-        return next((i for i, pattern in patterns if fnmatchcase(str(name), pattern)), 0)
-
-    def _groups_of(self, names: Sequence[Any], params: Params) -> list[int]:
-        """The numbers of these names' groups. A pattern that matches no name is an error, the first time."""
-        grouping = self._grouping
-        if not grouping.known:
-            everything = [str(name) for name in (params.keys() if hasattr(params, "keys") else range(len(params)))]
-            for pattern in grouping.given:
-                if not any(fnmatchcase(name, pattern) for name in everything):
-                    raise ValueError(f"groups[{pattern!r}] matches no parameter; there are {', '.join(everything)}")
-            grouping.known = True
-        return [self._group_of(name) for name in names]
+        return (self, *self._members)[self._groups.number_of(name)]._new_state(name, p)
 
     def _ratio(
         self,
@@ -805,73 +666,3 @@ class Optimizer:
         it becomes when the step is taken.
         """
         raise NotImplementedError
-
-
-def made_of(cls: type[Optimizer], given: Mapping[str, Any]) -> Optimizer:
-    """An optimizer with these arguments, of which those that are None are not given.
-
-    They are the rule's: a class that inherits from it may take others.
-    """
-    rule = cls._rule
-    made: Optimizer = rule(**{name: value for name, value in given.items() if value is not None})
-    if rule is cls:
-        return made
-    opt: Optimizer = cls.__new__(cls)
-    for name, value in vars(made).items():
-        if name != "_engine":
-            object.__setattr__(opt, name, value)
-    return opt
-
-
-def go_on(
-    opt: Optimizer, made: Optimizer, memories: Sequence[Any], t: int, skipped: int, state: dict[Any, Any]
-) -> None:
-    """Make of ``opt`` what is ``made``, which may be the same, after ``t`` steps: all of it at once."""
-    for member, memory in zip((made, *made._members()), memories, strict=True):
-        member._remember(memory, t)
-    names = {*made._arguments, *made._remembering, "_grouping", "_changes"} - {"groups"}
-    attributes = {name: getattr(made, name, None) for name in names}
-    opt._engine.restore(opt, attributes, made._structure(), made._is_plain(), t, skipped, state)
-
-
-def _rebuilt(
-    cls: type[Optimizer],
-    given: dict[str, Any],
-    own: dict[str, Any],
-    memories: list[Any],
-    t: int,
-    skipped: int,
-    state: dict[Any, Any],
-) -> Optimizer:
-    """A copy of an optimizer, for pickle and copy."""
-    opt = made_of(cls, given)
-    for name, value in own.items():
-        object.__setattr__(opt, name, value)
-    go_on(opt, opt, memories, t, skipped, state)
-    return opt
-
-
-_LINE, _HUGE_PAGE = 64, 2 << 20
-
-
-def zeros_like(p: Any) -> NDArray[Any]:
-    """Zeros in the shape, dtype and order of axes of ``p``, which lie in memory as ``p`` does.
-
-    Unlike numpy.zeros_like this touches no memory: the thread that first works on a page places it. They
-    begin as far past a cache line as ``p`` does, so that vectors straddle lines in none of them or in all;
-    and large ones past the start of a huge page, which the system can then give.
-    """
-    p = np.asarray(p)
-    axes = sorted(range(p.ndim), key=lambda axis: -abs(p.strides[axis]))
-    boundary = _HUGE_PAGE if p.nbytes >= 2 * _HUGE_PAGE else _LINE
-    memory = np.zeros(p.nbytes + boundary + _LINE, np.uint8)
-    skip = -memory.ctypes.data % boundary + p.ctypes.data % _LINE
-    zeros: NDArray[Any] = memory[skip : skip + p.nbytes].view(p.dtype).reshape([p.shape[axis] for axis in axes])
-    return zeros.transpose(np.argsort(axes)) if axes else zeros
-
-
-def copy_of(p: Any) -> NDArray[Any]:
-    """A copy of ``p`` that lies in memory as ``p`` does."""
-    copy = zeros_like(p)
-    copy[...] = p
-    return copy

@@ -63,7 +63,8 @@ __all__ = [
 @lru_cache(maxsize=256)
 def _optimizer(name: str, arguments: tuple[tuple[str, Any], ...]) -> Optimizer:
     """An optimizer that is only asked for scalars, which hang on nothing but what it is asked."""
-    return optimizers.OPTIMIZERS[name](**dict(arguments))
+    opt: Optimizer = optimizers.OPTIMIZERS[name](**dict(arguments))
+    return opt
 
 
 def _asked(cls: type[Optimizer], t: Any, lr: Any, arguments: Mapping[str, Any]) -> tuple[Optimizer, int, float]:

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import L2Options, LearningRate, Optimizer, Options, copy_of
+from .base import Optimizer
 from .checks import POSITIVE, SHARE, count, flag, number, shown
+from .memory import copy_of
+from .options import L2Options, LearningRate, Options
 from .reference import orthogonalized
+from .registry import OPTIMIZERS as OPTIMIZERS
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -1733,11 +1736,3 @@ class Adafactor(Optimizer):
         u /= np.sqrt(np.maximum(v, eps * eps, out=v), out=v)
         rms = sqrt(float(np.vdot(u, u)) / u.size)
         return max(eps2, p_norm / sqrt(u.size)) * rate / max(1.0, rms / threshold)
-
-
-# The one table that tests, benchmark, experiments and command line read: the classes above, as they stand.
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    name: cls
-    for name, cls in list(globals().items())
-    if isinstance(cls, type) and issubclass(cls, Optimizer) and cls is not Optimizer and not name.startswith("_")
-}

@@ -144,7 +144,10 @@ def _score(what: str, value: Any) -> float | None:
 def rate_at(schedule: Callable[[int], Any], t: int) -> float:
     """Return the rate of step ``t``, 1 at the first update, by any schedule: it is called as its makers count."""
     step = t if isinstance(schedule, Schedule) or not _counts_from_zero(schedule) else t - 1
-    return number(f"lr({step})", schedule(step), 0, inf, False)
+    rate = schedule(step)
+    if type(rate) is float and 0 <= rate < inf:  # as almost always, and without a name that no message needs
+        return rate
+    return number(f"lr({step})", rate, 0, inf, False)
 
 
 def _counts_from_zero(schedule: Any) -> bool:
@@ -855,3 +858,11 @@ class ReduceOnPlateau(Schedule):
         else:
             bound = self.best + sign * self.threshold
         return value > bound if self.maximize else value < bound
+
+
+# By name, as text and checkpoints have them.
+SCHEDULES: dict[str, type[Schedule]] = {
+    name: cls
+    for name, cls in list(globals().items())
+    if isinstance(cls, type) and issubclass(cls, Schedule) and cls is not Schedule and not name.startswith("_")
+}

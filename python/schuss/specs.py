@@ -20,14 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
-from . import schedules
 from .checks import POSITIVE, number, shown
-from .optimizers import OPTIMIZERS
-from .schedules import Schedule
+from .registry import OPTIMIZERS
+from .schedules import SCHEDULES, Schedule, join
 
-SCHEDULES: dict[str, Any] = {
-    name: getattr(schedules, name) for name in schedules.__all__ if name not in ("Schedule", "Joined")
-}
+# What text may call: join() makes a Joined.
+_CALLED: dict[str, Any] = {**{name: cls for name, cls in SCHEDULES.items() if name != "Joined"}, "join": join}
 
 _LONGEST = 1000  # characters; without a limit some thousand brackets exhaust the parser
 _MOST_DIGITS = 18  # of a whole number: what is larger fits no 64 bits, and its powers no memory
@@ -74,13 +72,13 @@ def parse_schedule(text: str) -> Schedule:
     ValueError
         If the text cannot be read, or names no schedule, or the schedule does not take the arguments.
     """
-    name, positional, named = _call(text, SCHEDULES, "schedule", "Cosine(0.1, steps=2000)")
+    name, positional, named = _call(text, _CALLED, "schedule", "Cosine(0.1, steps=2000)")
     return _make_schedule(text, name, positional, named)
 
 
 def _make_schedule(text: str, name: str, positional: tuple[Any, ...], named: Mapping[str, Any]) -> Schedule:
     try:
-        schedule: Schedule = SCHEDULES[name](*positional, **named)
+        schedule: Schedule = _CALLED[name](*positional, **named)
         number("the rate of step 1", schedule(1), *POSITIVE)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{shown(text)}: {error}") from None
@@ -127,7 +125,7 @@ def _arguments(call: ast.Call, text: str) -> tuple[tuple[Any, ...], dict[str, An
 
 def _value(node: ast.expr, text: str) -> Any:
     """A literal, a schedule, or a list of them."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SCHEDULES:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLED:
         return _make_schedule(text, node.func.id, *_arguments(node, text))
     if isinstance(node, (ast.List, ast.Tuple)):
         return tuple(_value(each, text) for each in node.elts)

@@ -1,0 +1,54 @@
+"""Groups: patterns of parameters' names, each with arguments of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Any
+
+from .checks import shown
+from .options import Params
+
+
+class Groups:
+    """The groups as they were given. The first pattern that matches a name counts; group 0 is of what none matches.
+
+    Parameters
+    ----------
+    given : mapping
+        Pattern -> arguments.
+
+    Raises
+    ------
+    TypeError
+        If it is no mapping of mappings.
+    """
+
+    def __init__(self, given: Any) -> None:
+        if not isinstance(given, Mapping) or not all(isinstance(each, Mapping) for each in given.values()):
+            raise TypeError(f"groups must be a dict of pattern -> dict of arguments, got {shown(given)}")
+        frozen = {str(pattern): MappingProxyType(dict(each)) for pattern, each in given.items()}
+        self.given: Mapping[str, Mapping[str, Any]] = MappingProxyType(frozen)
+        self._known = False  # whether each pattern has been seen to match a name
+
+    def __bool__(self) -> bool:
+        return bool(self.given)
+
+    def number_of(self, name: Any) -> int:
+        """The number of a name's group: 0, or the place of the first pattern that matches, from 1 on."""
+        patterns = enumerate(self.given, 1)
+        return next((i for i, pattern in patterns if fnmatchcase(str(name), pattern)), 0)
+
+    def numbers_of(self, names: Sequence[Any], params: Params) -> list[int]:
+        """The numbers of these names' groups. A pattern that matches none of ``params`` is an error, the first time."""
+        if not self._known:
+            everything = [str(name) for name in (params.keys() if hasattr(params, "keys") else range(len(params)))]
+            for pattern in self.given:
+                if not any(fnmatchcase(name, pattern) for name in everything):
+                    raise ValueError(f"groups[{pattern!r}] matches no parameter; there are {', '.join(everything)}")
+            self._known = True
+        return [self.number_of(name) for name in names]
+
+
+NO_GROUPS = Groups({})

@@ -1,0 +1,69 @@
+"""What all rules take: the types of their arguments, the names and ranges of the options, and what each must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from typing import Any, Literal, TypeAlias, TypedDict
+
+import numpy as np
+
+from . import _core
+from .checks import POSITIVE, SHARE, flag, number, shown
+
+LearningRate: TypeAlias = float | Callable[[int], float]
+Params: TypeAlias = MutableMapping[Any, Any] | Sequence[Any]
+Grads: TypeAlias = Mapping[Any, Any] | Sequence[Any]
+
+
+class Options(TypedDict, total=False):
+    """What every optimizer takes by keyword; :class:`Optimizer` says what each does."""
+
+    maximize: bool
+    clip_value: float | None
+    clip_norm: float | None
+    ema: float | None
+    on_nonfinite: Literal["propagate", "skip", "raise"]
+    flush_subnormals: bool
+    groups: Mapping[str, Mapping[str, Any]]
+
+
+class L2Options(Options, total=False):
+    """The same, and L2 regularisation: for the rules that have no weight decay of their own."""
+
+    weight_decay: float
+
+
+OPTIONS = ("weight_decay", "maximize", "clip_value", "clip_norm", "ema", "on_nonfinite", "flush_subnormals", "groups")
+
+# Those that concern all parameters together, and are no group's.
+GLOBAL = frozenset({"clip_norm", "ema", "on_nonfinite", "flush_subnormals", "groups"})
+
+# Of those that are numbers: lowest, highest, whether the highest is excluded.
+RANGES: Mapping[str, tuple[float, float, bool]] = {
+    "weight_decay": POSITIVE,
+    "clip_value": POSITIVE,
+    "clip_norm": POSITIVE,
+    "ema": SHARE,
+}
+
+ON_NONFINITE = ("propagate", "skip", "raise")
+
+
+def checked_rate(value: Any) -> Any:
+    """Return a learning rate as it is kept: a float, or what is asked for one at each step."""
+    if callable(value):
+        return value
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, np.ndarray, np.generic)):
+        raise TypeError(f"lr must be a number, got {shown(value)}; parameters go to update(params, grads)")
+    return number("lr", value, *POSITIVE)
+
+
+def checked_option(name: str, value: Any) -> Any:
+    """Return the value of an option that is no number as it is kept."""
+    if name == "on_nonfinite":
+        if not isinstance(value, str) or value not in ON_NONFINITE:
+            raise ValueError(f"on_nonfinite must be one of {', '.join(ON_NONFINITE)}, got {shown(value)}")
+        return value
+    if name == "flush_subnormals" and value and not _core.can_flush:
+        raise ValueError("flush_subnormals=True cannot be had on this processor")
+    return flag(name, value)

@@ -1,0 +1,71 @@
+"""Where PyTorch is met: its optimizers' state, from which ours go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import Optimizer
+from .states import restore, state_dict
+
+__all__ = ["load_torch_state"]
+
+# Slot -> (its name there, whether it lacks the factor -lr that ours holds).
+_TORCH: dict[str, dict[str, tuple[str, bool]]] = {
+    "SGD": {},
+    "Momentum": {"v": ("momentum_buffer", True)},
+    "Nesterov": {"v": ("momentum_buffer", True)},
+    "AdaGrad": {"h": ("sum", False)},
+    "RMSprop": {"h": ("square_avg", False), "a": ("grad_avg", False), "v": ("momentum_buffer", True)},
+    "AMSGrad": {"m": ("exp_avg", False), "v": ("exp_avg_sq", False), "h": ("max_exp_avg_sq", False)},
+    "Adamax": {"m": ("exp_avg", False), "u": ("exp_inf", False)},
+    "AdaDelta": {"h": ("square_avg", False), "d": ("acc_delta", False)},
+    **{name: {"m": ("exp_avg", False), "v": ("exp_avg_sq", False)} for name in ("Adam", "AdamW", "NAdam", "RAdam")},
+}
+
+
+def load_torch_state(opt: Optimizer, state: Mapping[Any, Mapping[str, Any]], names: Sequence[Any], t: int) -> None:
+    """Go on from where an optimizer of PyTorch has stopped.
+
+    Parameters
+    ----------
+    opt : Optimizer
+        With the arguments that take the same steps (docs/conventions.md).
+    state : mapping of index -> name -> array
+        PyTorch's ``state_dict()["state"]`` with its tensors as arrays:
+        ``{i: {k: v.numpy() for k, v in s.items()} for i, s in torch_opt.state_dict()["state"].items()}``.
+    names : sequence
+        The name here of each parameter there, by its index.
+    t : int
+        How many steps have been made; PyTorch counts per parameter, and its SGD not at all.
+
+    Raises
+    ------
+    ValueError
+        If a rule is one that PyTorch does not have, a name is missing, an array has another shape than the others of
+        its parameter, or a count of PyTorch's differs from ``t``. Nothing has changed then.
+    """
+    kind = type(opt).__name__
+    if kind not in _TORCH:
+        raise ValueError(f"{kind} has no state that could come from PyTorch; {', '.join(_TORCH)} have")
+    lr = opt._lr_at(max(t, 1))
+    found: dict[Any, dict[str, NDArray[Any]]] = {}
+    for index, theirs in state.items():
+        if not 0 <= index < len(names):
+            raise ValueError(f"the state has a parameter {index}, of which names has no name")
+        if "step" in theirs and int(theirs["step"]) != t:
+            raise ValueError(f"parameter {index} has made {int(theirs['step'])} steps, not t={t}")
+        slots: dict[str, NDArray[Any]] = {}
+        for slot in opt._slots():
+            name, lacks_lr = _TORCH[kind][slot]
+            if theirs.get(name) is None:
+                raise ValueError(f"parameter {index} has no {name!r}, from which {slot!r} would come")
+            array = np.array(theirs[name])
+            slots[slot] = -lr * array if lacks_lr else array
+            slots[slot] = slots[slot].astype(array.dtype, copy=False)
+        found[names[index]] = slots
+    saved = {**state_dict(opt), "t": t, "skipped": 0, "memory": opt._memories(t), "state": found}
+    restore(opt, saved, lr=opt.lr)
