@@ -21,10 +21,7 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-const Kernels& kernels() {
-  static const isa::Choice choice = isa::choose();
-  return *choice.kernels;
-}
+using isa::kernels;
 
 // A rule of the user's, whose step is NumPy's: it has a rate, and no loop.
 const Kernel numpy_kernel = {"NumPy", 1, 0, {}, false, nullptr};

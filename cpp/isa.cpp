@@ -96,4 +96,9 @@ Choice choose() {
                               "; unset SCHUSS_ISA to use " + found.back().name);
 }
 
+const Kernels& kernels() {
+  static const Choice choice = choose();
+  return *choice.kernels;
+}
+
 }  // namespace isa

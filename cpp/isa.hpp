@@ -18,4 +18,7 @@ std::vector<Choice> available();
 // The best available, or the one that SCHUSS_ISA asks for; std::invalid_argument if it cannot be had.
 Choice choose();
 
+// Its kernels, chosen once.
+const Kernels& kernels();
+
 }  // namespace isa

@@ -4,6 +4,7 @@
 #include "queries.hpp"
 #include "rules.hpp"
 #include "sweep.hpp"
+#include "traffic.hpp"
 
 namespace {
 
@@ -64,7 +65,7 @@ constexpr Kernel rules[] = {
     {nullptr, 0, 0, {}, false, nullptr},
 };
 
-constexpr Kernels kernels = {rules, {queries<float>, queries<double>}};
+constexpr Kernels kernels = {rules, {queries<float>, queries<double>}, {traffic<float>, traffic<double>}};
 
 }  // namespace
 

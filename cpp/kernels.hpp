@@ -63,9 +63,13 @@ struct Queries {
   bool (*finite)(size_t n, const T* x, double scale);     // whether none is NaN or infinite
 };
 
+// p += g, and s += g for each of so many slots: the memory traffic of a step with next to no arithmetic.
+using Traffic = void (*)(size_t n, void* p, const void* g, void* const* slots, int count);
+
 struct Kernels {
   const Kernel* rules;
   ByType<Queries<float>, Queries<double>> queries;
+  ByType<Traffic, Traffic> traffic;
 };
 
 // Each is kernels.cpp, compiled for that ISA. Which of them exist is decided in CMakeLists.txt.

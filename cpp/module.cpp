@@ -35,8 +35,8 @@ void stream_over(const py::object& p, const py::object& g, const std::vector<py:
   const schuss::View from = look_contiguous(g, input("g"), shape, to.format);
   std::vector<schuss::View> views;
   for (const py::object& slot : slots) views.push_back(look_contiguous(slot, output("slots"), shape, to.format));
-  if (slots.size() > stream::most_slots)
-    throw py::value_error("slots: expected at most " + std::to_string(stream::most_slots) + " arrays, got " +
+  if (slots.size() > max_slots)
+    throw py::value_error("slots: expected at most " + std::to_string(max_slots) + " arrays, got " +
                           std::to_string(slots.size()));
   team::check_threads(threads);
   if (repeats < 1) throw py::value_error("repeats must be at least 1, got " + std::to_string(repeats));
@@ -45,8 +45,8 @@ void stream_over(const py::object& p, const py::object& g, const std::vector<py:
     std::vector<T*> pointers;
     for (const schuss::View& view : views) pointers.push_back(data<T>(view));
     const schuss::WithoutGil released;
-    stream::run(to.size(), data<T>(to), data<T>(from), pointers.data(), static_cast<int>(pointers.size()), threads,
-                repeats);
+    stream::run(isa::kernels().traffic.of<T>(), to.size(), data<T>(to), data<T>(from), pointers.data(),
+                static_cast<int>(pointers.size()), threads, repeats);
   });
 }
 

@@ -1,13 +1,12 @@
-// The limit that the benchmark measures against: the same memory traffic with next to no arithmetic.
+// The limit that the benchmark measures against: a loop that hardly computes, over arrays that it goes over again.
 #pragma once
-#include <cstddef>
+#include "kernels.hpp"
 
 namespace stream {
 
-constexpr size_t most_slots = 4;
-
-// p += g and, for each slot, s += g, over n floats or doubles, in place, on the given number of threads; so often.
+// On the given number of threads, so often. Each thread stays with its own share and waits for nobody: no step of
+// several threads can be faster.
 template <class T>
-void run(size_t n, T* p, const T* g, T* const* slots, int slot_count, int threads, int repeats);
+void run(Traffic traffic, size_t n, T* p, const T* g, T* const* slots, int count, int threads, int repeats);
 
 }  // namespace stream
