@@ -368,11 +368,20 @@ ch06/weight_init_compare
 """
 
 
+# What the README says to put in place of which lines.
+OURS, OURS_ELSEWHERE = "from schuss.textbook import *", "from schuss import"
+
+
+def test_the_readme_says_so():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"put `{OURS}` in place of the lines that import from `common` and `dataset`" in " ".join(readme.split())
+    assert f"put `{OURS_ELSEWHERE}` in place of `from common.optimizer import`" in " ".join(readme.split())
+
+
 @pytest.mark.parametrize("script", SCRIPTS.split())
 def test_scripts_of_chapters_4_to_6(script, tmp_path, shared_data):
     theirs, ours = two_copies(book("SCHUSS_BOOK"), tmp_path, shared_data)
-    line = r"^from (common|dataset)(\.\w+)? import .*$"
-    put_in_place(ours, line, "from schuss.textbook import *", "ch0[456]/*.py")
+    put_in_place(ours, r"^from (common|dataset)(\.\w+)? import .*$", OURS, "ch0[456]/*.py")
     shutil.rmtree(ours / "common")
     assert output(ours / f"{script}.py") == output(theirs / f"{script}.py")
 
@@ -380,7 +389,7 @@ def test_scripts_of_chapters_4_to_6(script, tmp_path, shared_data):
 @pytest.mark.parametrize("script", ["ch07/train_convnet"])
 def test_scripts_of_chapters_7_and_8(script, tmp_path, shared_data):
     theirs, ours = two_copies(book("SCHUSS_BOOK"), tmp_path, shared_data)
-    put_in_place(ours, r"^from common\.optimizer import", "from schuss import", "*/*.py")
+    put_in_place(ours, r"^from common\.optimizer import", OURS_ELSEWHERE, "*/*.py")
     assert output(ours / f"{script}.py") == output(theirs / f"{script}.py")
 
 
@@ -390,7 +399,7 @@ def test_scripts_of_chapters_7_and_8(script, tmp_path, shared_data):
 )
 def test_scripts_of_the_second_book(script, bitwise, tmp_path):
     theirs, ours = two_copies(book("SCHUSS_BOOK2"), tmp_path)
-    put_in_place(ours, r"^from common\.optimizer import", "from schuss import", "*/*.py")
+    put_in_place(ours, r"^from common\.optimizer import", OURS_ELSEWHERE, "*/*.py")
     expected, found = output(theirs / f"{script}.py"), output(ours / f"{script}.py")
     if bitwise:
         assert found == expected
