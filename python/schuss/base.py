@@ -7,48 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from functools import wraps
-from inspect import Signature
 from os import PathLike
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from .arguments import Arguments
 from .checkpoint import save
-from .checks import number, shown
+from .checks import shown
 from .display import size, table
-from .elsewhere import unknown
-from .groups import NO_GROUPS, Groups
 from .memory import copy_of, zeros_like
-from .options import (
-    GLOBAL,
-    ON_NONFINITE,
-    OPTIONS,
-    RANGES,
-    Grads,
-    L2Options,
-    LearningRate,
-    Options,
-    Params,
-    checked_option,
-    checked_rate,
-)
+from .options import ON_NONFINITE, Grads, L2Options, LearningRate, Options, Params
 from .reference import follow, prepared
-from .registry import OPTIMIZERS
 from .schedules import rate_at
-from .signatures import defaults_of, full_signature
 from .states import rebuilt, restore, state_dict
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self
 
 __all__ = ["Grads", "L2Options", "LearningRate", "Optimizer", "Options", "Params"]
 
 
-class Optimizer:
+class Optimizer(Arguments):
     """What all optimizers share: the step count, the state, the options and :meth:`update`.
 
     Not used by itself: take one of its subclasses, which add their own arguments to these.
@@ -127,166 +109,6 @@ class Optimizer:
     (array([0.439, 1.499]), array([0.92]))
     """
 
-    # Each rule: its state arrays, and its hyperparameters' ranges.
-    slots: ClassVar[tuple[str, ...]] = ()
-    _ranges: ClassVar[Mapping[str, tuple[float, float, bool]]] = {}
-    # Whether weight decay is the rule's own and not a part of the gradient.
-    _decoupled: ClassVar[bool] = False
-    # Arguments of which one is given at a time; those that decide which state is kept; attributes in which a rule
-    # remembers past steps.
-    _alternatives: ClassVar[tuple[str, ...]] = ()
-    _deciding: ClassVar[tuple[str, ...]] = ("ema",)
-    _remembering: ClassVar[tuple[str, ...]] = ()
-
-    # Of a rule of the user's, whose step is in NumPy: state that begins as a copy of the parameter, and whether weight
-    # decay is its own.
-    copies: ClassVar[tuple[str, ...]] = ()
-    decoupled: ClassVar[bool] = False
-    _in_numpy: ClassVar[bool] = False
-    _now: int | None = None  # the step that is being taken, where a rule's step() asks
-
-    # Of a rule, and of classes of the user that inherit from it: that whose name is the kernel's, and its arguments.
-    _rule: ClassVar[type[Optimizer]]
-    _arguments: ClassVar[tuple[str, ...]] = ()
-    # What a class takes by name; and whether it may have attributes of its own, as a class of the user's may.
-    _accepted: ClassVar[tuple[str, ...]] = ()
-    _open: ClassVar[bool] = False
-    lr: LearningRate
-    weight_decay: float = 0.0
-    maximize: bool = False
-    clip_value: float | None = None
-    clip_norm: float | None = None
-    ema: float | None = None
-    on_nonfinite: Literal["propagate", "skip", "raise"] = "propagate"
-    flush_subnormals: bool = False
-
-    if TYPE_CHECKING:
-        groups: Mapping[str, Mapping[str, Any]]
-    else:
-
-        @property
-        def groups(self) -> Mapping[str, Mapping[str, Any]]:
-            """Other arguments for some parameters: pattern -> arguments."""
-            return self._groups.given
-
-    __signature__: ClassVar[Signature]
-    _engine: _core.Engine
-    _groups: Groups = NO_GROUPS
-    # For each group an optimizer with its arguments, which is asked for scalars: made anew when an argument changes.
-    _members: tuple[Optimizer, ...] = ()
-
-    def __init_subclass__(cls) -> None:
-        cls._open = cls.__module__ != f"{__package__}.optimizers"
-        for name in vars(cls):
-            if cls._open and name in cls._arguments:
-                raise TypeError(f"{cls.__name__}.{name}: give it in __init__, as in super().__init__({name}=...)")
-        in_numpy = cls._open and not hasattr(cls, "_rule") and callable(getattr(cls, "step", None))
-        rule = in_numpy or (not cls._open and not cls.__name__.startswith("_"))
-        before = next(each for each in cls.__mro__[1:] if issubclass(each, Optimizer))
-        options = {name: None if name == "groups" else getattr(Optimizer, name) for name in OPTIONS}
-        cls.__signature__ = full_signature(cls, options if rule else {**options, **defaults_of(before)})
-        cls._accepted = tuple(cls.__signature__.parameters)
-        if rule:
-            cls._rule, cls._arguments, cls._in_numpy = cls, cls._accepted, in_numpy
-        if rule and not cls._open:
-            OPTIMIZERS[cls.__name__] = cls
-        if "__init__" not in vars(cls):
-            return
-        make = cls.__init__
-
-        @wraps(make)
-        def __init__(self: Optimizer, *args: Any, groups: Any = None, **kwargs: Any) -> None:
-            make(self, *args, **kwargs)
-            if groups is not None:  # at last, as a group begins from all other arguments
-                self.groups = groups
-
-        cls.__init__ = __init__  # type: ignore[method-assign]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
-        if not hasattr(cls, "_rule"):
-            raise TypeError(
-                f"{cls.__name__} is what all optimizers share; use one of them, as schuss.Adam, or give yours a method "
-                "step(self, p, g, lr, **state)"
-            )
-        for name in kwargs:
-            if name not in cls._accepted:
-                raise TypeError(unknown(cls.__name__, getattr(cls, "_arguments", ()), name))
-        if args and "lr" in kwargs and cls._accepted[:1] == ("lr",):
-            raise TypeError(
-                f"{cls.__name__} was given {shown(args[0])} beside lr={shown(kwargs['lr'])}: its first argument is lr, "
-                "and parameters go to update(params, grads)"
-            )
-        self = super().__new__(cls)
-        object.__setattr__(self, "_engine", _core.Engine())
-        return self
-
-    def __init__(self, lr: LearningRate, **options: Unpack[L2Options]) -> None:
-        self.lr = lr
-        for name, value in options.items():
-            setattr(self, name, value)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if self._now is not None:  # of a rule that is asked for a step, which must be able to fail and leave no trace
-            raise AttributeError(f"step() cannot set self.{name}: it changes p and its state alone; name a slot for it")
-        if self._open and name not in self._arguments and not name.startswith("_"):
-            object.__setattr__(self, name, value)  # a subclass's own
-            return
-        value = self._checked(name, value)
-        if name in OPTIONS or self._groups or (name in self._deciding and not self._engine.made):
-            with self._engine:
-                self._set(name, value)
-        else:
-            self._set(name, value)
-
-    def _set(self, name: str, value: Any) -> None:
-        engine = self._engine
-        if name in self._deciding and engine.made:
-            twin = self._twin({name: value})
-            if twin._structure() != self._structure() or (self.ema is None) != (twin.ema is None):
-                old = getattr(self, name, None)
-                raise ValueError(
-                    f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now; "
-                    "make a new optimizer"
-                )
-        if name == "groups":
-            members = tuple(self._member(pattern, given) for pattern, given in value.given.items())
-            engine.forget_plans()
-            engine.change(self, {"_groups": value, "_members": members})
-        elif self._groups:
-            engine.change(self, {name: value, "_members": self._members_with({name: value})})
-        elif name in OPTIONS:
-            engine.change(self, {name: value})
-        else:
-            object.__setattr__(self, name, value)
-
-    def _checked(self, name: str, value: Any) -> Any:
-        """Return the value of an argument as it is kept, or say what is wrong with it."""
-        if name == "lr":
-            return checked_rate(value)
-        if name == "groups":
-            return Groups(value)
-        ranges = {**RANGES, **self._ranges}
-        if name in ranges:
-            if value is None and getattr(type(self), name, 0.0) is None:
-                return None
-            low, high, open_end = ranges[name]
-            return number(name, value, low, high, open_end)
-        if name in OPTIONS:
-            return checked_option(name, value)
-        if self._in_numpy and name in self._arguments:
-            return value
-        raise AttributeError(f"cannot set {name!r}: {unknown(type(self).__name__, self._arguments, name)}")
-
-    def __repr__(self) -> str:
-        given = ((name, getattr(self, name, None)) for name in self._arguments)
-        default = defaults_of(self._rule)
-        text = (
-            f"{name}={ ({k: dict(v) for k, v in value.items()} if name == 'groups' else value)!r}"
-            for name, value in given
-            if value is not None and (value if name == "groups" else name not in OPTIONS or value != default[name])
-        )
-        return f"{type(self).__name__}({', '.join(text)})"
-
     def _repr_html_(self) -> str:
         arrays = [array for slots in self._engine.state.values() for array in slots.values()]
         kept = f"{size(sum(array.nbytes for array in arrays))} in {len(arrays)} arrays" if arrays else "none"
@@ -296,64 +118,6 @@ class Optimizer:
         if self.skipped:
             rows.append(("skipped", f"{self.skipped:,}, the last for {self.last_nonfinite!r}"))
         return table(repr(self), rows)
-
-    # What the state consists of: the kernel's name, the slots, and whether the last one is the average.
-
-    def _kernel(self) -> str:
-        return "NumPy" if self._in_numpy else self._rule.__name__
-
-    def _slots(self) -> tuple[str, ...]:
-        return self.slots
-
-    def _structure(self) -> tuple[str, tuple[str, ...], bool]:
-        if self._in_numpy:  # which keeps all its state by itself
-            return self._kernel(), (), False
-        averaged = self.ema is not None
-        return self._kernel(), self._slots() + (("ema",) if averaged else ()), averaged
-
-    def _twin(self, changed: Mapping[str, Any] = MappingProxyType({})) -> Optimizer:
-        """An optimizer with the same arguments but for some, which is asked what it would do: no engine, no groups."""
-        twin = object.__new__(type(self))
-        for name in self._arguments:
-            if name != "groups":
-                object.__setattr__(twin, name, getattr(self, name, None))
-        for name in self._remembering:
-            object.__setattr__(twin, name, getattr(self, name))
-        if self._open:
-            for name, value in vars(self).items():
-                if name not in twin._arguments and not name.startswith("_"):
-                    object.__setattr__(twin, name, value)
-        for name, value in changed.items():
-            object.__setattr__(twin, name, value)
-        return twin
-
-    def _members_with(self, changed: Mapping[str, Any]) -> tuple[Optimizer, ...]:
-        """The groups' optimizers when some of this one's arguments have changed; they remember what they did."""
-        twin = self._twin(changed)
-        members = tuple(twin._member(pattern, given) for pattern, given in self._groups.given.items())
-        for member, old in zip(members, self._members, strict=True):
-            for name in self._remembering:
-                object.__setattr__(member, name, getattr(old, name))
-        return members
-
-    def _member(self, pattern: str, given: Mapping[str, Any]) -> Optimizer:
-        for name in given:
-            if name not in self._arguments:
-                raise TypeError(f"groups[{pattern!r}]: {unknown(type(self).__name__, self._arguments, name)}")
-            if name in GLOBAL:
-                raise ValueError(f"groups[{pattern!r}]: {name} concerns all parameters together")
-        member = self._twin()
-        if any(name in given for name in self._alternatives):
-            for name in self._alternatives:
-                object.__setattr__(member, name, None)
-        try:
-            for name, value in given.items():
-                object.__setattr__(member, name, member._checked(name, value))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"groups[{pattern!r}]: {error}") from None
-        if (member._kernel(), member._slots()) != (self._kernel(), self._slots()):
-            raise ValueError(f"groups[{pattern!r}]: all parameters must have the same state slots")
-        return member
 
     @property
     def t(self) -> int:
@@ -638,7 +402,7 @@ class Optimizer:
         new_p, new = np.array(p), {slot: np.array(array) for slot, array in state.items()}
         g = np.array(g) if scale == 1 else np.asarray(g * scale)
         own = {slot: array for slot, array in new.items() if slot != "ema"}
-        rule.step(new_p, prepared(rule, new_p, g, shrink), lr, **own)  # type: ignore[attr-defined]
+        rule.step(new_p, prepared(rule, new_p, g, shrink), lr, **own)
         if self.ema is not None:
             follow(new["ema"], new_p, self.ema)
         pending.extend((state[slot], array) for slot, array in new.items())
@@ -649,7 +413,8 @@ class Optimizer:
 
     def _make_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         """The state of a parameter that has not been met: as its group has it."""
-        return (self, *self._members)[self._groups.number_of(name)]._new_state(name, p)
+        member: Optimizer = (self, *self._members)[self._groups.number_of(name)]
+        return member._new_state(name, p)
 
     def _ratio(
         self,

@@ -24,4 +24,5 @@ def full_signature(cls: type[Any], passed_on: Mapping[str, Any]) -> Signature:
 def defaults_of(cls: type[Any]) -> dict[str, Any]:
     """The arguments of a class and their defaults, by its signature."""
     named = signature(cls).parameters.items()
-    return {name: each.default for name, each in named if each.kind is not Parameter.VAR_KEYWORD}
+    several = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return {name: each.default for name, each in named if each.kind not in several}
