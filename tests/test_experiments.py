@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from itertools import pairwise
+from math import floor, sqrt
 
 import numpy as np
 import pytest
+import schuss
 from schuss import datasets, experiments, plots
 from schuss.schedules import Constant
 
@@ -15,6 +19,26 @@ DIGITS = (
     (RNG.random((50, 12), np.float32), RNG.integers(0, 10, 50)),
 )
 SMALL = {"hidden": [8], "iterations": 30, "batch_size": 16}
+
+
+def legend(figure):
+    """The texts of a figure's legend."""
+    return [text.get_text() for each in figure.legends for text in each.get_texts()]
+
+
+def drawn(figure):
+    """The labels of the lines that can be seen: of what a legend may have an entry."""
+    lines = [line for axes in figure.axes for line in axes.lines if np.isfinite(line.get_ydata()).any()]
+    return [line.get_label() for line in lines if not line.get_label().startswith("_")]
+
+
+def caption(figure):
+    return " ".join(figure.get_supxlabel().split())
+
+
+def arrows(figure):
+    """The colours of the marks where a curve leaves the figure."""
+    return [text.get_color() for text in figure.axes[0].texts if text.get_text() == "▲"]
 
 
 def test_the_path_of_sgd_by_hand():
@@ -136,7 +160,9 @@ def test_divergence_is_told_and_drawn():
     assert not fits[1].diverged
     figure = plots.regression_figure(fits)
     figure.draw_without_rendering()
-    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "SGD  diverged"
+    sgd, adam = legend(figure)
+    assert sgd == "SGD, lr 0.05: diverged"
+    assert adam == f"Adam, lr 0.01: {fits[1].losses[-1]:.4g}"
 
 
 @pytest.mark.parametrize("n", [1, 4, 11, 50])
@@ -271,7 +297,7 @@ def test_ctrl_c_at_any_line_of_a_regression():
     whole = experiments.regression(features, target, ["SGD", "Adam"])
     assert not whole.interrupted
     ended, partial = 0, 0
-    for line in range(1, 150):
+    for line in range(1, 190):
         fits = ctrl_c_at(line, lambda: experiments.regression(features, target, ["SGD", "Adam"]))
         if fits is None:
             ended += 1  # at the first lines, and at the last
@@ -283,7 +309,7 @@ def test_ctrl_c_at_any_line_of_a_regression():
         assert fits.interrupted or list(fits) == list(whole)
         partial += len(fits) > 0 and list(fits) != list(whole)
     assert not fits.interrupted
-    assert ended < 20
+    assert ended < 45
     assert partial > 40
 
 
@@ -296,7 +322,7 @@ def test_ctrl_c_at_any_line_of_a_decay():
     whole, least = run(), np.inf
     assert not whole.interrupted
     ended = 0
-    for line in range(1, 250):
+    for line in range(1, 290):
         runs = ctrl_c_at(line, run)
         ended += runs is None
         if not runs:
@@ -310,7 +336,7 @@ def test_ctrl_c_at_any_line_of_a_decay():
         assert lowest <= least
         assert all(found.excess >= 0 for found in runs)
         least = lowest
-    assert ended < 20
+    assert ended < 45
     assert whole[0].minimum < least
     plots.decay_figure(runs).draw_without_rendering()
 
@@ -324,7 +350,7 @@ def test_ctrl_c_at_any_line_of_training():
 
     whole = run()
     partial = 0
-    for line in range(1, 120):
+    for line in range(1, 170):
         training = ctrl_c_at(line, run)
         if training is None or not training.interrupted:
             continue
@@ -403,3 +429,313 @@ def test_regression_refuses_what_it_cannot_square(value):
         "features and target must be within 1e+100, so that their squares can be summed; "
         f"got {value:g} in size: scale them"
     )
+
+
+# What the figures say.
+
+MANY = {**SMALL, "seeds": 3}
+
+
+def every_figure():
+    """Each figure with its name, and what its caption must say of the setting."""
+    data = {"data_name": "noise"}
+    race = experiments.mnist(DIGITS, ["SGD", "Adam(lr=0.01)"], in_numpy=True, schedule=Constant(0.5), **MANY, **data)
+    network = ["noise: 200 to train, 50 to test", "ReLU network 12-8-10", "batch 16", "30 iterations", "seeds 0 to 2"]
+    network += ["steps in NumPy", "lr times Constant(lr=0.5)", "line: mean of the seeds, band: lowest to highest"]
+    fits = experiments.regression(*line_data(), ["SGD"], seed=4, data_name="a line")
+    line = ["a line: 300 rows, 3 features", "linear regression", "2 epochs", "batch 10", "seed 4"]
+    runs = experiments.decay(DIGITS, examples=150, epochs=1, batch_size=50, seeds=2, **data)
+    softmax = [
+        "noise: 150 to train, 50 left out",
+        "softmax regression 12-10",
+        "weight decay 0.01",
+        "1 epoch;",
+        "batch 50",
+    ]
+    softmax += ["SGD, lr 0.4 times the factor of each curve", f"minimum of the loss {runs[0].minimum:.4f}"]
+    images = np.zeros((50, 784), np.float32)
+    digits = (np.ones((200, 784), np.float32), DIGITS[0][1]), (images, DIGITS[1][1])
+    training = experiments.train(digits, hidden=[4], epochs=2, batch_size=20, seed=7, **data)
+    trained = ["AdamW(weight_decay=0.05), lr 0.001", "noise: 184 to train, 16 held back to validate, 50 to test"]
+    trained += ["ReLU network 784-4-10", "lr times WarmupCosine(lr=1.0", "2 epochs at most, patience 3", "seed 7"]
+    ways = [experiments.path(["SGD", "Adam"], scaled=scaled) for scaled in (False, True)]
+    return {
+        "path": (plots.path_figure(*ways), ["x^2 / 20 + y^2 from (-7, 2)", "30 iterations"]),
+        "race loss": (plots.race_loss_figure(race), [*network, "smoothed over 31"]),
+        "race accuracy": (plots.race_accuracy_figure(race), [*network, "of 50 digits has a standard error of"]),
+        "regression": (plots.regression_figure(fits), line),
+        "decay": (plots.decay_figure(runs), [*softmax, "seeds 0 to 1"]),
+        "schedule": (plots.schedule_figure({"Constant(1)": np.ones(5)}), ["5 steps"]),
+        "training": (plots.training_figure(training), [*trained, "of 16 digits has a standard error of"]),
+        "confusion": (plots.confusion_figure(training), [*trained, "white: the diagonal, read rightly"]),
+        "misread": (plots.misread_figure(training, images), trained),
+    }
+
+
+def test_every_figure_says_what_was_run_and_by_which_version():
+    for name, (figure, parts) in every_figure().items():
+        said = caption(figure)
+        assert [part for part in parts if part not in said] == [], name
+        assert said.endswith(f"schuss {schuss.__version__}"), name
+
+
+def test_every_legend_has_its_lines_and_every_line_its_entry():
+    for name, (figure, _) in every_figure().items():
+        assert set(legend(figure)) == set(drawn(figure)), name
+        assert bool(legend(figure)) == (name not in ("confusion", "misread")), name
+
+
+def test_captions_lie_within_their_figures():
+    for name, (figure, _) in every_figure().items():
+        figure.draw_without_rendering()
+        (text,) = [text for text in figure.texts if "schuss" in text.get_text()]
+        box, page = text.get_window_extent(), figure.bbox
+        assert page.x0 <= box.x0 < box.x1 <= page.x1, name
+        assert page.y0 <= box.y0, name
+        assert all(axes.get_tightbbox().y0 >= box.y1 - 1 for axes in figure.axes), name
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+def test_figures_are_black_on_white_in_any_style(style):
+    pyplot_style = pytest.importorskip("matplotlib.style", reason="matplotlib is not installed")
+    colors = pytest.importorskip("matplotlib.colors")
+    with pyplot_style.context(style):
+        figure = plots.race_loss_figure(experiments.mnist(DIGITS, ["SGD"], **SMALL))
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        assert colors.to_hex(figure.get_facecolor()) == colors.to_hex(axes.get_facecolor()) == "#ffffff"
+        texts = [*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, *figure.legends[0].get_texts()]
+        assert {colors.to_hex(text.get_color()) for text in texts} == {"#000000"}
+
+
+def test_captions_show_any_name():
+    """A name is no formula, and what the font does not have is no warning, which is an error here."""
+    name = "a$\\q$ größe \u6570\u636e \udcff\n.csv"
+    figure = plots.regression_figure(experiments.regression(*line_data(), ["SGD"], data_name=name))
+    figure.draw_without_rendering()
+    assert "a$\\q$ größe \\u6570\\u636e \\udcff" in caption(figure)
+
+
+def test_seeds_follow_each_other_and_each_is_a_run_by_itself():
+    race = experiments.mnist(DIGITS, ["SGD", "Adam", "SGD"], seed=5, **MANY)
+    assert race.setting.seeds == (5, 6, 7)
+    assert [(run.seed, run.name) for run in race.runs] == [
+        (seed, name) for seed in (5, 6, 7) for name in ("SGD", "Adam", "SGD")
+    ]
+    groups = experiments.over_seeds(race.runs)
+    assert [[run.name for run in runs] for runs in groups] == [["SGD"] * 3, ["Adam"] * 3, ["SGD"] * 3]
+    for seed in (5, 6, 7):
+        alone = experiments.mnist(DIGITS, ["SGD", "Adam"], seed=seed, **SMALL)
+        assert [run.losses for run in alone.runs] == [run.losses for run in race.runs if run.seed == seed][:2]
+    features, target = line_data()
+    fits = experiments.regression(features, target, ["SGD", "Adam"], seeds=2)
+    again = experiments.regression(features, target, ["SGD", "Adam"], seed=1)
+    assert [fit.losses for fit in fits[2:]] == [fit.losses for fit in again]
+    runs = experiments.decay(DIGITS, epochs=2, batch_size=20, seeds=2)
+    again = experiments.decay(DIGITS, epochs=2, batch_size=20, seed=1)
+    assert [run.losses for run in runs[5:]] == [run.losses for run in again]
+
+
+@pytest.mark.parametrize("bitwise_rule", ["SGD", "Adam"], indirect=True)
+def test_numpy_gives_the_same_curves_for_every_seed(bitwise_rule):
+    ours, theirs = (experiments.mnist(DIGITS, [bitwise_rule], in_numpy=n, **MANY).runs for n in (False, True))
+    assert [run.losses for run in ours] == [run.losses for run in theirs]
+
+
+def test_several_seeds_are_a_mean_in_a_band():
+    fits = experiments.regression(*line_data(), ["SGD"], seeds=4)
+    figure = plots.regression_figure(fits)
+    losses = np.array([fit.losses for fit in fits])
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), losses.mean(axis=0))
+    (band,) = axes.collections
+    (path,) = band.get_paths()
+    for i, epoch in enumerate(fits[0].epochs):
+        heights = path.vertices[path.vertices[:, 0] == epoch, 1]
+        assert (heights.min(), heights.max()) == (losses[:, i].min(), losses[:, i].max())
+    assert legend(figure)[0] == f"SGD, lr 0.05: {losses[:, -1].mean():.4g}"
+    one = plots.regression_figure(experiments.regression(*line_data(), ["SGD"]))
+    assert list(one.axes[0].collections) == []
+    assert "band" not in caption(one)
+
+
+def test_a_seed_that_was_cut_short_is_no_part_of_a_mean():
+    def stop(run):
+        if (run.seed, run.name, len(run.losses)) == (1, "Adam", 7):
+            raise KeyboardInterrupt
+
+    race = experiments.mnist(DIGITS, ["SGD", "Adam"], watch=stop, **MANY)
+    assert [(run.seed, run.name, len(run.losses)) for run in race.runs] == [
+        (0, "SGD", 30),
+        (0, "Adam", 30),
+        (1, "SGD", 30),
+        (1, "Adam", 7),
+    ]
+    figure = plots.race_loss_figure(race)
+    assert legend(figure) == ["SGD, lr 0.01 (2 of 3 seeds)", "Adam, lr 0.001 (1 of 3 seeds)"]
+    assert "interrupted: partial results" in caption(figure)
+    whole = plots.smooth_curve(race.runs[1].losses, 31)
+    np.testing.assert_array_equal(figure.axes[0].lines[1].get_ydata(), whole)
+
+
+def test_what_was_not_begun_has_no_entry():
+    def stop(run):
+        if len(run.losses) == 30:
+            raise KeyboardInterrupt
+
+    race = experiments.mnist(DIGITS, ["SGD", "Adam"], watch=stop, **SMALL)
+    figure = plots.race_loss_figure(race)
+    assert legend(figure) == drawn(figure) == ["SGD, lr 0.01"]
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("SGD", "SGD, lr 0.01"),
+        ("SGD(lr=0.5)", "SGD(lr=0.5)"),
+        ("Momentum(momentum=0.5)", "Momentum(momentum=0.5), lr 0.01"),
+        ("SGD(Constant(0.1))", "SGD(Constant(0.1)), lr Constant(lr=0.1)"),
+    ],
+)
+def test_a_label_has_the_learning_rate(text, label):
+    race = experiments.mnist(DIGITS, [text], schedule=Constant(0.5), **SMALL)
+    assert legend(plots.race_loss_figure(race)) == [label]
+
+
+def test_a_cut_is_marked():
+    """A curve that leaves the figure has an arrow where it does, in its colour, and the caption says where that is."""
+    setting = experiments.mnist(DIGITS, ["SGD", "Adam"], **SMALL).setting
+    calm = experiments.Run("SGD", [2.0] * 60)
+    wild = experiments.Run("Adam", [2.0] * 30 + [1e9] * 30)
+    figure = plots.race_loss_figure(experiments.Race([calm, wild], setting))
+    assert arrows(figure) == [plots.colors(["Adam"])["Adam"]]
+    (mark,) = figure.axes[0].texts
+    assert 10 < mark.xy[0] < 30  # the smoothed curve leaves some steps before the raw one
+    assert mark.xy[1] == figure.axes[0].get_ylim()[1] == 3
+    assert "▲ cut above 3" in caption(figure)
+    assert legend(figure) == ["SGD, lr 0.01", "Adam, lr 0.001: diverged"]
+    figure = plots.race_loss_figure(experiments.Race([calm], setting))
+    assert arrows(figure) == []
+    assert "▲" not in caption(figure)
+
+
+@pytest.mark.parametrize("loss", [1e9, np.inf, np.nan])
+def test_curves_that_all_leave_are_marked_on_axes_that_stand_upright(loss):
+    setting = experiments.mnist(DIGITS, ["SGD", "Adam"], **SMALL).setting
+    race = experiments.Race([experiments.Run(name, [2.0, *[loss] * 40]) for name in ("SGD", "Adam")], setting)
+    fits = experiments.regression(*line_data(1e4), ["SGD", "Momentum"])
+    runs = experiments.decay(DIGITS, lr=1e4, epochs=4, batch_size=20)
+    for figure, n in (
+        (plots.race_loss_figure(race), 2),
+        (plots.regression_figure(fits), 2),
+        (plots.decay_figure(runs), 5),
+    ):
+        figure.draw_without_rendering()
+        low, high = figure.axes[0].get_ylim()
+        assert low < high
+        assert len(set(arrows(figure))) == n
+        boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts), key=lambda box: box.x0)
+        assert all(a.x1 <= b.x0 + 1 for a, b in pairwise(boxes))  # none covers another
+        assert all(text.endswith(": diverged") for text in legend(figure))
+
+
+def test_a_band_that_leaves_is_marked_too():
+    fits = experiments.regression(*line_data(), ["SGD"], seeds=2)
+    fits[1].losses[5] = 10 * fits[1].losses[0]
+    assert len(arrows(plots.regression_figure(fits))) == 1
+
+
+def test_a_path_that_leaves_its_panel_says_so():
+    figure = plots.path_figure(experiments.path(["SGD(lr=1.05)", "Adam"]))
+    away, stays = figure.axes
+    assert [text.get_text() for text in away.texts] == ["leaves the panel at step 15"]
+    assert 2 * 1.1**14 < away.get_ylim()[1] < 2 * 1.1**15
+    assert [text.get_text() for text in stays.texts] == []
+
+
+def test_the_minimum_is_that_of_least_squares():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 3)) * [1e-9, 1, 1e9] + [0, 5, 1e9]
+    target = features[:, 1] + rng.normal(size=300)
+    fits = experiments.regression(features, target, ["Adam"])
+    with_one = np.column_stack([(features - features.mean(axis=0)) / features.std(axis=0), np.ones(300)])
+    expected = np.mean((with_one @ np.linalg.solve(with_one.T @ with_one, with_one.T @ target) - target) ** 2) / 2
+    assert fits[0].minimum == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_minimum_is_drawn_where_it_can_be():
+    rng = np.random.default_rng(0)
+    features, target = line_data()
+    fits = experiments.regression(features, target + rng.normal(size=300), ["SGD"], epochs=20)
+    assert fits[0].minimum < min(fits[0].losses) < 1.1 * fits[0].minimum
+    figure = plots.regression_figure(fits)
+    line = figure.axes[0].lines[-1]
+    assert line.get_label() == legend(figure)[-1] == f"least squares: {fits[0].minimum:.4g}"
+    assert set(line.get_ydata()) == {fits[0].minimum}
+    assert figure.axes[0].get_ylim()[0] < fits[0].minimum
+    exact = plots.regression_figure(experiments.regression(features, target, ["SGD"]))
+    assert len(legend(exact)) == 1
+    assert re.search(r"the least mean loss, [\d.e-]+, lies below the axis", caption(exact))
+    panel = plots.path_figure(experiments.path(["SGD"])).axes[0]
+    assert {line.get_label(): line.get_xydata().tolist() for line in panel.lines}["minimum"] == [[0, 0]]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.24, 0.5), (0.02, 0.9), (1e-5, 3), (1e-4, 2.3), (2000, 50000), (1, 1e9)])
+def test_ticks_are_plain_numbers(low, high):
+    fits = experiments.regression(*line_data(), ["SGD"])
+    fits[0].losses[:] = np.geomspace(high, low, len(fits[0].losses))
+    fits[0].minimum = low
+    figure = plots.regression_figure(fits)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    bottom, top = axes.get_ylim()
+    ticks = [(y, text.get_text()) for y, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)]
+    labels = [text for y, text in ticks if bottom <= y <= top]
+    assert 3 <= len(labels) <= 10
+    assert all(re.fullmatch(r"[\d,]+(\.\d+)?(e-?\d+)?", text) for text in labels)
+    assert [float(text.replace(",", "")) for text in labels] == pytest.approx(
+        [y for y, _ in ticks if bottom <= y <= top]
+    )
+
+
+@pytest.mark.parametrize(
+    ("lr", "steps_per_epoch", "epochs"), [(0.4, 125, 12), (0.1, 1, 1), (1, 3750, 3), (2, 7, 10**6)]
+)
+def test_the_labels_of_decays_are_what_is_computed(lr, steps_per_epoch, epochs):
+    for label, schedule in experiments.decay_schedules(lr, steps_per_epoch, epochs).items():
+        formula = label.replace("constant", "1").replace("0.5 epoch", "0.5 * epoch").replace("^", "**")
+        for t in {1, 2, steps_per_epoch, steps_per_epoch + 1, steps_per_epoch * epochs}:
+            names = {"t": t, "epoch": (t - 1) // steps_per_epoch, "sqrt": sqrt, "floor": floor}
+            assert schedule(t) == pytest.approx(lr * eval(formula, names), rel=1e-9, abs=1e-300), (label, t)
+
+
+def test_the_first_decay_is_as_deep_as_the_courses():
+    assert "0.843 ^ epoch" in experiments.decay_schedules(0.4, 125, 12)
+    assert abs(0.843**12 / 0.95**40 - 1) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("misread", "title"), [(64, "50 of 64 misread digits (100 tested)"), (3, "3 of 3 misread"), (0, "0 of 0")]
+)
+def test_the_misread_sheet_says_how_many_it_shows(misread, title):
+    training = experiments.train(
+        ((np.ones((24, 784)), np.zeros(24, int)), (np.ones((100, 784)), np.zeros(100, int))),
+        epochs=1,
+        hidden=[2],
+        batch_size=5,
+    )
+    training.misread = [(place, 0, 1) for place in range(misread)]
+    figure = plots.misread_figure(training, np.ones((100, 784)))
+    figure.draw_without_rendering()
+    assert figure.get_suptitle().startswith(title)
+    assert sum(bool(axes.images) for axes in figure.axes) == min(50, misread)
+    assert ("0 as 1: the digit is 0 and was read as 1" in caption(figure)) == (misread > 0)
+
+
+def test_the_diagonal_of_the_confusion_is_white():
+    training = experiments.train(
+        ((np.ones((24, 784)), np.zeros(24, int)), (np.ones((9, 784)), np.arange(9))), epochs=1, hidden=[2], batch_size=5
+    )
+    image = plots.confusion_figure(training).axes[0].images[0]
+    shown = image.get_array().filled(np.nan) if np.ma.isMaskedArray(image.get_array()) else image.get_array()
+    np.testing.assert_array_equal(np.isnan(shown), (training.confusion == 0) | np.eye(10, dtype=bool))

