@@ -8,8 +8,9 @@ import json
 import numpy as np
 import pytest
 import schuss
-from schuss import bench, cli, peers
-from schuss.bench import Case
+from schuss import cli
+from schuss.lab import bench, peers
+from schuss.lab.bench import Case
 
 OURS, NUMPY, TEXTBOOK = (
     next(peer for peer in peers.PEERS if peer.name == name) for name in ("schuss", "numpy", "textbook")
@@ -107,6 +108,12 @@ def test_the_step_within_an_iteration_is_a_part_of_it(tiny):
         whole, step = (row for row in rows if row.contender == name)
         assert 0 < step.median < whole.median
         assert step.gb_per_s is None
+
+
+def test_the_short_name():
+    from schuss import bench as short
+
+    assert short.main is bench.main
 
 
 def test_files_and_words(tiny, tmp_path, capsys):

@@ -15,8 +15,9 @@ import time
 import numpy as np
 import pytest
 import schuss
-from schuss import cli, datasets, experiments, plots, schedules
-from schuss.experiments import TEXTBOOK
+from schuss import cli, datasets, schedules
+from schuss.lab import commands, experiments, plots
+from schuss.lab.setting import TEXTBOOK
 from schuss.specs import parse_optimizer, parse_schedule
 
 RACE = ["compare", "mnist", "--iterations", "12", "--batch-size", "8", "--hidden", "6", "--seeds", "1"]
@@ -194,7 +195,7 @@ def test_the_regression_names_its_data(capsys, monkeypatch, tmp_path):
 
 def test_captions_show_no_directory(capsys, monkeypatch, digits):
     seen = []
-    monkeypatch.setattr(cli, "_write_figure", lambda path, figure: seen.append(figure.get_supxlabel()) or path)
+    monkeypatch.setattr(commands, "write_figure", lambda path, figure: seen.append(figure.get_supxlabel()) or path)
     assert cli.main([*RACE, "--data-dir", str(digits)]) == 0
     assert cli.main(["compare", "decay", "--data-dir", str(digits), "--epochs", "1"]) == 0
     argv = ["train", "mnist", "--data-dir", str(digits), "--batch-size", "8", "--hidden", "4", "--epochs", "1"]

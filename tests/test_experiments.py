@@ -10,7 +10,9 @@ from math import floor, sqrt
 import numpy as np
 import pytest
 import schuss
-from schuss import datasets, experiments, plots
+from schuss import datasets
+from schuss.lab import experiments, plots
+from schuss.lab.setting import over_seeds
 from schuss.schedules import Constant
 
 RNG = np.random.default_rng(0)
@@ -522,7 +524,7 @@ def test_seeds_follow_each_other_and_each_is_a_run_by_itself():
     assert [(run.seed, run.name) for run in race.runs] == [
         (seed, name) for seed in (5, 6, 7) for name in ("SGD", "Adam", "SGD")
     ]
-    groups = experiments.over_seeds(race.runs)
+    groups = over_seeds(race.runs)
     assert [[run.name for run in runs] for runs in groups] == [["SGD"] * 3, ["Adam"] * 3, ["SGD"] * 3]
     for seed in (5, 6, 7):
         alone = experiments.mnist(DIGITS, ["SGD", "Adam"], seed=seed, **SMALL)
@@ -739,3 +741,19 @@ def test_the_diagonal_of_the_confusion_is_white():
     image = plots.confusion_figure(training).axes[0].images[0]
     shown = image.get_array().filled(np.nan) if np.ma.isMaskedArray(image.get_array()) else image.get_array()
     np.testing.assert_array_equal(np.isnan(shown), (training.confusion == 0) | np.eye(10, dtype=bool))
+
+
+# In a notebook.
+
+
+def test_results_and_figures_show_themselves(monkeypatch):
+    ways = experiments.path()
+    fits = experiments.regression(*line_data(), ["SGD"], epochs=1)
+    race = experiments.mnist(DIGITS, ["SGD"], hidden=[5], iterations=20, batch_size=8)
+    decays = experiments.decay(DIGITS, epochs=1, examples=40)
+    training = experiments.train(DIGITS, hidden=[5], epochs=1, batch_size=8)
+    for result in (ways, fits, race, decays, training, plots.path_figure(ways)):
+        assert result._repr_png_().startswith(b"\x89PNG"), type(result)
+    assert experiments.Results(race.setting)._repr_png_() is None  # there is nothing to draw
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    assert race._repr_png_() is None

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import optimizers, reference, threads
-from .nn import MultiLayerNet
+from .. import optimizers, reference, threads
+from ..nn import MultiLayerNet
 
 Arrays = Sequence[NDArray[Any]]
 

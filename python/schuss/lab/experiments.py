@@ -9,60 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise, product
 from math import isfinite, nan, sqrt
 from time import perf_counter_ns
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__, optimizers, reference
-from .checks import shown
-from .nn import MultiLayerNet
-from .schedules import Constant, Exponential, InverseSqrt, InverseTime, Scaled, Schedule, Step, WarmupCosine, rate_at
-from .specs import OptimizerSpec, parse_optimizer
+from .. import optimizers, reference
+from ..checks import shown
+from ..nn import MultiLayerNet
+from ..schedules import Constant, Exponential, InverseSqrt, InverseTime, Scaled, Schedule, Step, WarmupCosine, rate_at
+from ..specs import OptimizerSpec, parse_optimizer
+from .results import Decay, Fit, Path, Race, Results, Run, Training, overflows_are_seen
+from .setting import TEXTBOOK, Setting
 
 Array = NDArray[Any]
 Table = Mapping[str, type[Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What was run: what figures say of themselves, and the JSON of the command line."""
-
-    data: str  # what it is called, without the directory where it lies
-    counts: Mapping[str, int] = field(default_factory=dict)  # of examples or columns, by what they are for
-    model: str = ""
-    layers: tuple[int, ...] = ()
-    weight_decay: float = 0.0  # of the model
-    rates: Mapping[str, float | str] = field(default_factory=dict)  # optimizer -> learning rate; a schedule as text
-    schedule: str = ""  # a factor on each learning rate
-    iterations: int = 0
-    epochs: int = 0
-    patience: int = 0  # after how many epochs without a better one it stops
-    batch_size: int = 0
-    seeds: tuple[int, ...] = ()
-    in_numpy: bool = False
-    version: str = __version__
-
-    def label(self, name: str) -> str:
-        """An optimizer's name with its learning rate."""
-        rate = self.rates[name]
-        return name if "lr=" in name else f"{name}, lr {rate if isinstance(rate, str) else f'{rate:g}'}"
-
-
-Result = TypeVar("Result")
-
-
-class Results(list[Result]):
-    """What each has done, in their order; what was run; and whether Ctrl-C came before all was done."""
-
-    def __init__(self, setting: Setting) -> None:
-        super().__init__()
-        self.setting = setting
-        self.interrupted = False
 
 
 # Of a network's parameters, and of what its layers compute from a batch: with gradients and state some gigabytes.
@@ -87,13 +52,6 @@ def _check_size(sizes: Sequence[int], batch_size: int, examples: int) -> None:
             f"a batch of {batch_size:,} would have {activations:,} activations in layers {shown(list(sizes))}, "
             f"more than {MOST_NUMBERS:,}; choose a smaller batch or fewer neurons"
         )
-
-
-# What diverges shows it in its losses; NumPy's warnings of it would be no news.
-_overflows_are_seen = np.errstate(over="ignore", invalid="ignore")
-
-# The optimizers of the textbook, which race where no others are asked for.
-TEXTBOOK = ("SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam")
 
 
 def _make(spec: OptimizerSpec, table: Table, schedule: Schedule | None, **defaults: Any) -> Any:
@@ -139,22 +97,6 @@ def _at_averages(net: MultiLayerNet, opt: Any) -> Iterator[None]:
     finally:
         for name, p in kept.items():
             net.params[name][...] = p
-
-
-@dataclass
-class Path:
-    """One optimizer's way down f(x, y) = x^2 / 20 + y^2."""
-
-    name: str
-    lr: float
-    points: list[tuple[float, float]]
-    scaled: bool
-
-    @property
-    def end_value(self) -> float:
-        """Value of f where it ended."""
-        x, y = self.points[-1]
-        return x * x + y * y if self.scaled else x * x / 20 + y * y
 
 
 # The textbook's learning rates, and for the rules that it does not have some with which the ways can be compared.
@@ -216,47 +158,10 @@ def path(
     return ways
 
 
-@dataclass
-class Run:
-    """One optimizer's training: a loss per iteration, test accuracies, times in nanoseconds."""
-
-    name: str
-    losses: list[float] = field(default_factory=list)
-    accuracies: dict[int, float] = field(default_factory=dict)  # iterations done -> test accuracy
-    gradient_ns: list[int] = field(default_factory=list)
-    update_ns: list[int] = field(default_factory=list)
-    seconds: float = 0.0  # of training, without the tests
-    seed: int = 0
-
-    @property
-    def final_loss(self) -> float:
-        """Mean training loss of the last 100 iterations."""
-        return float(np.mean(self.losses[-100:]))
-
-    @property
-    def accuracy(self) -> float | None:
-        """The last test accuracy, if there was a test."""
-        return list(self.accuracies.values())[-1] if self.accuracies else None
-
-    @property
-    def diverged(self) -> bool:
-        """Whether it ended with a loss that is no number, or so far above where it began that no batch explains it."""
-        return not (isfinite(self.final_loss) and self.final_loss <= 2 * self.losses[0])
-
-
-@dataclass
-class Race:
-    """All of a comparison's runs."""
-
-    runs: list[Run]
-    setting: Setting
-    interrupted: bool = False
-
-
 Data = tuple[tuple[Array, Array], tuple[Array, Array]]
 
 
-@_overflows_are_seen
+@overflows_are_seen
 def mnist(
     data: Data,
     names: Sequence[str] = TEXTBOOK,
@@ -342,22 +247,6 @@ def mnist(
     return race
 
 
-@dataclass
-class Fit:
-    """One optimizer's linear regression: the mean loss every 100 examples and after an epoch."""
-
-    name: str
-    epochs: list[float]
-    losses: list[float]
-    minimum: float  # of the mean loss: that of least squares
-    seed: int = 0
-
-    @property
-    def diverged(self) -> bool:
-        """Whether it ended above where it began."""
-        return not (isfinite(self.losses[-1]) and self.losses[-1] <= self.losses[0])
-
-
 MOST_TO_SQUARE = 1e100
 
 # Arguments of "Dive into Deep Learning", "Optimization Algorithms"; Nesterov shares those of Momentum.
@@ -387,7 +276,7 @@ def _least_squares(features: Array, target: Array) -> float:
     return float(np.mean((x @ np.linalg.lstsq(x, y, rcond=None)[0] - y) ** 2) / 2)
 
 
-@_overflows_are_seen
+@overflows_are_seen
 def regression(
     features: Array,
     target: Array,
@@ -471,47 +360,6 @@ def regression(
     return fits
 
 
-@dataclass
-class Decay:
-    """One schedule's run of gradient descent: rate and loss by iteration."""
-
-    name: str
-    schedule: Schedule
-    iterations: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)  # over the same examples each time
-    minimum: float = 0.0  # of the loss, as far as it is known
-    seed: int = 0
-
-    @property
-    def diverged(self) -> bool:
-        """Whether it ended with a loss that is no number, or above where it began."""
-        return not (isfinite(self.losses[-1]) and self.losses[-1] <= self.losses[0])
-
-    @property
-    @_overflows_are_seen
-    def wander(self) -> float:
-        """Standard deviation of the last quarter's losses: how far it wanders around where it ends."""
-        return float(np.std(self.losses[-max(1, len(self.losses) // 4) :]))
-
-    @property
-    def excess(self) -> float:
-        """Mean of the last quarter's losses, above the minimum."""
-        return float(np.mean(self.losses[-max(1, len(self.losses) // 4) :])) - self.minimum
-
-
-Seeded = TypeVar("Seeded", Run, Fit, Decay)
-
-
-def over_seeds(runs: Sequence[Seeded]) -> list[list[Seeded]]:
-    """The runs of each optimizer or schedule, one for each seed: those that came as far as the furthest.
-
-    What Ctrl-C cut short is so no part of a mean, unless there is nothing else.
-    """
-    entries = sum(run.seed == runs[0].seed for run in runs)
-    groups = [list(runs[place::entries]) for place in range(entries)]
-    return [[run for run in group if len(run.losses) == max(len(run.losses) for run in group)] for group in groups]
-
-
 WEIGHT_DECAY = 1e-2  # with which softmax regression has one minimum
 
 
@@ -533,7 +381,7 @@ def decay_schedules(lr: float, steps_per_epoch: int, epochs: int) -> dict[str, S
     }
 
 
-@_overflows_are_seen
+@overflows_are_seen
 def decay(
     data: Data,
     *,
@@ -618,24 +466,7 @@ def decay(
     return runs
 
 
-@dataclass
-class Training:
-    """A network trained to its best: by epoch the training loss, the validation accuracy and the rate."""
-
-    setting: Setting
-    losses: list[float] = field(default_factory=list)
-    accuracies: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    best_epoch: int = 0
-    stopped: bool = False  # early
-    interrupted: bool = False
-    params: dict[str, Array] = field(default_factory=dict)  # of the best epoch
-    test_accuracy: float = 0.0
-    confusion: Array = field(default_factory=lambda: np.zeros((10, 10), int))  # true digit x read digit
-    misread: list[tuple[int, int, int]] = field(default_factory=list)  # place in the test set, true, read
-
-
-@_overflows_are_seen
+@overflows_are_seen
 def train(
     data: Data,
     *,

@@ -7,17 +7,22 @@ white ground of their own, and are made to be read at half their size too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
+from importlib.util import find_spec
+from io import BytesIO
 from math import inf, isfinite, log10, sqrt
 from textwrap import fill
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import __version__
-from ._extras import need
-from .experiments import TEXTBOOK, Decay, Fit, Path, Race, Results, Setting, Training, over_seeds
+from .. import _core
+from .._extras import need
+from .setting import TEXTBOOK, Setting, over_seeds
+
+if TYPE_CHECKING:
+    from .results import Decay, Fit, Path, Race, Results, Training
 
 Arguments = ParamSpec("Arguments")
 
@@ -52,7 +57,7 @@ def smooth_curve(x: ArrayLike, window: int = 11) -> NDArray[np.float64]:
 
     Examples
     --------
-    >>> from schuss.plots import smooth_curve
+    >>> from schuss.lab.plots import smooth_curve
     >>> smooth_curve([1.0, 1.0, 1.0]).round(6)
     array([1., 1., 1.])
     """
@@ -83,7 +88,20 @@ def _figure(width: float, height: float) -> Any:
         (width, height), dpi=140, facecolor="white"
     )
     figure.set_layout_engine("constrained")
+    figure._repr_png_ = partial(png, figure)  # a notebook shows it, also where no one has asked for matplotlib inline
     return figure
+
+
+def png(figure: Any) -> bytes:
+    """A figure as the content of a PNG file."""
+    stream = BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def shown_in_notebook(draw: Callable[[Any], Any], result: Any) -> bytes | None:
+    """A result's figure as a notebook asks for it; nothing, and so its text, where matplotlib is not installed."""
+    return png(draw(result)) if find_spec("matplotlib") else None
 
 
 def _axes(figure: Any, xlabel: str, ylabel: str) -> Any:
@@ -106,7 +124,7 @@ def _grow(figure: Any, inches: float) -> None:
     figure.set_size_inches(width, height + inches)
 
 
-def _caption(figure: Any, *parts: str, version: str = __version__) -> None:
+def _caption(figure: Any, *parts: str, version: str = _core.__version__) -> None:
     """Write below the axes what was run and how it is drawn, small and grey."""
     fonts = need("matplotlib.font_manager", "drawing", package="matplotlib")
     known = fonts.get_font(fonts.findfont(fonts.FontProperties())).get_charmap()

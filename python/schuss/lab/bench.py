@@ -1,0 +1,456 @@
+"""The benchmark: the time of a step against its peers', and against the memory's limit, in one run.
+
+All contenders of a case take turns, so that what else the machine does hits them alike. A time is the median
+over the turns; a ratio above 1 means that ours is the shorter one. The stream limit is a loop that moves the
+same bytes through arrays of the same size, in place, on the same number of threads, and hardly computes; it goes
+over them again and again within one call, so that small ones show the speed of the caches and no call's cost.
+"""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+import os
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from time import perf_counter_ns
+
+import numpy as np
+
+from .. import _core, threads
+from .._extras import need
+from ..info import info
+from ..optimizers import OPTIMIZERS, Adam
+from . import peers, plots
+from .setting import TEXTBOOK
+
+# The ten tensors of the textbook's network.
+MNIST = [shape for n, m in pairwise(peers.SIZES) for shape in ((n, m), (m,))]
+
+# GPT-2 small: two embeddings, twelve blocks of twelve tensors, a last normalisation.
+_BLOCK = [(768,), (768,), (768, 2304), (2304,), (768, 768), (768,)]
+_BLOCK += [(768,), (768,), (768, 3072), (3072,), (3072, 768), (768,)]
+GPT2: list[tuple[int, ...]] = [(50257, 768), (1024, 768), *(_BLOCK * 12), (768,), (768,)]
+
+# Those that a quick run has the time to let take large steps.
+FAST = frozenset({"numpy", "textbook", "torch fused", "deepspeed", "optax", "numba"})
+
+ITERATION = "MNIST iteration"
+UPDATE = "its update()"
+COMPOSITION = "clip+decay+EMA"
+TWO_NETWORKS = "two networks"
+STREAM = "stream limit"
+STREAM_BYTES = 1 << 26  # that a call of it moves at least: some 500 us, beside which the start of a region is nothing
+# How long one contender is timed before the next has its turn, and the rest between, in which the threads of
+# the one before fall asleep: OpenMP's keep their cores busy for some 3 ms, OpenBLAS's for some 30.
+TURN_NS, REST_S = 8_000_000, 0.006
+ITERATION_TURN_NS, ITERATION_REST_S = 60_000_000, 0.06
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is stepped: a rule on arrays of some shapes."""
+
+    name: str
+    rule: str
+    shapes: Sequence[tuple[int, ...]]
+    dtype: str
+    threads: int
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are stepped."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    @property
+    def bytes(self) -> int:
+        """What a step must move at least: the gradient in, the parameter and each state in and out.
+
+        The composition reads the gradient twice, for its norm, and has the average in and out.
+        """
+        streams = 3 + 2 * len(OPTIMIZERS[self.rule].slots) + 3 * (self.name == COMPOSITION)
+        return streams * self.parameters * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender in one case. Times are in seconds; low and high are the quartiles."""
+
+    case: str
+    rule: str
+    dtype: str
+    parameters: int
+    threads: int
+    contender: str
+    median: float
+    low: float
+    high: float
+    gb_per_s: float | None
+    over_ours: float  # its time over ours
+    of_limit: float | None  # the limit's time over its own
+
+
+def time_turns(
+    steps: dict[str, Callable[[], object]], budget: float, turn_ns: int = TURN_NS, rest_s: float = REST_S
+) -> dict[str, list[float]]:
+    """Seconds per call of each function, one mean per turn, for about ``budget`` seconds in 3 to 25 turns.
+
+    A turn starts with calls that are not counted, as the others have used caches and cores since.
+    """
+    counts, cost = {}, 0.0
+    for name, step in steps.items():
+        step()
+        start = perf_counter_ns()
+        step()
+        once = max(perf_counter_ns() - start, 1)
+        counts[name] = max(1, turn_ns // once)
+        cost += (counts[name] + min(counts[name], 10)) * once / 1e9 + rest_s
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
+    for turn in range(min(25, max(3, int(budget / cost)))):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            step, count = steps[name], counts[name]
+            time.sleep(rest_s)
+            for _ in range(min(count, 10)):
+                step()
+            start = perf_counter_ns()
+            for _ in range(count):
+                step()
+            seconds[name].append((perf_counter_ns() - start) / count / 1e9)
+    return seconds
+
+
+@contextmanager
+def _settled(n: int) -> Iterator[None]:
+    """Run with ``n`` threads and without the garbage collector."""
+    before = threads.get_num_threads()
+    threads.set_num_threads(n)
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        threads.set_num_threads(before)
+
+
+def _stream(case: Case, repeats: int) -> Callable[[], object]:
+    """The in-place loop that moves the case's bytes so often, over arrays of its size.
+
+    They begin on cache lines, each at another place of its page: a limit is not to pay for vectors that straddle lines,
+    nor for loads that a processor takes for those of what was just stored 4096 bytes away.
+    """
+    size, line, page = case.parameters * np.dtype(case.dtype).itemsize, 64, 4096
+    arrays = []
+    for i in range(2 + len(OPTIMIZERS[case.rule].slots)):
+        memory = np.empty(size + 2 * page, np.uint8)
+        begin = -memory.ctypes.data % page + 9 * line * i
+        arrays.append(memory[begin : begin + size].view(case.dtype))
+        arrays[-1].fill(1e-3)
+    p, g, *state = arrays
+    return lambda: _core.stream(p, g, state, case.threads, repeats)
+
+
+def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> list[Row]:
+    """Check that all contenders take the same step, then time them by turns."""
+    numbers = np.random.default_rng(0).standard_normal(1 << 16).astype(case.dtype)
+    # No gradient is near zero, where it would show who adds epsilon before the bias correction and who after.
+    slopes = -0.1 * (numbers + np.copysign(0.1, numbers)).astype(case.dtype)
+    params, grads = ([np.resize(values, shape) for shape in case.shapes] for values in (numbers, slopes))
+    with _settled(case.threads):
+        if case.name == COMPOSITION:
+            started = {peer.name: peers.composition(peer.name, params, grads) for peer in contenders}
+        elif case.name == TWO_NETWORKS:
+            started = {peer.name: peers.in_turn(peer, case.rule, params, grads) for peer in contenders}
+        else:
+            started = {peer.name: peer.start(case.rule, params, grads) for peer in contenders}
+        runners = {name: runner for name, runner in started.items() if runner is not None}
+        for runner in runners.values():
+            runner.step()
+            runner.step()
+        ours = runners["schuss"].read()
+        for name, runner in runners.items():
+            for mine, theirs in zip(ours, runner.read(), strict=True):
+                np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-5, err_msg=f"{name} steps otherwise")
+        del params, grads, ours
+        steps: dict[str, Callable[[], object]] = {name: runner.step for name, runner in runners.items()}
+        repeats = max(1, STREAM_BYTES // case.bytes)
+        if case.name not in (COMPOSITION, TWO_NETWORKS):
+            steps[STREAM] = _stream(case, repeats)
+        seconds = time_turns(steps, budget)
+        if STREAM in seconds:
+            seconds[STREAM] = [time / repeats for time in seconds[STREAM]]
+        return _rows(case, seconds)
+
+
+def run_iteration(contenders: Sequence[peers.Peer], n: int, budget: float) -> list[Row]:
+    """Time a training iteration of the textbook's network with those contenders that have one, and the step within it.
+
+    The step finds its arrays where the matrix products have left them, and the cores in the hands of BLAS: it takes a
+    multiple of the time that it takes when it is called again and again.
+    """
+    rng = np.random.default_rng(0)
+    x, t = rng.random((10_000, peers.SIZES[0]), np.float32), rng.integers(0, 10, 10_000)
+    with _settled(n):
+        started = {peer.name: peers.iteration(peer.name, x, t) for peer in contenders}
+        within: dict[str, list[float]] = {name: [] for name, one in started.items() if one is not None}
+        steps = {name: _timed_within(one, within[name]) for name, one in started.items() if one is not None}
+        seconds = time_turns(steps, budget, ITERATION_TURN_NS, ITERATION_REST_S)
+    return [
+        row
+        for case, times in ((ITERATION, seconds), (UPDATE, within))
+        for row in _rows(Case(case, "Adam", MNIST, "float32", n), times)
+    ]
+
+
+def _timed_within(one: peers.Iteration, seconds: list[float]) -> Callable[[], object]:
+    """An iteration that notes how long its step takes."""
+
+    def run() -> None:
+        grads = one.compute()
+        begin = perf_counter_ns()
+        one.step(grads)
+        seconds.append((perf_counter_ns() - begin) / 1e9)
+
+    return run
+
+
+def _rows(case: Case, seconds: dict[str, list[float]]) -> list[Row]:
+    medians = {name: float(np.median(times)) for name, times in seconds.items()}
+    moves = case.name not in (ITERATION, UPDATE)
+    return [
+        Row(
+            case.name,
+            case.rule,
+            case.dtype,
+            case.parameters,
+            case.threads,
+            name,
+            medians[name],
+            float(np.quantile(times, 0.25)),
+            float(np.quantile(times, 0.75)),
+            case.bytes / medians[name] / 1e9 if moves else None,
+            medians[name] / medians["schuss"],
+            medians[STREAM] / medians[name] if STREAM in medians else None,
+        )
+        for name, times in seconds.items()
+    ]
+
+
+def _size_name(n: int) -> str:
+    mantissa, exponent = f"{n:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _memory() -> int:
+    """Bytes of memory that are free, as far as this system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 8 << 30
+
+
+def cases(quick: bool, n_threads: int) -> Iterator[tuple[Case, frozenset[str] | None, float]]:
+    """Each case, the peers it is for (None: all) and the seconds it may take.
+
+    First Adam against all peers, then each rule against NumPy and the limit.
+    """
+    sizes = [10**3, 10**5, 10**6, 3 * 10**7] if quick else [10**3, 10**4, 10**5, 10**6, 10**7, 3 * 10**7, 10**8]
+    budget = 1.0 if quick else 6.0
+    for n in sizes[: None if quick else -1]:
+        slow = quick and n > 10**6
+        yield Case(_size_name(n), "Adam", [(n,)], "float32", n_threads), FAST if slow else None, budget
+    yield Case("MNIST tensors", "Adam", MNIST, "float32", n_threads), None, budget
+    yield Case(TWO_NETWORKS, "SGD", MNIST * 2, "float32", n_threads), frozenset({"numpy"}), budget
+    yield Case("1,000 x 1,000", "Adam", [(1000,)] * 1000, "float32", n_threads), None, budget
+    yield Case(COMPOSITION, "Adam", [(3 * 10**7,)], "float32", n_threads), frozenset({"torch fused"}), budget
+    if not quick:
+        # Against one peer alone: each holds four arrays of 500 MB.
+        yield Case("GPT-2 small", "Adam", GPT2, "float32", n_threads), frozenset({"torch fused"}), 12
+    for rule, dtype, count in product(OPTIMIZERS, ("float32", "float64"), sorted({1, n_threads})):
+        if rule == "Muon":
+            continue  # its time is that of matrix products
+        if rule in TEXTBOOK:
+            mine = [3 * 10**7] if quick else sizes
+        else:
+            mine = [] if quick or count < n_threads else [10**3, 10**5, 3 * 10**7]
+        if quick and (count < n_threads or rule not in ("SGD", "Momentum", "Adam")):
+            continue
+        for n in mine:
+            if n <= 3 * 10**7 and (rule, dtype, count) == ("Adam", "float32", n_threads):
+                continue  # was in the first part
+            if n == 10**8 and (dtype, count) != ("float32", n_threads):
+                continue
+            numpy_too = count == n_threads and n <= 10**7 and not quick
+            wanted = frozenset({"numpy"}) if numpy_too else frozenset()
+            yield Case(_size_name(n), rule, [(n,)], dtype, count), wanted, 0.4
+
+
+def _time_text(seconds: float) -> str:
+    for unit, scale in (("us", 1e6), ("ms", 1e3)):
+        if seconds * scale < 1000:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _print_case(rows: Sequence[Row]) -> None:
+    first = rows[0]
+    work = f"{first.rule}, {first.case}, {first.dtype}, {first.threads} thread(s)"
+    print(f"\n{work}: {first.parameters:,} parameters")
+    print(f"  {'':14} {'median':>9} {'quartiles':>19} {'GB/s':>7} {'of limit':>8} {'theirs / ours':>13}")
+    for row in rows:
+        spread = f"{_time_text(row.low)} - {_time_text(row.high)}"
+        speed = "" if row.gb_per_s is None else f"{row.gb_per_s:.1f}"
+        limit = "" if row.of_limit is None else f"{row.of_limit:.2f}"
+        ratio = "" if row.contender == "schuss" else f"{row.over_ours:.2f}"
+        median = _time_text(row.median)
+        print(f"  {row.contender:14} {median:>9} {spread:>19} {speed:>7} {limit:>8} {ratio:>13}", flush=True)
+
+
+def _print_summary(rows: Sequence[Row], n_threads: int) -> None:
+    """Adam in float32: each peer's time over ours."""
+    mine = [
+        row
+        for row in rows
+        if (row.dtype, row.threads) == ("float32", n_threads) and (row.rule == "Adam" or row.case == COMPOSITION)
+    ]
+    names = list(dict.fromkeys(row.contender for row in mine if row.contender != "schuss"))
+    print(f"\nAdam, float32, {n_threads} thread(s): their time / ours")
+    print(f"  {'':16}{'ours':>9}" + "".join(f"{name:>15}" for name in names))
+    for case in dict.fromkeys(row.case for row in mine):
+        here = {row.contender: row for row in mine if row.case == case}
+        cells = (f"{here[name].over_ours:.2f}" if name in here else "" for name in names)
+        print(f"  {case:16}{_time_text(here['schuss'].median):>9}" + "".join(f"{cell:>15}" for cell in cells))
+
+
+def _print_limits(rows: Sequence[Row], n_threads: int) -> None:
+    """Every rule: how near it comes to the limit, and what the further threads bring."""
+    mine = [row for row in rows if row.contender == "schuss" and row.of_limit is not None]
+    ours = {(row.rule, row.dtype, row.case, row.threads): row for row in mine}
+    sizes = [case for case in dict.fromkeys(row.case for row in mine) if "e" in case[:4]]
+
+    def of_limit(rule: str, dtype: str, size: str) -> float | None:
+        row = ours.get((rule, dtype, size, n_threads))
+        return row.of_limit if row else None
+
+    def gain(rule: str, dtype: str, size: str) -> float | None:
+        one, all_ = ours.get((rule, dtype, size, 1)), ours.get((rule, dtype, size, n_threads))
+        return one.median / all_.median if one and all_ and n_threads > 1 else None
+
+    for title, value in (
+        (f"the limit's time / ours, {n_threads} thread(s)", of_limit),
+        (f"ours with 1 thread / with {n_threads}", gain),
+    ):
+        table = {
+            (rule, dtype): [value(rule, dtype, size) for size in sizes]
+            for rule, dtype in product(OPTIMIZERS, ("float32", "float64"))
+        }
+        if all(number is None for row in table.values() for number in row):
+            continue
+        print(f"\n{title}\n  {'':27}" + "".join(f"{size:>8}" for size in sizes))
+        for (rule, dtype), row in table.items():
+            if any(number is not None for number in row):
+                texts = ("" if number is None else f"{number:.2f}" for number in row)
+                print(f"  {rule:18}{dtype:9}" + "".join(f"{text:>8}" for text in texts))
+
+
+def profile(repeats: int = 3000) -> dict[str, dict[str, float]]:
+    """Split a call into its parts: case -> part -> median nanoseconds."""
+    parts: dict[str, dict[str, float]] = {}
+    for name, shapes in (("1e3", [(1000,)]), ("MNIST tensors", MNIST), ("1,000 x 1,000", [(1000,)] * 1000)):
+        params = {str(i): np.ones(shape, np.float32) for i, shape in enumerate(shapes)}
+        grads = {name: p * 0.1 for name, p in params.items()}
+        opt = Adam()
+        count = max(100, repeats // len(shapes))
+        laps = [opt._engine.profile(opt, params, grads) for _ in range(count)]
+        begin = perf_counter_ns()
+        for _ in range(count):
+            opt.update(params, grads)
+        parts[name] = {part: float(np.median([lap[part] for lap in laps])) for part in laps[0]}
+        parts[name]["whole call"] = (perf_counter_ns() - begin) / count
+    return parts
+
+
+def _print_profile() -> None:
+    parts = profile()
+    order = ("scalars", "checks", "plan", "region", "kernel", "floats", "whole call")
+    print("Where the time of a call goes, Adam, float32, medians in us; the parts' clocks cost 20 to 30 ns each")
+    print(f"  {'':14}" + "".join(f"{part:>12}" for part in order))
+    for name, times in parts.items():
+        print(f"  {name:14}" + "".join(f"{times[part] / 1e3:>12.3f}" for part in order))
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options of ``schuss bench``."""
+    parser.add_argument("--quick", action="store_true", help="fewer cases, in less than a minute")
+    parser.add_argument("--profile", action="store_true", help="split a call into its parts, and no more")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=[peer.name for peer in peers.PEERS[1:]],
+        metavar="NAME",
+        help=f"only these: {', '.join(repr(peer.name) for peer in peers.PEERS[1:])}",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and rows as JSON")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw Adam's speed over size")
+
+
+def main(args: Namespace) -> int:
+    """Run the benchmark, print it case by case, and write what was asked for, also after Ctrl-C."""
+    if args.profile:
+        _print_profile()
+        return 0
+    if args.figure:
+        need("matplotlib", "schuss bench --figure")
+    for path in (args.json, args.csv, args.figure):
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent}, where {path.name} is to be written, is no directory")
+    facts, n_threads = info(), threads.get_num_threads()
+    wanted = [peer for peer in peers.PEERS if args.peers is None or peer.name in ("schuss", *args.peers)]
+    present = [peer for peer in wanted if not peer.missing()]
+    absent = ", ".join(peer.name for peer in wanted if peer.missing())
+    print(f"{facts['cpu']}, {facts['isa']}, {n_threads} thread(s), {facts['openmp']}, numpy {facts['numpy']}")
+    print(f"contenders: {', '.join(peer.name for peer in present)}; not installed: {absent or 'none'}")
+
+    rows: list[Row] = []
+    interrupted = False
+    try:
+        rows += run_iteration(present, n_threads, 1.5 if args.quick else 8)
+        for name in (ITERATION, UPDATE):
+            _print_case([row for row in rows if row.case == name])
+        for case, names, budget in cases(args.quick, n_threads):
+            contenders = [
+                peer
+                for peer in present
+                if peer.name == "schuss" or (case.rule in peer.rules and (names is None or peer.name in names))
+            ]
+            if (len(contenders) + 1) * case.bytes > 0.8 * _memory():
+                work = f"{case.rule}, {case.name}, {case.dtype}, {case.threads} thread(s)"
+                print(f"\n{work}: left out, too large for this machine's memory")
+                continue
+            measured = run_case(case, contenders, budget)
+            _print_case(measured)
+            rows += measured
+    except KeyboardInterrupt:
+        interrupted = True
+    _print_summary(rows, n_threads)
+    _print_limits(rows, n_threads)
+    if args.json:
+        args.json.write_text(json.dumps({"machine": facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(Row.__dataclass_fields__), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+    if args.figure:
+        plots.bench_figure([asdict(row) for row in rows]).savefig(args.figure)
+    if interrupted:
+        raise KeyboardInterrupt
+    return 0

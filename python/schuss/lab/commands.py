@@ -1,0 +1,375 @@
+"""The commands that compare and train: they run an experiment, print its table, and write its files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from .. import datasets
+from .._extras import need
+from . import experiments, plots
+from .report import (
+    as_csv,
+    as_table,
+    exit_status,
+    mean,
+    one_line,
+    prepare,
+    seeds_said,
+    show,
+    spread,
+    told_to_the_user,
+    write,
+    write_figure,
+)
+from .results import Run, Training
+from .setting import over_seeds
+
+
+def compare_path(args: argparse.Namespace) -> int:
+    """``schuss compare path``: the textbook's valley."""
+    prepare(args.out)
+    with told_to_the_user():
+        rows = [
+            experiments.path(args.optimizers, scaled=scaled, schedule=args.schedule)
+            for scaled in ((False, True) if args.scale else (False,))
+        ]
+    ways = [way for row in rows for way in row]
+    files = [write_figure(args.out / "path.png", plots.path_figure(*rows))]
+    header = ("optimizer", "lr", "end x", "end y", "f at end")
+    lines = (
+        (
+            way.name + (" (scaled)" if way.scaled else ""),
+            f"{way.lr:g}",
+            *(f"{v:.4f}" for v in way.points[-1]),
+            f"{way.end_value:.2e}",
+        )
+        for way in ways
+    )
+    result = {
+        "paths": [
+            {
+                "optimizer": w.name,
+                "lr": w.lr,
+                "scaled": w.scaled,
+                "points": w.points,
+                "end_value": w.end_value,
+            }
+            for w in ways
+        ],
+        "setting": asdict(rows[0].setting),
+    }
+    show(args.json, result, as_table(header, lines), files)
+    return 0
+
+
+class _Bars:
+    """A progress bar per optimizer, with its loss."""
+
+    def __init__(self, iterations: int) -> None:
+        self._tqdm = need("tqdm.auto", "the progress bar", package="tqdm").tqdm
+        self._iterations = iterations
+        self._bar: Any = None
+
+    def watch(self, run: Run) -> None:
+        done = len(run.losses)
+        if done == 1:
+            self.close()
+            name = f"{run.name:10} seed {run.seed}"
+            self._bar = self._tqdm(total=self._iterations, desc=name, unit="step", mininterval=0.2)
+        if done % 20 == 0 or done == self._iterations:
+            recent = run.losses[-20:]
+            self._bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def compare_mnist(args: argparse.Namespace) -> int:
+    """``schuss compare mnist``: the race on handwritten digits."""
+    prepare(args.out)
+    with told_to_the_user():
+        source = datasets.mnist_source(args.data_dir)
+        name, data = datasets.mnist_name(args.data_dir), datasets.load_mnist(data_dir=args.data_dir)
+        bars = _Bars(args.iterations)
+    print(f"data: {source}", file=sys.stderr)
+    try:
+        with told_to_the_user():
+            race = experiments.mnist(
+                data,
+                args.optimizers,
+                hidden=args.hidden,
+                iterations=args.iterations,
+                batch_size=args.batch_size,
+                seed=args.seed,
+                seeds=args.seeds,
+                in_numpy=args.numpy,
+                schedule=args.schedule,
+                watch=bars.watch,
+                data_name=name,
+            )
+    finally:
+        bars.close()
+    if not race.runs:
+        raise KeyboardInterrupt  # before the first step: there is nothing to show
+    curves = (
+        (run.name, i, repr(loss), repr(run.accuracies[i]) if i in run.accuracies else "", run.seed)
+        for run in race.runs
+        for i, loss in enumerate(run.losses, start=1)
+    )
+    files = [
+        write_figure(args.out / "mnist_loss.png", plots.race_loss_figure(race)),
+        write_figure(args.out / "mnist_accuracy.png", plots.race_accuracy_figure(race)),
+        write(
+            args.out / "mnist_curves.csv",
+            as_csv(("optimizer", "iteration", "train_loss", "test_accuracy", "seed"), curves),
+        ),
+    ]
+    summary, lines = [], []
+    for runs in over_seeds(race.runs):
+        losses = [run.final_loss for run in runs]
+        accuracies = [run.accuracy for run in runs if run.accuracy is not None]  # Ctrl-C may come before the first test
+        row = {
+            "optimizer": runs[0].name,
+            "iterations": len(runs[0].losses),
+            "final_loss": mean(losses),
+            "test_accuracy": mean(accuracies) if accuracies else None,
+            "seconds": mean([run.seconds for run in runs]),
+            "gradient_us": _median_us([time for run in runs for time in run.gradient_ns]),
+            "update_us": _median_us([time for run in runs for time in run.update_ns]),
+            "seeds": [run.seed for run in runs],
+            "final_losses": losses,
+            "test_accuracies": accuracies,
+        }
+        summary.append(row)
+        lines.append(
+            (
+                runs[0].name,
+                *spread(losses, ".4f"),
+                *(spread(accuracies, ".2%") if accuracies else ("", "")),
+                f"{row['seconds']:.2f}",
+                f"{row['gradient_us']:.0f}",
+                f"{row['update_us']:.1f}",
+            )
+        )
+    header = ("optimizer", "final loss", "range", "test accuracy", "range", "seconds", "gradient us", "update us")
+    text = (
+        as_table(header, lines) + f"\nfinal loss: mean of the last {min(100, args.iterations)} batches; "
+        f"{seeds_said(race.setting)}; data: {source}"
+    )
+    result = {
+        "data": source,
+        "numpy": args.numpy,
+        "interrupted": race.interrupted,
+        "runs": summary,
+        "setting": asdict(race.setting),
+    }
+    show(args.json, result, text, files)
+    return exit_status(race.interrupted)
+
+
+def _median_us(nanoseconds: Sequence[int]) -> float:
+    return sorted(nanoseconds)[len(nanoseconds) // 2] / 1e3
+
+
+_MOST_ROWS = 1500  # as many as the book takes of its table
+
+
+def compare_regression(args: argparse.Namespace) -> int:
+    """``schuss compare regression``: a line through a table."""
+    prepare(args.out)
+    with told_to_the_user():
+        if args.data is None:
+            diabetes = need("sklearn.datasets", "the diabetes data", package="scikit-learn").load_diabetes(scaled=False)
+            features, target, name = diabetes.data, diabetes.target, "scikit-learn's diabetes"
+        else:
+            features, target = datasets.load_table(args.data)
+            name = args.data.name
+        if not args.no_scale:
+            features, _ = datasets.scale_features(features)
+            target, _ = datasets.scale_features(target)
+            name += ", standardised"
+        if len(target) > _MOST_ROWS:
+            name += f", the first {_MOST_ROWS:,} of {len(target):,} rows"
+    with told_to_the_user():
+        fits = experiments.regression(
+            features[:_MOST_ROWS],
+            target[:_MOST_ROWS],
+            args.optimizers,
+            seed=args.seed,
+            seeds=args.seeds,
+            schedule=args.schedule,
+            data_name=name,
+        )
+    if not fits:
+        raise KeyboardInterrupt  # before the first 100 examples: there is nothing to show
+    curves = ((f.name, repr(e), repr(loss), f.seed) for f in fits for e, loss in zip(f.epochs, f.losses, strict=True))
+    files = [
+        write_figure(args.out / "regression.png", plots.regression_figure(fits)),
+        write(args.out / "regression_curves.csv", as_csv(("optimizer", "epoch", "mean_loss", "seed"), curves)),
+    ]
+    groups = over_seeds(fits)
+    lines = []
+    for group in groups:
+        first, _ = spread([fit.losses[0] for fit in group], ".4g")
+        end = spread([fit.losses[-1] for fit in group], ".4g")
+        lines.append((group[0].name, first, *(("diverged", "") if any(fit.diverged for fit in group) else end)))
+    counts = fits.setting.counts
+    text = (
+        as_table(("optimizer", "first loss", "final loss", "range"), lines)
+        + f"\nleast mean loss of all lines: {fits[0].minimum:.4g}; {seeds_said(fits.setting)}; "
+        f"data: {one_line(name)}: {counts['rows']:,} rows, {counts['features']:,} features"
+    )
+    result = {
+        "data": str(args.data or "diabetes"),
+        "scaled": not args.no_scale,
+        "interrupted": fits.interrupted,
+        "minimum": fits[0].minimum,
+        "fits": [
+            {
+                "optimizer": group[0].name,
+                "diverged": any(fit.diverged for fit in group),
+                "final_loss": None if any(fit.diverged for fit in group) else mean([fit.losses[-1] for fit in group]),
+                "seeds": [fit.seed for fit in group],
+                "final_losses": [fit.losses[-1] for fit in group],
+            }
+            for group in groups
+        ],
+        "setting": asdict(fits.setting),
+    }
+    show(args.json, result, text, files)
+    return exit_status(fits.interrupted)
+
+
+def compare_decay(args: argparse.Namespace) -> int:
+    """``schuss compare decay``: a constant rate against each decay."""
+    prepare(args.out)
+    with told_to_the_user():
+        source = datasets.mnist_source(args.data_dir)
+        data = datasets.load_mnist(data_dir=args.data_dir)
+        runs = experiments.decay(
+            data,
+            lr=args.lr,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            seeds=args.seeds,
+            data_name=datasets.mnist_name(args.data_dir),
+        )
+    if not runs:
+        raise KeyboardInterrupt  # before the first measurement: there is nothing to show
+    rows = (
+        (run.name, i, repr(loss), run.seed) for run in runs for i, loss in zip(run.iterations, run.losses, strict=True)
+    )
+    files = [
+        write_figure(args.out / "decay.png", plots.decay_figure(runs)),
+        write(args.out / "decay_curves.csv", as_csv(("schedule", "iteration", "loss", "seed"), rows)),
+    ]
+    groups = over_seeds(runs)
+    seen = runs.interrupted or all(run.diverged for run in runs)
+    header = ("schedule", "last rate", "above minimum", "range", "wander", "range")
+    lines = (
+        (
+            group[0].name,
+            f"{group[0].schedule(group[0].iterations[-1]):.4g}",
+            *spread([run.excess for run in group], ".5f"),
+            *spread([run.wander for run in group], ".5f"),
+        )
+        for group in groups
+    )
+    text = (
+        as_table(header, lines)
+        + f"\nthe loss above {'the lowest seen' if seen else 'its minimum'}, {runs[0].minimum:.4f}: "
+        f"mean and deviation over the last quarter of the steps; {seeds_said(runs.setting)}; data: {source}"
+    )
+    result = {
+        "data": source,
+        "interrupted": runs.interrupted,
+        "minimum": runs[0].minimum,
+        "runs": [
+            {
+                "schedule": repr(group[0].schedule),
+                "excess": mean([run.excess for run in group]),
+                "wander": mean([run.wander for run in group]),
+                "factor": group[0].name,
+                "seeds": [run.seed for run in group],
+                "excesses": [run.excess for run in group],
+                "wanders": [run.wander for run in group],
+            }
+            for group in groups
+        ],
+        "setting": asdict(runs.setting),
+    }
+    show(args.json, result, text, files)
+    return exit_status(runs.interrupted)
+
+
+def train_mnist(args: argparse.Namespace) -> int:
+    """``schuss train mnist``: one network to its best."""
+    prepare(args.out)
+    with told_to_the_user():
+        source = datasets.mnist_source(args.data_dir)
+        data = datasets.load_mnist(data_dir=args.data_dir)
+    checkpoint = args.out / "mnist_network.npz"
+
+    def watch(training: Training) -> None:
+        epoch = len(training.losses)
+        if training.best_epoch == epoch:
+            stream = BytesIO()
+            np.savez(stream, **training.params)  # type: ignore[arg-type]
+            write(checkpoint, stream.getvalue())
+        print(
+            f"epoch {epoch:2}: loss {training.losses[-1]:.4f}, validation {training.accuracies[-1]:.2%}, "
+            f"rate {training.rates[-1]:.3g}{', the best so far' if training.best_epoch == epoch else ''}",
+            file=sys.stderr,
+        )
+
+    print(f"data: {source}", file=sys.stderr)
+    with told_to_the_user():
+        training = experiments.train(
+            data,
+            optimizer=args.optimizer,
+            schedule=args.schedule,
+            hidden=args.hidden,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            patience=args.patience,
+            seed=args.seed,
+            watch=watch,
+            data_name=datasets.mnist_name(args.data_dir),
+        )
+    if not training.params:
+        raise KeyboardInterrupt  # before the first epoch was through: there is nothing to show
+    files = [
+        checkpoint,
+        write_figure(args.out / "mnist_training.png", plots.training_figure(training)),
+        write_figure(args.out / "mnist_confusion.png", plots.confusion_figure(training)),
+        write_figure(args.out / "mnist_misread.png", plots.misread_figure(training, data[1][0])),
+    ]
+    ended = "stopped early" if training.stopped else "interrupted" if training.interrupted else "all epochs done"
+    text = (
+        f"test accuracy {training.test_accuracy:.2%}: {len(training.misread)} of {len(data[1][1])} digits misread\n"
+        f"best of {len(training.losses)} epochs: {training.best_epoch}, "
+        f"validation {max(training.accuracies):.2%}; {ended}; data: {source}"
+    )
+    result = {
+        "data": source,
+        "test_accuracy": training.test_accuracy,
+        "best_epoch": training.best_epoch,
+        "losses": training.losses,
+        "validation": training.accuracies,
+        "confusion": training.confusion.tolist(),
+        "stopped_early": training.stopped,
+        "interrupted": training.interrupted,
+        "setting": asdict(training.setting),
+    }
+    show(args.json, result, text, files)
+    return exit_status(training.interrupted)
