@@ -280,12 +280,13 @@ namespace {
 // What is copied when the step is taken: pairs of arrays (kept, new), of the same shape.
 void check_pending(const py::object& pending) {
   const Name kept{Role::state, {}, "kept"}, fresh{Role::state, {}, "new"};
+  const auto text = [](const View& view) { return about(view.format).name + (" of shape " + shape_text(view)); };
   for (const py::handle pair : pending) {
     if (!PyTuple_Check(pair.ptr()) || PyTuple_GET_SIZE(pair.ptr()) != 2)
       throw py::type_error("pending: expected pairs of arrays, got " + py::repr(pair).cast<std::string>());
     const View to = look(PyTuple_GET_ITEM(pair.ptr(), 0), kept), from = look(PyTuple_GET_ITEM(pair.ptr(), 1), fresh);
     if (to.format != from.format || !to.layout.same_shape(from.layout))
-      throw py::value_error("state of shape " + shape_text(to) + " cannot become one of shape " + shape_text(from));
+      throw py::value_error("state of " + text(to) + " cannot become " + text(from));
   }
 }
 
