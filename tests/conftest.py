@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +29,27 @@ def pytest_addoption(parser) -> None:
     )
 
 
+def skipped_line(reasons) -> str:
+    """What was skipped, and what to do for it: one line from the reasons of all skipped tests."""
+    found = Counter()
+    for reason in reasons:
+        if extra := re.search(r"\(extra (\w+)", reason):
+            found[f'want pip install ".[{extra[1]}]"'] += 1
+        elif "--thorough" in reason:
+            found["are in the long form, pytest --thorough"] += 1
+        elif variable := re.search(r"set ([A-Z_0-9]+)", reason):
+            found[f"want {variable[1]}"] += 1
+        else:
+            found["do not concern this system (pytest -rs says why)"] += 1
+    return "; ".join(f"{n} {what}" for what, n in found.most_common())
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    reports = terminalreporter.stats.get("skipped", [])
+    if reports:
+        terminalreporter.write_line(f"skipped: {skipped_line(str(report.longrepr[2]) for report in reports)}")
+
+
 @pytest.fixture
 def thorough(request) -> None:
     """For tests that are run at night."""
@@ -40,6 +65,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no directory of real data: set SCHUSS_TEST_DATA to one with mnist/ and airfoil_self_noise.dat")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _blas_leaves_cores_to_the_other_workers():
+    """With pytest-xdist each worker's BLAS would take all cores; its threads spin, and all wait."""
+    if "PYTEST_XDIST_WORKER" in os.environ and find_spec("threadpoolctl"):
+        with import_module("threadpoolctl").threadpool_limits(1, "blas"):
+            yield
+    else:
+        yield
 
 
 @pytest.fixture(autouse=True)

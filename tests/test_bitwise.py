@@ -1,10 +1,16 @@
-"""The numerics promise: schuss.X equals schuss.reference.X on every byte."""
+"""The numerics promise: schuss.X equals schuss.reference.X on every byte.
+
+In the short form a case runs with one number of threads, another with another; with --thorough each runs with
+all of them, and for more steps.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from itertools import cycle
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -12,7 +18,6 @@ import schuss
 from conftest import BITWISE, ELEMENTWISE, assert_same_bits, assert_same_optimizers
 from schuss import reference
 
-STEPS = 10
 BLOCK = 1024  # elements of a staged block; the cut between threads is a multiple of it
 LANES = 16  # float32 in an AVX-512 register
 
@@ -138,11 +143,31 @@ def special(rng, dtype):
     return make
 
 
-def run_both(rule, arguments, params, gradients, make, steps=STEPS, **how):
+@pytest.fixture
+def each_team(request):
+    """Calls a function with 1, 2, 3 and 7 threads, which share even the smallest work; in the short form one."""
+    sizes = [1, 2, 3, 7]
+    chosen = sizes if request.config.getoption("--thorough") else [sizes[crc32(request.node.name.encode()) % 4]]
+
+    def call(check):
+        for size in chosen:
+            schuss.set_num_threads(size, grain=1)
+            check()
+
+    return call
+
+
+@pytest.fixture
+def steps(request):
+    return 10 if request.config.getoption("--thorough") else 2
+
+
+def run_both(rule, arguments, params, gradients, make, steps, **how):
     """Step ours and the reference side by side, comparing all of both after each step.
 
     After two real steps the state of both is overwritten by arbitrary numbers, positive as some are squares.
     """
+    team = f"{schuss.get_num_threads()} thread(s)"
     twins = {name: p.copy() for name, p in params.items()}
     opt = schuss.optimizers.OPTIMIZERS[rule](**arguments)
     ref = reference.OPTIMIZERS[rule](**arguments)
@@ -158,36 +183,37 @@ def run_both(rule, arguments, params, gradients, make, steps=STEPS, **how):
             opt.update(params, grads, **how)
             ref.update(twins, kept, **how)
             for name, twin in twins.items():
-                assert_same_bits(params[name], twin, f"params[{name!r}] after step {step}")
-                assert_same_bits(grads[name], kept[name], f"grads[{name!r}] after step {step}")
+                assert_same_bits(params[name], twin, f"params[{name!r}] after step {step}, {team}")
+                assert_same_bits(grads[name], kept[name], f"grads[{name!r}] after step {step}, {team}")
             assert_same_optimizers(opt, ref)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 7])
-@pytest.mark.parametrize("layout", [contiguous, at_odd_offsets])
 @pytest.mark.parametrize(("rule", "arguments"), cases(BITWISE))
-def test_every_size_and_offset(rule, arguments, dtype, threads, layout):
-    schuss.set_num_threads(threads, grain=1)
+def test_every_size_and_offset(rule, arguments, dtype, each_team, steps):
     make = ordinary(np.random.default_rng(1), dtype)
-    run_both(rule, arguments, layout(make), lambda: layout(make), make)
+
+    def arrays():
+        return contiguous(make) | at_odd_offsets(make)
+
+    each_team(lambda: run_both(rule, arguments, arrays(), arrays, make, steps))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 7])
-@pytest.mark.parametrize("gradient_layout", [strided, other_layouts], ids=["alike", "other"])
 @pytest.mark.parametrize(("rule", "arguments"), cases(ELEMENTWISE))
-def test_every_stride(rule, arguments, dtype, threads, gradient_layout):
-    schuss.set_num_threads(threads, grain=1)
+def test_every_stride(rule, arguments, dtype, each_team, steps):
+    """The gradients lie by turns as their parameters do and otherwise."""
     make = ordinary(np.random.default_rng(2), dtype)
-    run_both(rule, arguments, strided(make), lambda: gradient_layout(make), make)
+    layouts = cycle([strided, other_layouts])
+    each_team(lambda: run_both(rule, arguments, strided(make), lambda: next(layouts)(make), make, steps))
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("layout", [contiguous, strided])
 @pytest.mark.parametrize(("rule", "arguments"), cases(ELEMENTWISE))
-def test_nan_infinity_and_subnormal_numbers(rule, arguments, dtype, threads, layout):
-    schuss.set_num_threads(threads, grain=1)
+def test_nan_infinity_and_subnormal_numbers(rule, arguments, dtype, each_team, steps):
     make = special(np.random.default_rng(3), dtype)
-    run_both(rule, arguments, layout(make), lambda: layout(make), make)
+
+    def arrays():
+        return contiguous(make) | strided(make)
+
+    each_team(lambda: run_both(rule, arguments, arrays(), arrays, make, steps))
 
 
 @pytest.mark.parametrize(("rule", "arguments"), cases(BITWISE))
@@ -203,43 +229,41 @@ def test_state_that_becomes_subnormal(rule, arguments, dtype):
     run_both(rule, arguments, {"W": sunken(200)}, lambda: {"W": np.zeros(200, dtype)}, sunken, steps=40)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_options(bitwise_rule, options, dtype, threads):
-    schuss.set_num_threads(threads, grain=1)
+def test_options(bitwise_rule, options, dtype, each_team, steps):
     make = ordinary(np.random.default_rng(8), dtype)
-    run_both(bitwise_rule, OPTIONS[options], contiguous(make), lambda: contiguous(make), make, grad_scale=0.7)
+    given = OPTIONS[options]
+    each_team(
+        lambda: run_both(bitwise_rule, given, contiguous(make), lambda: contiguous(make), make, steps, grad_scale=0.7)
+    )
 
 
 @pytest.mark.parametrize("options", ["prepared", "averaged", "grouped"])
 @pytest.mark.parametrize("rule", ELEMENTWISE)
-def test_options_on_strided_arrays(rule, options, dtype):
-    schuss.set_num_threads(3, grain=1)
+def test_options_on_strided_arrays(rule, options, dtype, each_team, steps):
     make = ordinary(np.random.default_rng(9), dtype)
     given = {**OPTIONS[options]}
     if "groups" in given:
         given["groups"] = {"*step*": {"lr": 0.2}, "*o*": {"weight_decay": 0.3, "maximize": True}}
-    run_both(rule, given, strided(make), lambda: other_layouts(make), make)
+    each_team(lambda: run_both(rule, given, strided(make), lambda: other_layouts(make), make, steps))
 
 
 @pytest.mark.parametrize("options", ["prepared", "averaged"])
 @pytest.mark.parametrize("rule", ELEMENTWISE)
-def test_options_with_nan_infinity_and_subnormal_numbers(rule, options, dtype):
-    schuss.set_num_threads(2, grain=1)
+def test_options_with_nan_infinity_and_subnormal_numbers(rule, options, dtype, each_team, steps):
     make = special(np.random.default_rng(10), dtype)
-    run_both(rule, OPTIONS[options], contiguous(make), lambda: contiguous(make), make)
+    given = OPTIONS[options]
+    each_team(lambda: run_both(rule, given, contiguous(make), lambda: contiguous(make), make, steps))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_both_dtypes_in_one_update(bitwise_rule, threads):
-    schuss.set_num_threads(threads, grain=1)
+def test_both_dtypes_in_one_update(bitwise_rule, each_team, steps):
     rng = np.random.default_rng(6)
     single, double = ordinary(rng, np.float32), ordinary(rng, np.float64)
 
     def mixed():
         return {f"{i}": (single if i % 2 else double)(700 * i) for i in range(9)}
 
-    run_both(bitwise_rule, {}, mixed(), mixed, single)
+    each_team(lambda: run_both(bitwise_rule, {}, mixed(), mixed, single, steps))
 
 
 def test_a_guard_around_each_view_is_untouched(rule, dtype):
@@ -258,12 +282,15 @@ def test_a_guard_around_each_view_is_untouched(rule, dtype):
 
 
 @pytest.mark.parametrize("isa", [isa for isa in schuss.info()["isas_available"] if isa != schuss.info()["isa"]])
-def test_every_other_isa(isa):
+def test_every_other_isa(isa, request):
     """All of this file again, on the kernels that this CPU can run but did not choose."""
     if os.environ.get("SCHUSS_ISA"):
         pytest.skip("SCHUSS_ISA is set: this is the run on one ISA")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env={**os.environ, "SCHUSS_ISA": isa}, capture_output=True, text=True)
+    thorough = ["--thorough"] if request.config.getoption("--thorough") else []
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *thorough, __file__]
+    # One thread of BLAS: this runs beside other tests, and no product here is large.
+    env = {**os.environ, "SCHUSS_ISA": isa, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     check = "import schuss; print(schuss.info()['isa'])"
     shown = subprocess.run(

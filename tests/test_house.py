@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import schuss
+from conftest import skipped_line
 
 PACKAGE = Path(schuss.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -91,3 +92,15 @@ def test_the_drawing_goes_from_below():
             above = other.split(".")[0]
             if room in place and above in place and room != above:
                 assert place[above] < place[room], f"{module} imports {other}"
+
+
+def test_what_is_skipped_is_summed_up_in_a_line():
+    reasons = ["Skipped: PyTorch is not installed (extra parity)"] * 3 + ["Skipped: takes long: run with --thorough"]
+    reasons += [
+        "Skipped: no directory of real data: set SCHUSS_TEST_DATA to one with mnist/",
+        "Skipped: there is no GIL",
+    ]
+    assert skipped_line(reasons) == (
+        '3 want pip install ".[parity]"; 1 are in the long form, pytest --thorough; 1 want SCHUSS_TEST_DATA; '
+        "1 do not concern this system (pytest -rs says why)"
+    )

@@ -337,7 +337,7 @@ print(int(-params["p"].sum()))
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 def test_beside_other_runtimes(other, first):
     if importlib.util.find_spec(other.split(".")[0]) is None:
-        pytest.skip(f"{other} is not installed")
+        pytest.skip(f"{other} is not installed (extra bench)")
     imports = [f"import {other}", "import schuss"]
     script = (
         "\n".join(imports if first else reversed(imports))
