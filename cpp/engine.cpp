@@ -122,6 +122,18 @@ void Engine::clear() {
   last_nonfinite_[0] = py::none();
 }
 
+namespace {
+
+const char* slot_text(py::handle slot) {
+  if (!PyUnicode_Check(slot.ptr()))
+    throw py::type_error("a slot of state must be a string, got " + py::repr(slot).cast<std::string>());
+  const char* const text = PyUnicode_AsUTF8(slot.ptr());
+  if (!text) throw py::error_already_set();
+  return text;
+}
+
+}  // namespace
+
 State Engine::state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const {
   const py::dict known = state_[0];
   if (!known.contains(entry.key)) fresh[entry.key] = optimizer.attr("_make_state")(entry.key, entry.p);
@@ -133,11 +145,10 @@ State Engine::state_of(const py::object& optimizer, const Entry& entry, py::dict
       state.operands.push_back({"u", optimizer.attr("_workspace")(entry.key, entry.p)});
     if (i == slots_.size()) break;
     const py::object slot = slots_[i];
-    state.operands.push_back({PyUnicode_AsUTF8(slot.ptr()), mine[slot]});
+    state.operands.push_back({slot_text(slot), mine[slot]});
   }
   for (const auto& [slot, array] : mine)
-    if (!slots_.contains(slot))
-      state.others.push_back({PyUnicode_AsUTF8(slot.ptr()), py::reinterpret_borrow<py::object>(array)});
+    if (!slots_.contains(slot)) state.others.push_back({slot_text(slot), py::reinterpret_borrow<py::object>(array)});
   return state;
 }
 

@@ -65,6 +65,7 @@ class Engine {
   void forget_plans();  // the numbers of groups are about to change
 
   // What follows may be asked by any thread at any time.
+  bool updating() const { return owner_.load(std::memory_order_relaxed) == std::this_thread::get_id() && updating_; }
   bool made() const { return made_; }
   int64_t t() const { return t_; }
   int64_t skipped() const { return skipped_; }  // updates that were not made, as a gradient was not finite

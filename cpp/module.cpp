@@ -175,6 +175,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("__enter__", [](schuss::Engine& engine) { engine.enter("an option was set or the state saved"); })
       .def("__exit__", [](schuss::Engine& engine, const py::args&) { engine.leave(); })
       .def_property_readonly("made", &schuss::Engine::made)
+      .def_property_readonly("updating", &schuss::Engine::updating)
       .def_property_readonly("skipped", &schuss::Engine::skipped)
       .def_property_readonly("last_nonfinite", &schuss::Engine::last_nonfinite)
       .def_property_readonly("last_grad_norm", &schuss::Engine::last_grad_norm)

@@ -37,6 +37,8 @@ def skipped_line(reasons) -> str:
             found[f'want pip install ".[{extra[1]}]"'] += 1
         elif "--thorough" in reason:
             found["are in the long form, pytest --thorough"] += 1
+        elif "is not installed" in reason:
+            found['want pip install ".[test]"'] += 1
         elif variable := re.search(r"set ([A-Z_0-9]+)", reason):
             found[f"want {variable[1]}"] += 1
         else:

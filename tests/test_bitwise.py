@@ -1,7 +1,7 @@
 """The numerics promise: schuss.X equals schuss.reference.X on every byte.
 
-In the short form a case runs with one number of threads, another with another; with --thorough each runs with
-all of them, and for more steps.
+In the short form each step of a case has another number of threads; with --thorough each case runs with each, and for
+more steps.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from itertools import cycle
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -44,8 +43,8 @@ ARGUMENTS = {
     "LAMB": [{"lr": 0.3, "weight_decay": 0.1}],
     "LARS": [{"lr": 0.3, "trust": 0.5, "weight_decay": 0.1}],
     "Adan": [{"lr": 0.3, "beta3": 0.5, "weight_decay": 0.1}],
-    "ScheduleFreeSGD": [{"lr": lambda t: 0.3 / t, "warmup": 5, "weight_decay": 0.1}],
-    "ScheduleFreeAdamW": [{"lr": lambda t: 0.3 / t, "warmup": 5, "weight_decay": 0.1}],
+    "ScheduleFreeSGD": [{"lr": lambda t: 0.3 / t, "warmup": 2, "weight_decay": 0.1}],
+    "ScheduleFreeAdamW": [{"lr": lambda t: 0.3 / t, "warmup": 2, "weight_decay": 0.1}],
 }
 
 
@@ -143,16 +142,20 @@ def special(rng, dtype):
     return make
 
 
+TEAMS = (1, 2, 3, 7)  # threads, which share even the smallest work
+
+
 @pytest.fixture
 def each_team(request):
-    """Calls a function with 1, 2, 3 and 7 threads, which share even the smallest work; in the short form one."""
-    sizes = [1, 2, 3, 7]
-    chosen = sizes if request.config.getoption("--thorough") else [sizes[crc32(request.node.name.encode()) % 4]]
+    """Calls a function with the numbers of threads that its steps go through, one after another.
+
+    In the short form once, with all of them by turns; with --thorough once for each, which then stays.
+    """
+    thorough = request.config.getoption("--thorough")
 
     def call(check):
-        for size in chosen:
-            schuss.set_num_threads(size, grain=1)
-            check()
+        for teams in [(size,) for size in TEAMS] if thorough else [TEAMS]:
+            check(teams)
 
     return call
 
@@ -162,12 +165,11 @@ def steps(request):
     return 10 if request.config.getoption("--thorough") else 2
 
 
-def run_both(rule, arguments, params, gradients, make, steps, **how):
+def run_both(rule, arguments, params, gradients, make, steps, teams=(2,), **how):
     """Step ours and the reference side by side, comparing all of both after each step.
 
     After two real steps the state of both is overwritten by arbitrary numbers, positive as some are squares.
     """
-    team = f"{schuss.get_num_threads()} thread(s)"
     twins = {name: p.copy() for name, p in params.items()}
     opt = schuss.optimizers.OPTIMIZERS[rule](**arguments)
     ref = reference.OPTIMIZERS[rule](**arguments)
@@ -178,13 +180,15 @@ def run_both(rule, arguments, params, gradients, make, steps, **how):
                     for slot, array in slots.items():
                         array[...] = np.abs(make(array.shape))
                         opt.state[name][slot][...] = array
+            threads = teams[step % len(teams)]
+            schuss.set_num_threads(threads, grain=1)
             grads = gradients()
             kept = {name: g.copy() for name, g in grads.items()}
             opt.update(params, grads, **how)
             ref.update(twins, kept, **how)
             for name, twin in twins.items():
-                assert_same_bits(params[name], twin, f"params[{name!r}] after step {step}, {team}")
-                assert_same_bits(grads[name], kept[name], f"grads[{name!r}] after step {step}, {team}")
+                assert_same_bits(params[name], twin, f"params[{name!r}] after step {step}, {threads} thread(s)")
+                assert_same_bits(grads[name], kept[name], f"grads[{name!r}] after step {step}, {threads} thread(s)")
             assert_same_optimizers(opt, ref)
 
 
@@ -195,7 +199,7 @@ def test_every_size_and_offset(rule, arguments, dtype, each_team, steps):
     def arrays():
         return contiguous(make) | at_odd_offsets(make)
 
-    each_team(lambda: run_both(rule, arguments, arrays(), arrays, make, steps))
+    each_team(lambda teams: run_both(rule, arguments, arrays(), arrays, make, steps, teams))
 
 
 @pytest.mark.parametrize(("rule", "arguments"), cases(ELEMENTWISE))
@@ -203,7 +207,7 @@ def test_every_stride(rule, arguments, dtype, each_team, steps):
     """The gradients lie by turns as their parameters do and otherwise."""
     make = ordinary(np.random.default_rng(2), dtype)
     layouts = cycle([strided, other_layouts])
-    each_team(lambda: run_both(rule, arguments, strided(make), lambda: next(layouts)(make), make, steps))
+    each_team(lambda teams: run_both(rule, arguments, strided(make), lambda: next(layouts)(make), make, steps, teams))
 
 
 @pytest.mark.parametrize(("rule", "arguments"), cases(ELEMENTWISE))
@@ -213,7 +217,7 @@ def test_nan_infinity_and_subnormal_numbers(rule, arguments, dtype, each_team, s
     def arrays():
         return contiguous(make) | strided(make)
 
-    each_team(lambda: run_both(rule, arguments, arrays(), arrays, make, steps))
+    each_team(lambda teams: run_both(rule, arguments, arrays(), arrays, make, steps, teams))
 
 
 @pytest.mark.parametrize(("rule", "arguments"), cases(BITWISE))
@@ -234,7 +238,9 @@ def test_options(bitwise_rule, options, dtype, each_team, steps):
     make = ordinary(np.random.default_rng(8), dtype)
     given = OPTIONS[options]
     each_team(
-        lambda: run_both(bitwise_rule, given, contiguous(make), lambda: contiguous(make), make, steps, grad_scale=0.7)
+        lambda teams: run_both(
+            bitwise_rule, given, contiguous(make), lambda: contiguous(make), make, steps, teams, grad_scale=0.7
+        )
     )
 
 
@@ -245,7 +251,7 @@ def test_options_on_strided_arrays(rule, options, dtype, each_team, steps):
     given = {**OPTIONS[options]}
     if "groups" in given:
         given["groups"] = {"*step*": {"lr": 0.2}, "*o*": {"weight_decay": 0.3, "maximize": True}}
-    each_team(lambda: run_both(rule, given, strided(make), lambda: other_layouts(make), make, steps))
+    each_team(lambda teams: run_both(rule, given, strided(make), lambda: other_layouts(make), make, steps, teams))
 
 
 @pytest.mark.parametrize("options", ["prepared", "averaged"])
@@ -253,7 +259,7 @@ def test_options_on_strided_arrays(rule, options, dtype, each_team, steps):
 def test_options_with_nan_infinity_and_subnormal_numbers(rule, options, dtype, each_team, steps):
     make = special(np.random.default_rng(10), dtype)
     given = OPTIONS[options]
-    each_team(lambda: run_both(rule, given, contiguous(make), lambda: contiguous(make), make, steps))
+    each_team(lambda teams: run_both(rule, given, contiguous(make), lambda: contiguous(make), make, steps, teams))
 
 
 def test_both_dtypes_in_one_update(bitwise_rule, each_team, steps):
@@ -263,7 +269,7 @@ def test_both_dtypes_in_one_update(bitwise_rule, each_team, steps):
     def mixed():
         return {f"{i}": (single if i % 2 else double)(700 * i) for i in range(9)}
 
-    each_team(lambda: run_both(bitwise_rule, {}, mixed(), mixed, single, steps))
+    each_team(lambda teams: run_both(bitwise_rule, {}, mixed(), mixed, single, steps, teams))
 
 
 def test_a_guard_around_each_view_is_untouched(rule, dtype):

@@ -99,8 +99,9 @@ def test_what_is_skipped_is_summed_up_in_a_line():
     reasons += [
         "Skipped: no directory of real data: set SCHUSS_TEST_DATA to one with mnist/",
         "Skipped: there is no GIL",
+        "Skipped: scikit-learn is not installed",
     ]
     assert skipped_line(reasons) == (
         '3 want pip install ".[parity]"; 1 are in the long form, pytest --thorough; 1 want SCHUSS_TEST_DATA; '
-        "1 do not concern this system (pytest -rs says why)"
+        '1 do not concern this system (pytest -rs says why); 1 want pip install ".[test]"'
     )

@@ -393,3 +393,30 @@ def test_what_a_notebook_shows_is_escaped():
             return "<script>"
 
     assert "<script>" not in Odd()._repr_html_()
+
+
+def test_a_notebook_calls_no_function_of_the_users():
+    called = []
+    assert "by a function" in schuss.SGD(lr=lambda t: called.append(t) or 0.1)._repr_html_()
+    assert called == []
+
+
+def test_arguments_are_not_deleted():
+    opt = schuss.SGD(1.0, weight_decay=0.5)
+    for name in ("weight_decay", "lr", "_engine"):
+        with pytest.raises(AttributeError, match=f"cannot delete '{name}': set it to what it is to be"):
+            delattr(opt, name)
+    assert opt.weight_decay == 0.5
+
+
+@pytest.mark.parametrize("groups", [None, {"a": {"clip_value": 1e9}}])
+def test_a_rates_function_may_set_what_is_no_option(groups):
+    def rate(t):
+        opt.momentum = 0.5 if t > 1 else 0.0
+        return 1.0
+
+    opt, params = schuss.Momentum(rate, groups=groups), {"a": np.zeros(1), "b": np.zeros(1)}
+    for _ in range(3):
+        opt.update(params, {"a": np.ones(1), "b": np.ones(1)})
+    assert opt.momentum == 0.5
+    assert params["a"] == params["b"] == -(1 + 1.5 + 1.75)

@@ -258,3 +258,51 @@ def test_arguments():
 
     with pytest.raises(TypeError, match=r"Nothing is what all optimizers share; .* give yours a method step\(self"):
         Nothing(lr=0.1)
+
+
+class Scaled(schuss.Optimizer):
+    def __init__(self, lr=0.1, **options):
+        super().__init__(lr, **options)
+        self.scale = 1.0
+
+    def step(self, p, g, lr):
+        p -= lr * self.scale * g
+
+
+class Hundred(Scaled):
+    """A rule that inherits from another one of the user's, and steps otherwise."""
+
+    def step(self, p, g, lr):
+        p += 100.0
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))], ids=["copy", "pickle"])
+def test_a_group_steps_as_its_own_class_says(again):
+    opt = Hundred(1.0, groups={"b": {"lr": 2.0}})
+    params, grads = {"a": np.zeros(1), "b": np.zeros(1)}, {"a": np.ones(1), "b": np.ones(1)}
+    opt.update(params, grads)
+    again(opt).update(params, grads)
+    restored = Hundred()
+    restored.load_state_dict(opt.state_dict())
+    restored.update(params, grads)
+    assert (params["a"][0], params["b"][0]) == (300, 300)
+
+
+def test_an_attribute_of_ones_own_reaches_the_groups():
+    opt = Scaled(1.0, groups={"b": {"lr": 2.0}})
+    params, grads = {"a": np.zeros(1), "b": np.zeros(1)}, {"a": np.ones(1), "b": np.ones(1)}
+    opt.scale = 10.0
+    opt.update(params, grads)
+    pickle.loads(pickle.dumps(opt)).update(params, grads)
+    assert (params["a"][0], params["b"][0]) == (-20, -40)
+
+
+def test_a_slots_name_is_text():
+    class Odd(Scaled):
+        def new_state(self, p):
+            return {1: np.zeros_like(p)}
+
+    params = {"a": np.ones(2)}
+    with pytest.raises(TypeError, match="a slot of state must be a string, got 1"):
+        Odd().update(params, {"a": np.ones(2)})
+    assert (params["a"] == 1).all()

@@ -119,8 +119,9 @@ def test_the_trainer_takes_every_rule_and_refuses_others():
     trainer = textbook.Trainer(net, x, t, x, t, optimizer="lion", optimizer_param={"lr": 1e-3}, verbose=False)
     assert isinstance(trainer.optimizer, schuss.Lion)
     assert textbook.Trainer(net, x, t, x, t).optimizer.lr == 0.01
-    with pytest.raises(ValueError, match=r"optimizer must be one of SGD, .*got 'sdg'"):
-        textbook.Trainer(net, x, t, x, t, optimizer="sdg")
+    for name in ("sdg", "Muon", "ScheduleFreeSGD"):
+        with pytest.raises(ValueError, match=f"optimizer must be one of SGD, .*got '{name}'"):
+            textbook.Trainer(net, x, t, x, t, optimizer=name)
 
 
 def test_a_smooth_curve_mirrors_its_ends():
@@ -217,6 +218,8 @@ def test_functions_by_hand():
 def test_differences_refuse_whole_numbers_and_put_back():
     with pytest.raises(TypeError, match=r"x must be of floats, got dtype int64; write 3\.0"):
         textbook.numerical_gradient(np.sum, np.array([3, 4]))
+    with pytest.raises(TypeError, match=r"x must be an array, .* got \[1\.0\]: use numpy\.array"):
+        textbook.numerical_gradient(np.sum, [1.0])
     x = np.array([1.0, 2.0])
 
     def fails(x):

@@ -12,12 +12,12 @@ from . import _core
 from .checks import number, shown
 from .elsewhere import unknown
 from .groups import NO_GROUPS, Groups
-from .options import GLOBAL, OPTIONS, RANGES, L2Options, LearningRate, checked_option, checked_rate
+from .options import GLOBAL, OPTIONS, RANGES, LearningRate, checked_option, checked_rate
 from .registry import OPTIMIZERS
 from .signatures import defaults_of, full_signature
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self
 
 
 class Arguments:
@@ -96,7 +96,7 @@ class Arguments:
             if groups is not None:  # at last, as a group begins from all other arguments
                 self.groups = groups
 
-        cls.__init__ = __init__  # type: ignore[method-assign]
+        cls.__init__ = __init__  # type: ignore[method-assign, assignment]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
         if not hasattr(cls, "_rule"):
@@ -116,23 +116,24 @@ class Arguments:
         object.__setattr__(self, "_engine", _core.Engine())
         return self
 
-    def __init__(self, lr: LearningRate, **options: Unpack[L2Options]) -> None:
-        self.lr = lr
-        for name, value in options.items():
-            setattr(self, name, value)
-
     def __setattr__(self, name: str, value: Any) -> None:
         if self._now is not None:  # of a rule that is asked for a step, which must be able to fail and leave no trace
             raise AttributeError(f"step() cannot set self.{name}: it changes p and its state alone; name a slot for it")
-        if self._open and name not in self._arguments and not name.startswith("_"):
-            object.__setattr__(self, name, value)  # a subclass's own
-            return
-        value = self._checked(name, value)
-        if name in OPTIONS or self._groups or (name in self._deciding and not self._engine.made):
+        own = self._open and name not in self._arguments and not name.startswith("_")  # of a subclass
+        if not own:
+            value = self._checked(name, value)
+        # A function that an update asks for its rate may set what is no option.
+        grouped = self._groups and not self._engine.updating
+        if name in OPTIONS or grouped or (name in self._deciding and not self._engine.made):
             with self._engine:
                 self._set(name, value)
         else:
             self._set(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self._arguments or name.startswith("_"):
+            raise AttributeError(f"cannot delete {name!r}: set it to what it is to be")
+        object.__delattr__(self, name)
 
     def _set(self, name: str, value: Any) -> None:
         engine = self._engine
@@ -217,9 +218,10 @@ class Arguments:
         """The groups' optimizers when some of this one's arguments have changed; they remember what they did."""
         twin = self._twin(changed)
         members = tuple(twin._member(pattern, given) for pattern, given in self._groups.given.items())
-        for member, old in zip(members, self._members, strict=True):
-            for name in self._remembering:
-                object.__setattr__(member, name, getattr(old, name))
+        if len(self._members) == len(members):  # they are none where all is made anew
+            for member, old in zip(members, self._members, strict=True):
+                for name in self._remembering:
+                    object.__setattr__(member, name, getattr(old, name))
         return members
 
     def _member(self, pattern: str, given: Mapping[str, Any]) -> Self:

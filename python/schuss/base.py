@@ -21,11 +21,11 @@ from .display import size, table
 from .memory import copy_of, zeros_like
 from .options import ON_NONFINITE, Grads, L2Options, LearningRate, Options, Params
 from .reference import follow, prepared
-from .schedules import rate_at
+from .schedules import Schedule, rate_at
 from .states import rebuilt, restore, state_dict
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 __all__ = ["Grads", "L2Options", "LearningRate", "Optimizer", "Options", "Params"]
 
@@ -109,10 +109,18 @@ class Optimizer(Arguments):
     (array([0.439, 1.499]), array([0.92]))
     """
 
+    def __init__(self, lr: LearningRate, **options: Unpack[L2Options]) -> None:
+        self.lr = lr
+        for name, value in options.items():
+            setattr(self, name, value)
+
     def _repr_html_(self) -> str:
         arrays = [array for slots in self._engine.state.values() for array in slots.values()]
+        # A function of the user's may do something else than tell a rate, and is not called for a picture.
+        told = isinstance(self.lr, (float, Schedule))
+        rate = f"{self.current_lr:g}" if told else "by a function"
         kept = f"{size(sum(array.nbytes for array in arrays))} in {len(arrays)} arrays" if arrays else "none"
-        rows = [("step", f"{self.t:,}"), ("learning rate", f"{self.current_lr:g}"), ("state", kept)]
+        rows = [("step", f"{self.t:,}"), ("learning rate", rate), ("state", kept)]
         if self.last_grad_norm is not None:
             rows.append(("last gradient's norm", f"{self.last_grad_norm:g}"))
         if self.skipped:

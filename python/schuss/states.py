@@ -232,8 +232,9 @@ def made_of(cls: type[Optimizer], given: Mapping[str, Any]) -> Optimizer:
         return made
     opt: Optimizer = cls.__new__(cls)
     for name, value in vars(made).items():
-        if name != "_engine":
+        if name not in ("_engine", "_members"):
             object.__setattr__(opt, name, value)
+    object.__setattr__(opt, "_members", opt._members_with({}))
     return opt
 
 
@@ -261,5 +262,6 @@ def rebuilt(
     opt = made_of(cls, given)
     for name, value in own.items():
         object.__setattr__(opt, name, value)
+    object.__setattr__(opt, "_members", opt._members_with({}))
     go_on(opt, opt, memories, t, skipped, state)
     return opt

@@ -51,13 +51,16 @@ def load_torch_state(opt: Optimizer, state: Mapping[Any, Mapping[str, Any]], nam
     kind = type(opt).__name__
     if kind not in _TORCH:
         raise ValueError(f"{kind} has no state that could come from PyTorch; {', '.join(_TORCH)} have")
-    lr = opt._lr_at(max(t, 1))
     found: dict[Any, dict[str, NDArray[Any]]] = {}
     for index, theirs in state.items():
         if not 0 <= index < len(names):
             raise ValueError(f"the state has a parameter {index}, of which names has no name")
         if "step" in theirs and int(theirs["step"]) != t:
             raise ValueError(f"parameter {index} has made {int(theirs['step'])} steps, not t={t}")
+        if names[index] in found:
+            raise ValueError(f"names has {names[index]!r} twice")
+        member: Optimizer = (opt, *opt._members)[opt._groups.number_of(names[index])]
+        lr = member._lr_at(max(t, 1))
         slots: dict[str, NDArray[Any]] = {}
         for slot in opt._slots():
             name, lacks_lr = _TORCH[kind][slot]
@@ -68,4 +71,4 @@ def load_torch_state(opt: Optimizer, state: Mapping[Any, Mapping[str, Any]], nam
             slots[slot] = slots[slot].astype(array.dtype, copy=False)
         found[names[index]] = slots
     saved = {**state_dict(opt), "t": t, "skipped": 0, "memory": opt._memories(t), "state": found}
-    restore(opt, saved, lr=opt.lr)
+    restore(opt, saved, lr=opt.lr, groups=opt.groups)

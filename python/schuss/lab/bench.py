@@ -450,7 +450,7 @@ def main(args: Namespace) -> int:
             writer.writeheader()
             writer.writerows(asdict(row) for row in rows)
     if args.figure:
-        plots.bench_figure([asdict(row) for row in rows]).savefig(args.figure)
+        plots.bench_figure([asdict(row) for row in rows], f"{facts['cpu']}, {facts['isa']}").savefig(args.figure)
     if interrupted:
         raise KeyboardInterrupt
     return 0

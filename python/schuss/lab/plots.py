@@ -424,7 +424,8 @@ def regression_figure(fits: Results[Fit]) -> Any:
     return figure
 
 
-def bench_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
+@_plainly
+def bench_figure(rows: Sequence[Mapping[str, Any]], machine: str = "") -> Any:
     """Speed over size, one line per contender: Adam on one float32 array, with the stream limit drawn dashed.
 
     ``rows`` are those of :mod:`schuss.bench`, as dicts.
@@ -448,6 +449,7 @@ def bench_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
             style = {"color": next(others), "linewidth": 1.2, "markersize": 4}
         axes.loglog(list(speed), list(speed.values()), marker="o", label=name, **style)
     axes.legend(frameon=False, fontsize=8, ncols=2)
+    _caption(figure, "Adam on one float32 array", f"{threads} thread(s)", *([machine] if machine else []))
     return figure
 
 

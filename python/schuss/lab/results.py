@@ -25,6 +25,9 @@ Result = TypeVar("Result")
 class Results(list[Result]):
     """What each has done, in their order; what was run; and whether Ctrl-C came before all was done."""
 
+    setting: Setting
+    interrupted: bool
+
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.setting = setting

@@ -33,6 +33,9 @@ class TwoLayerNet:
         "W1", "b1", "W2", "b2", read anew at each call.
     """
 
+    dtype: np.dtype[Any]
+    params: dict[str, Array]
+
     def __init__(
         self,
         input_size: int,
@@ -43,7 +46,7 @@ class TwoLayerNet:
         dtype: DTypeLike = np.float64,
     ) -> None:
         self.dtype = float_dtype(dtype)
-        self.params: dict[str, Array] = {}
+        self.params = {}
         for i, (n, m) in enumerate([(input_size, hidden_size), (hidden_size, output_size)], start=1):
             self.params[f"W{i}"] = (weight_init_std * np.random.randn(n, m)).astype(self.dtype, copy=False)
             self.params[f"b{i}"] = np.zeros(m, self.dtype)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import shown
 from ..nn import softmax as softmax
 
 Array = NDArray[Any]
@@ -207,6 +208,8 @@ def numerical_gradient(f: Callable[[Array], float], x: Array) -> Array:
     >>> numerical_gradient(lambda x: np.sum(x**2), np.array([3.0, 4.0])).round(6)
     array([6., 8.])
     """
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"x must be an array, as it is changed and set back; got {shown(x)}: use numpy.array(...)")
     if x.dtype.kind != "f":
         raise TypeError(f"x must be of floats, got dtype {x.dtype}; write 3.0 in place of 3, or use x.astype(float)")
     gradient = np.zeros_like(x)

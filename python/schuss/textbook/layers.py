@@ -90,6 +90,8 @@ class AddLayer:
 class Relu:
     """The rectifier ``y = max(x, 0)``, 5.5."""
 
+    out: Array
+
     def forward(self, x: Array) -> Array:
         """Rectify.
 
@@ -103,7 +105,7 @@ class Relu:
         ndarray
             A new array.
         """
-        self.out: Array = np.maximum(x, 0)
+        self.out = np.maximum(x, 0)
         return self.out
 
     def backward(self, dout: Array) -> Array:
@@ -125,6 +127,8 @@ class Relu:
 
 class Sigmoid:
     """The logistic function ``y = 1 / (1 + exp(-x))``, 5.5."""
+
+    out: Array
 
     def forward(self, x: Array) -> Array:
         """Squash.
@@ -172,8 +176,12 @@ class Affine:
         The gradients, after :meth:`backward`.
     """
 
+    W: Array
+    b: Array
     dW: Array
     db: Array
+    x: Array
+    original_x_shape: tuple[int, ...]
 
     def __init__(self, W: Array, b: Array) -> None:
         self.W, self.b = W, b
@@ -285,6 +293,7 @@ class Dropout:
     """
 
     mask: Array
+    dropout_ratio: float
 
     def __init__(self, dropout_ratio: float = 0.5) -> None:
         self.dropout_ratio = dropout_ratio
@@ -343,8 +352,17 @@ class BatchNormalization:
         The gradients, after :meth:`backward`.
     """
 
+    gamma: Array
+    beta: Array
+    momentum: float
+    running_mean: Array | None
+    running_var: Array | None
     dgamma: Array
     dbeta: Array
+    input_shape: tuple[int, ...]
+    xc: Array
+    xn: Array
+    std: Array
 
     def __init__(
         self,

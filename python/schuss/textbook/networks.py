@@ -35,11 +35,13 @@ class LayeredNet:
     """
 
     weight_decay_lambda: float = 0
+    dtype: np.dtype[Any]
+    params: dict[str, Array]
+    layers: dict[str, Any]
 
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = float_dtype(dtype)
-        self.params: dict[str, Array] = {}
-        self.layers: dict[str, Any] = {}
+        self.params, self.layers = {}, {}
         self._loss = SoftmaxWithLoss()
 
     def _affine(self, i: int, W: Array) -> None:
@@ -191,6 +193,8 @@ class TwoLayerNet(LayeredNet):
     1.0
     """
 
+    lastLayer: SoftmaxWithLoss
+
     def __init__(
         self,
         input_size: int,
@@ -239,6 +243,14 @@ class MultiLayerNetExtend(LayeredNet):
     params, layers, last_layer : dict, dict, SoftmaxWithLoss
         The parameters; the layers; the loss behind them.
     """
+
+    input_size: int
+    output_size: int
+    hidden_size_list: Sequence[int]
+    hidden_layer_num: int
+    use_dropout: bool
+    use_batchnorm: bool
+    last_layer: SoftmaxWithLoss
 
     def __init__(
         self,

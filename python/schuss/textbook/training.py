@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import datasets
+from ..base import Optimizer
 from ..optimizers import OPTIMIZERS
 
 Array = NDArray[Any]
@@ -135,7 +136,8 @@ class Trainer:
     mini_batch_size : int
         Examples in a batch.
     optimizer : str
-        The name of one of schuss's rules, in letters of any case: 'SGD', 'adam', 'lion', ...
+        The name of one of schuss's rules, in letters of any case: 'SGD', 'adam', 'lion', ...; but for Muon and the
+        schedule-free ones.
     optimizer_param : dict, optional
         Its arguments; a learning rate of 0.01 without them.
     evaluate_sample_num_per_epoch : int, optional
@@ -154,6 +156,25 @@ class Trainer:
         If no rule has that name.
     """
 
+    network: Any
+    x_train: Array
+    t_train: Array
+    x_test: Array
+    t_test: Array
+    epochs: int
+    batch_size: int
+    evaluate_sample_num_per_epoch: int | None
+    verbose: bool
+    optimizer: Optimizer
+    train_size: int
+    iter_per_epoch: float
+    max_iter: int
+    current_iter: int
+    current_epoch: int
+    train_loss_list: list[float]
+    train_acc_list: list[float]
+    test_acc_list: list[float]
+
     def __init__(
         self,
         network: Any,
@@ -168,9 +189,11 @@ class Trainer:
         evaluate_sample_num_per_epoch: int | None = None,
         verbose: bool = True,
     ) -> None:
-        rules = {name.lower(): rule for name, rule in OPTIMIZERS.items()}
+        # Not those that are to be tested elsewhere than where they train, and that which takes no vectors.
+        names = [name for name in OPTIMIZERS if not name.startswith("ScheduleFree") and name != "Muon"]
+        rules = {name.lower(): OPTIMIZERS[name] for name in names}
         if optimizer.lower() not in rules:
-            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+            raise ValueError(f"optimizer must be one of {', '.join(names)}, got {optimizer!r}")
         self.network, self.verbose = network, verbose
         self.x_train, self.t_train, self.x_test, self.t_test = x_train, t_train, x_test, t_test
         self.epochs, self.batch_size = epochs, mini_batch_size
@@ -181,9 +204,7 @@ class Trainer:
         self.iter_per_epoch = max(self.train_size / mini_batch_size, 1)
         self.max_iter = int(epochs * self.iter_per_epoch)
         self.current_iter = self.current_epoch = 0
-        self.train_loss_list: list[float] = []
-        self.train_acc_list: list[float] = []
-        self.test_acc_list: list[float] = []
+        self.train_loss_list, self.train_acc_list, self.test_acc_list = [], [], []
 
     def train_step(self) -> None:
         """Take one step, and test where it begins an epoch."""
