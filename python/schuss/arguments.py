@@ -96,7 +96,7 @@ class Arguments:
             if groups is not None:  # at last, as a group begins from all other arguments
                 self.groups = groups
 
-        cls.__init__ = __init__  # type: ignore[method-assign, assignment]
+        type.__setattr__(cls, "__init__", __init__)  # which type checkers would else take for a declaration
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
         if not hasattr(cls, "_rule"):

@@ -130,8 +130,9 @@ class Relu:
         ndarray
             The same array.
         """
-        self.y = np.maximum(x, 0, out=x)
-        return self.y
+        y: Array = np.maximum(x, 0, out=x)
+        self.y = y
+        return y
 
     def backward(self, dout: Array) -> Array:
         """Clear ``dout`` in place where the forward pass gave zero.

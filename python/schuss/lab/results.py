@@ -16,7 +16,7 @@ from .setting import Setting
 Array = NDArray[Any]
 
 # What diverges shows it in its losses; NumPy's warnings of it would be no news.
-overflows_are_seen = np.errstate(over="ignore", invalid="ignore")
+overflows_are_seen: np.errstate = np.errstate(over="ignore", invalid="ignore")
 
 
 Result = TypeVar("Result")
