@@ -423,7 +423,7 @@ class MultiLayerNet:
         self.params = {}
         self._affine: list[Affine] = []
         for i, (n, m) in enumerate(pairwise(sizes), start=1):
-            W = (_initial_std(weight_init_std, n) * normal(n, m)).astype(self.dtype)
+            W = (initial_std(weight_init_std, n) * normal(n, m)).astype(self.dtype)
             b = np.zeros(m, self.dtype)
             self.params[f"W{i}"], self.params[f"b{i}"] = W, b
             # The last layer's scores go to the softmax as they are.
@@ -584,7 +584,8 @@ def _normal(seed: int) -> Callable[[int, int], Array]:
     return lambda n, m: rng.standard_normal((n, m))
 
 
-def _initial_std(weight_init_std: str | float, n: int) -> float:
+def initial_std(weight_init_std: str | float, n: int) -> float:
+    """The standard deviation of the first weights of ``n`` inputs, by the name of a rule or as it is."""
     name = str(weight_init_std).lower()
     if name in ("relu", "he"):
         return sqrt(2.0 / n)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..checks import float_dtype
+from ..nn import initial_std
 from . import functions
 from .layers import Affine, BatchNormalization, Dropout, Relu, Sigmoid, SoftmaxWithLoss
 
@@ -277,7 +278,7 @@ class MultiLayerNetExtend(LayeredNet):
 
         sizes = [input_size, *hidden_size_list, output_size]
         for i, (n, m) in enumerate(pairwise(sizes), start=1):
-            self._affine(i, _initial_std(weight_init_std, n) * np.random.randn(n, m))
+            self._affine(i, initial_std(weight_init_std, n) * np.random.randn(n, m))
             if i > self.hidden_layer_num:
                 break
             if use_batchnorm:
@@ -335,16 +336,3 @@ class MultiLayerNet(MultiLayerNetExtend):
             weight_decay_lambda,
             dtype=dtype,
         )
-
-
-def _initial_std(weight_init_std: str | float, n: int) -> float:
-    name = str(weight_init_std).lower()
-    if name in ("relu", "he"):
-        return float(np.sqrt(2.0 / n))
-    if name in ("sigmoid", "xavier"):
-        return float(np.sqrt(1.0 / n))
-    if isinstance(weight_init_std, str):
-        raise ValueError(
-            f"weight_init_std must be 'relu', 'he', 'sigmoid', 'xavier' or a number, got {weight_init_std!r}"
-        )
-    return weight_init_std
