@@ -123,7 +123,7 @@ class Arguments:
         if not own:
             value = self._checked(name, value)
         # A function that an update asks for its rate may set what is no option.
-        grouped = self._groups and not self._engine.updating
+        grouped = self._members and not self._engine.updating
         if name in OPTIONS or grouped or (name in self._deciding and not self._engine.made):
             with self._engine:
                 self._set(name, value)
@@ -149,7 +149,7 @@ class Arguments:
             members = tuple(self._member(pattern, given) for pattern, given in value.given.items())
             engine.forget_plans()
             engine.change(self, {"_groups": value, "_members": members})
-        elif self._groups:
+        elif self._members:
             engine.change(self, {name: value, "_members": self._members_with({name: value})})
         elif name in OPTIONS:
             engine.change(self, {name: value})
