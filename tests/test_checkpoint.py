@@ -1016,3 +1016,14 @@ def test_a_first_accumulator_of_a_group():
     schuss.reference.AdaGrad(**given).update(twins, {"x": np.ones(1), "y": np.ones(1)})
     assert params["x"][0] == twins["x"][0] > -0.1
     assert params["y"][0] == twins["y"][0] < -0.9
+
+
+def test_pytorchs_velocity_takes_the_rate_of_its_group():
+    opt = schuss.Momentum(lr=0.1, groups={"b": {"lr": 1.0}})
+    state = {i: {"momentum_buffer": np.full(2, 3.0)} for i in range(2)}
+    with pytest.raises(ValueError, match="names has 'a' twice"):
+        schuss.torch.load_torch_state(opt, state, ["a", "a"], t=2)
+    schuss.torch.load_torch_state(opt, state, ["a", "b"], t=2)
+    assert (opt.state["a"]["v"] == -0.1 * 3).all()
+    assert (opt.state["b"]["v"] == -3).all()
+    assert opt.groups == {"b": {"lr": 1.0}}
