@@ -68,6 +68,8 @@ class Engine {
   bool updating() const { return owner_.load(std::memory_order_relaxed) == std::this_thread::get_id() && updating_; }
   bool made() const { return made_; }
   int64_t t() const { return t_; }
+  // Of the last update's blocks, how many go the careful way next: for the benchmark and the tests, between updates.
+  size_t careful_blocks() const { return plans_.empty() ? 0 : plans_.front()->passes.met_subnormals(); }
   int64_t skipped() const { return skipped_; }  // updates that were not made, as a gradient was not finite
   py::object last_nonfinite() const { return last_nonfinite_[0]; }  // the first such gradient's name, the last time
   py::object last_grad_norm() const;                                // of the last update that needed it, or None

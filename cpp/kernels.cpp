@@ -8,24 +8,30 @@
 
 namespace {
 
-template <template <class> class Rule>
+template <template <class> class Rule, class T, bool halves>
+constexpr Ways ways() {
+  Ways ways{{sweep<Rule<T>, T>, nullptr}, {nullptr, nullptr}};
+  if constexpr (halves) ways.plain.measure = measure<Rule<T>, T>;
+#ifdef SCHUSS_GRADUAL
+  using Gradually = Careful<Rule, T, std::make_index_sequence<static_cast<size_t>(Rule<T>::slots)>>;
+  ways.careful.step = Gradually::sweep;
+  if constexpr (halves) ways.careful.measure = Gradually::measure;
+#endif
+  return ways;
+}
+
+template <template <class> class Rule, bool halves = false>
 constexpr Kernel kernel(const char* name) {
   constexpr int scalars = sizeof(Rule<float>) / sizeof(float);
   static_assert(Rule<float>::slots <= max_slots && scalars <= max_scalars);
-  return {name,
-          scalars,
-          Rule<float>::slots,
-          {{sweep<Rule<float>, float>, nullptr}, {sweep<Rule<double>, double>, nullptr}},
-          false,
-          nullptr};
+  return {name,  scalars, Rule<float>::slots, {ways<Rule, float, halves>(), ways<Rule, double, halves>()},
+          false, nullptr};
 }
 
 // A rule in two halves, with its ratio.
 template <template <class> class Rule>
 constexpr Kernel halves(const char* name, double (*ratio)(const double*, double, double)) {
-  Kernel k = kernel<Rule>(name);
-  k.loops.f32.measure = measure<Rule<float>, float>;
-  k.loops.f64.measure = measure<Rule<double>, double>;
+  Kernel k = kernel<Rule, true>(name);
   k.ratio = ratio;
   return k;
 }

@@ -44,16 +44,23 @@ struct Loops {
   Measure measure;  // nullptr where a step has no halves
 };
 
+// The ways to the same bits: as the processor goes, and around what it is slow on. The careful way's loops are nullptr
+// where an ISA has none.
+struct Ways {
+  Loops plain, careful;
+  const Loops& of(bool carefully) const { return carefully ? careful : plain; }
+};
+
 struct Kernel {
   const char* rule;  // nullptr ends the table
   int scalars;       // how many the rule takes, max_scalars at most
   int slots;         // how many state arrays the rule keeps, max_slots at most
-  ByType<Loops, Loops> loops;
+  ByType<Ways, Ways> ways;
   bool workspace;  // the last of the slots is no state, but what the first half hands to Python
   // The last scalar of a rule with halves, from the others and the norms of p and u; nullptr where Python gives it.
   double (*ratio)(const double* scalars, double p_norm, double u_norm);
 
-  bool halves() const { return loops.f32.measure != nullptr; }
+  bool halves() const { return ways.f32.plain.measure != nullptr; }
 };
 
 // What is asked of a block of n contiguous elements, each times a scale, before a step.

@@ -5,10 +5,10 @@
 
 #include "array.hpp"
 #include "engine.hpp"
-#include "flush.hpp"
 #include "isa.hpp"
 #include "layers.hpp"
 #include "stream.hpp"
+#include "subnormals.hpp"
 #include "team.hpp"
 #include "without_gil.hpp"
 
@@ -153,6 +153,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("set_grain", &team::set_grain, py::arg("bytes"));
   m.def("grain", &team::grain);
 
+  m.def("care", [] { return static_cast<int>(schuss::care()); });
+  m.def("set_care", &schuss::set_care, py::arg("care"));
   m.def("stream", &stream_over, py::arg("p"), py::arg("g"), py::arg("slots"), py::arg("threads"), py::arg("repeats"));
   m.def("bias_relu", &bias_relu, py::arg("y"), py::arg("b"));
   m.def("relu_backward", &relu_backward, py::arg("d"), py::arg("y"), py::arg("db"));
@@ -179,6 +181,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property_readonly("skipped", &schuss::Engine::skipped)
       .def_property_readonly("last_nonfinite", &schuss::Engine::last_nonfinite)
       .def_property_readonly("last_grad_norm", &schuss::Engine::last_grad_norm)
+      .def_property_readonly("careful_blocks", &schuss::Engine::careful_blocks)
       .def_property_readonly("t", &schuss::Engine::t)
       .def_property_readonly("state", &schuss::Engine::state);
 }

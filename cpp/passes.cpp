@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 
-#include "flush.hpp"
 #include "team.hpp"
 
 namespace schuss {
@@ -29,12 +28,14 @@ constexpr unsigned gradient = 2, all = ~0u, all_but_gradient = ~2u, state_alone 
 }  // namespace
 
 void Passes::provide(int threads, bool surveyed) {
+  steps_.resize(plan_.blocks());
   if ((plan_.staged() || kernel_.halves()) && scratch_.size() < static_cast<size_t>(threads))
     scratch_.resize(static_cast<size_t>(threads));
   if (!surveyed && !kernel_.halves()) return;
   p_sums_.resize(plan_.blocks());
   u_sums_.resize(plan_.blocks());
   finite_.resize(plan_.blocks());
+  measures_.resize(plan_.blocks());
   ratios_.resize(plan_.tensors().size(), 1);
 }
 
@@ -44,6 +45,7 @@ template <class Work>
 void Passes::each_share(int threads, bool flush, Work work) {
   const auto of_rank = [&](int rank, int size) {
     const Flush mode(flush);
+    Guide guide(flush || !kernel_.ways.f32.careful.step ? Care::never : care());
     Scratch* const scratch = scratch_.empty() ? nullptr : &scratch_[static_cast<size_t>(rank)];
     const std::vector<Tensor>& tensors = plan_.tensors();
     const std::vector<size_t>& ends = plan_.ends();
@@ -61,7 +63,7 @@ void Passes::each_share(int threads, bool flush, Work work) {
         if (position >= ends[i]) return tensor.size;
         return (position - start) / tensor.itemsize() / block_elements * block_elements;
       };
-      const Share share{i, scratch, cut(low), cut(high)};
+      const Share share{i, scratch, &guide, cut(low), cut(high)};
       with_type_of(tensor.format, [&](auto type) { work(type, tensor, share); });
     }
   };
@@ -102,32 +104,47 @@ void Passes::step(Part part, const Orders& orders, int threads) {
 }
 
 template <class T>
-void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders) const {
-  const Sweep sweep = kernel_.loops.of<T>().step;
+void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders) {
+  const Ways& ways = kernel_.ways.of<T>();
   const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
   const Group& group = orders.groups[tensor.group];
   const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
   std::array<void*, max_operands> at;
-  if (!tensor.axes) {
-    // A vector that straddles two cache lines costs twice. NumPy aligns to 16 bytes only, so a long run goes up to
-    // the parameter's next line by itself; the state lies as the parameter does.
-    constexpr size_t line = 64, long_run = 4096;
-    const auto run = [&](size_t first, size_t last) {
-      if (first == last) return;
+  if (!tensor.axes)
+    return in_stretches(tensor, share, [&](size_t first, size_t last, bool carefully) {
       for (size_t o = 0; o < plan_.operands(); ++o) at[o] = tensor.base[o] + first * sizeof(T);
-      sweep(scalars.data(), around, last - first, at[0], at[1], &at[2]);
-    };
-    const size_t from = share.from, to = share.to;
-    const size_t past_line = (reinterpret_cast<uintptr_t>(tensor.base[0]) + from * sizeof(T)) % line;
-    const size_t head = past_line && to - from > long_run ? (line - past_line) / sizeof(T) : 0;
-    run(from, from + head);
-    run(from + head, to);
-    return;
-  }
+      ways.of(carefully).step(scalars.data(), around, last - first, at[0], at[1], &at[2]);
+    });
   each_block<T>(tensor, share, all, all_but_gradient, [&](const Block<T>& block) {
     std::copy(block.at.begin(), block.at.end(), at.begin());
-    sweep(scalars.data(), around, block.n, at[0], at[1], &at[2]);
+    Met& met = steps_[block.index];
+    ways.of(share.guide->carefully(met)).step(scalars.data(), around, block.n, at[0], at[1], &at[2]);
+    met = share.guide->met();
   });
+}
+
+// run(first, last, carefully) over a share of a contiguous array: over many blocks at once where all go the plain way.
+// What was met in a stretch counts for all its blocks, and they are told apart the next time. A block that was not
+// worked on before goes as the one before it.
+template <class Run>
+void Passes::in_stretches(const Tensor& tensor, const Share& share, Run run) {
+  if (share.from == share.to) return;
+  // A vector that straddles two cache lines costs twice. NumPy aligns to 16 bytes only, so a long run goes up to the
+  // parameter's next line by itself; the state lies as the parameter does.
+  constexpr size_t line = 64, long_run = 4096, stretch = 16;
+  const size_t past_line = (reinterpret_cast<uintptr_t>(tensor.base[0]) + share.from * tensor.itemsize()) % line;
+  const size_t head = past_line && share.to - share.from > long_run ? (line - past_line) / tensor.itemsize() : 0;
+  const size_t start = share.from + head, blocks = (share.to - start + block_elements - 1) / block_elements;
+  Met* const met = &steps_[tensor.first_block + share.from / block_elements];
+  if (head) run(share.from, start, share.guide->carefully(met[0]));
+  Met before = Met::none;
+  for (size_t block = 0, end; block < blocks; block = end) {
+    const bool carefully = share.guide->carefully(met[block] == Met::untold ? before : met[block]);
+    for (end = block + 1; !carefully && end < blocks && end < block + stretch && met[end] != Met::some;) ++end;
+    run(start + block * block_elements, std::min(share.to, start + end * block_elements), carefully);
+    before = share.guide->met();
+    std::fill(met + block, met + end, before);
+  }
 }
 
 std::vector<Passes::Norms> Passes::measure(Part part, const Orders& orders, int threads) {
@@ -149,14 +166,16 @@ std::vector<Passes::Norms> Passes::measure(Part part, const Orders& orders, int 
 template <class T>
 void Passes::measure(const Tensor& tensor, const Share& share, const Orders& orders) {
   const Queries<T>& queries = kernels_.queries.of<T>();
-  const Measure half = kernel_.loops.of<T>().measure;
+  const Ways& ways = kernel_.ways.of<T>();
   const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
   const Around around = orders.around(orders.groups[tensor.group]);
   T* const u = share.scratch->of<T>(max_operands);
   each_block<T>(tensor, share, all, state_alone, [&](const Block<T>& block) {
     std::array<void*, max_operands> at;
     std::copy(block.at.begin(), block.at.end(), at.begin());
-    half(scalars.data(), &around, block.n, at[0], at[1], &at[2], u);
+    Met& met = measures_[block.index];
+    ways.of(share.guide->carefully(met)).measure(scalars.data(), &around, block.n, at[0], at[1], &at[2], u);
+    met = share.guide->met();
     p_sums_[block.index] = queries.squares(block.n, block.at[0], 1);
     u_sums_[block.index] = queries.squares(block.n, u, 1);
   });

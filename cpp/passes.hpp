@@ -1,8 +1,10 @@
 // What is done over a plan's row of work: survey, measure and step.
 //
-// Each thread takes a share of equal bytes. On a contiguous array a share is one run of the kernel; what is strided is
-// staged in and out, block by block. The norms are summed by blocks, too.
+// Each thread takes a share of equal bytes. On a contiguous array the kernel runs over long stretches of it; what is
+// strided is staged in and out, block by block. The norms are summed by blocks, too. A block that met subnormal numbers
+// goes by the careful way the next time, until it meets none.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <optional>
@@ -10,6 +12,7 @@
 
 #include "kernels.hpp"
 #include "plan.hpp"
+#include "subnormals.hpp"
 
 namespace schuss {
 
@@ -60,6 +63,11 @@ class Passes {
   // The step, or the second half of it.
   void step(Part part, const Orders& orders, int threads);
 
+  // How many blocks met subnormal numbers in the last step.
+  size_t met_subnormals() const {
+    return static_cast<size_t>(std::count(steps_.begin(), steps_.end(), Met::some));
+  }
+
  private:
   // A thread's memory for blocks of strided arrays, and for the direction of a rule in two halves. It is not on the
   // stack, which may be small.
@@ -71,10 +79,29 @@ class Passes {
     }
   };
 
+  // Whether a block met subnormal numbers; `untold` as long as it was not worked on.
+  enum class Met : char { untold, none, some };
+
+  // By what a thread decides which way a block goes.
+  class Guide {
+   public:
+    explicit Guide(Care care) : care_(care) {
+      if (care == Care::where_met) watch_.emplace();
+    }
+    bool carefully(Met met) const { return care_ == Care::always || (watch_ && met == Met::some); }
+    // Told after the work on a block.
+    Met met() { return watch_ && watch_->met_any() ? Met::some : Met::none; }
+
+   private:
+    const Care care_;
+    std::optional<Watch> watch_;
+  };
+
   // What one thread does of the i-th tensor: the elements [from, to).
   struct Share {
     size_t i;
     Scratch* scratch;
+    Guide* guide;
     size_t from, to;
   };
 
@@ -92,7 +119,9 @@ class Passes {
   template <class T, class Work>
   void each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, Work work) const;
   template <class T>
-  void step(const Tensor& tensor, const Share& share, const Orders& orders) const;
+  void step(const Tensor& tensor, const Share& share, const Orders& orders);
+  template <class Run>
+  void in_stretches(const Tensor& tensor, const Share& share, Run run);
   template <class T>
   void measure(const Tensor& tensor, const Share& share, const Orders& orders);
   template <class T>
@@ -104,6 +133,7 @@ class Passes {
   std::vector<Scratch> scratch_;         // by thread
   std::vector<double> p_sums_, u_sums_;  // of squares, by block
   std::vector<char> finite_;             // by block
+  std::vector<Met> measures_, steps_;    // by block: the last time that the first half, or the step, was made
   std::vector<double> ratios_;           // by tensor
 };
 

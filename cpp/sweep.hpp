@@ -5,14 +5,22 @@
 #include <stddef.h>
 #include <string.h>
 
+#include <utility>
+
+#include "gradual.hpp"
 #include "kernels.hpp"
 
 namespace {
 
-// What the gradient goes through before the rule. A factor of 1 and a limit of infinity change no bit.
 template <class T>
+T within(T x, T limit) {
+  return x < -limit ? -limit : x > limit ? limit : x;
+}
+
+// What the gradient goes through before the rule. A factor of 1 and a limit of infinity change no bit.
+template <class T, class N = T>
 struct Prepare {
-  T scale, shrink, high, sign, l2;
+  N scale, shrink, high, sign, l2;
   bool decays;  // also by an l2 that the type rounds to zero: zero times infinity is NaN
   explicit Prepare(const Around& around)
       : scale(static_cast<T>(around.scale)),
@@ -21,11 +29,11 @@ struct Prepare {
         sign(static_cast<T>(around.sign)),
         l2(static_cast<T>(around.l2)),
         decays(around.l2 != 0) {}
-  T operator()(T g, T p) const {
-    g *= scale;
-    g *= shrink;
-    g = g < -high ? -high : g > high ? high : g;
-    g *= sign;
+  N operator()(N g, N p) const {
+    g = scale * g;
+    g = shrink * g;
+    g = within(g, high);
+    g = sign * g;
     return decays ? g + l2 * p : g;
   }
 };
@@ -71,11 +79,11 @@ void unpack(void* const* slots, Call call, Slot*... s) {
     call(s...);
 }
 
-// The scalars of a step, rounded once from double to the parameter's type.
-template <class Rule, class T>
+// The scalars of a step, rounded once from double to the parameter's type. N is the rule's number.
+template <class Rule, class T, class N = T>
 Rule round_scalars(const double* scalars) {
-  T rounded[sizeof(Rule) / sizeof(T)];
-  for (size_t i = 0; i < sizeof(Rule) / sizeof(T); ++i) rounded[i] = static_cast<T>(scalars[i]);
+  N rounded[sizeof(Rule) / sizeof(N)];
+  for (size_t i = 0; i < sizeof(Rule) / sizeof(N); ++i) rounded[i] = N(static_cast<T>(scalars[i]));
   Rule rule;
   memcpy(&rule, rounded, sizeof rule);
   return rule;
@@ -103,5 +111,49 @@ void measure(const double* scalars, const Around* around, size_t n, const void* 
                  s...);
   });
 }
+
+#ifdef SCHUSS_GRADUAL
+
+// The same by vectors of gradual numbers, to the same bits.
+template <template <class> class Rule, class T, class Slots>
+struct Careful;
+
+template <template <class> class Rule, class T, size_t... slot>
+struct Careful<Rule, T, std::index_sequence<slot...>> {
+  using N = Gradual<T>;
+  static constexpr size_t slots = sizeof...(slot);
+  static constexpr unsigned all_but_gradient = ~2u, all_but_p_and_gradient = ~3u;
+
+  [[gnu::flatten]] static void sweep(const double* scalars, const Around* around, size_t n, void* p, const void* g,
+                                     void* const* s) {
+    const auto rule = round_scalars<Rule<N>, T, N>(scalars);
+    T* const at[] = {static_cast<T*>(p), static_cast<T*>(const_cast<void*>(g)), static_cast<T*>(s[slot])...};
+    constexpr std::make_index_sequence<2 + slots> operands;
+    if (!around) return each_vector<all_but_gradient>(operands, n, at, [&](N* v) { rule(v[0], v[1], v[2 + slot]...); });
+    const Prepare<T, N> prepare(*around);
+    if (around->average < 0)
+      return each_vector<all_but_gradient>(operands, n, at,
+                                           [&](N* v) { rule(v[0], prepare(v[1], v[0]), v[2 + slot]...); });
+    const N left = static_cast<T>(around->average), added = static_cast<T>(1 - around->average);
+    T* const with_mean[] = {at[0], at[1], at[2 + slot]..., static_cast<T*>(s[slots])};
+    each_vector<all_but_gradient>(std::make_index_sequence<3 + slots>(), n, with_mean, [&](N* v) {
+      rule(v[0], prepare(v[1], v[0]), v[2 + slot]...);
+      v[2 + slots] = left * v[2 + slots] + added * v[0];
+    });
+  }
+
+  [[gnu::flatten]] static void measure(const double* scalars, const Around* around, size_t n, const void* p,
+                                       const void* g, void* const* s, void* u) {
+    const auto rule = round_scalars<Rule<N>, T, N>(scalars);
+    const Prepare<T, N> prepare(*around);
+    T* const at[] = {static_cast<T*>(const_cast<void*>(p)), static_cast<T*>(const_cast<void*>(g)),
+                     static_cast<T*>(s[slot])..., static_cast<T*>(u)};
+    each_vector<all_but_p_and_gradient>(std::make_index_sequence<3 + slots>(), n, at, [&](N* v) {
+      v[2 + slots] = rule.measure(v[0], prepare(v[1], v[0]), v[2 + slot]...);
+    });
+  }
+};
+
+#endif
 
 }  // namespace

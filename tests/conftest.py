@@ -84,6 +84,7 @@ def _settings_restored():
     threads, grain = schuss.get_num_threads(), _core.grain()
     yield
     schuss.set_num_threads(threads, grain=grain or None)
+    _core.set_care(None)
 
 
 @pytest.fixture(params=RULES)

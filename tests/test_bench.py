@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import schuss
 from schuss import cli
-from schuss.lab import bench, peers
+from schuss.lab import bench, peers, zeros
 from schuss.lab.bench import Case
 
 OURS, NUMPY, TEXTBOOK = (
@@ -20,8 +20,6 @@ OURS, NUMPY, TEXTBOOK = (
 @pytest.fixture
 def tiny(monkeypatch):
     """A benchmark of milliseconds."""
-    monkeypatch.setattr(bench, "TURN_NS", 10_000)
-    monkeypatch.setattr(bench, "REST_S", 0.0)
     monkeypatch.setattr(bench, "ITERATION_TURN_NS", 10_000)
     monkeypatch.setattr(bench, "ITERATION_REST_S", 0.0)
     found = [
@@ -43,8 +41,8 @@ def test_bytes_of_a_step(rule, dtype, expected):
 
 
 def test_the_shapes_of_the_models():
-    assert sum(int(np.prod(shape)) for shape in bench.MNIST) == 109_810
-    assert len(bench.MNIST) == 10
+    assert sum(int(np.prod(shape)) for shape in peers.MNIST) == 109_810
+    assert len(peers.MNIST) == 10
     assert sum(int(np.prod(shape)) for shape in bench.GPT2) == 124_439_808
     assert len(bench.GPT2) == 148
 
@@ -166,3 +164,23 @@ def test_profile(capsys):
 def test_a_directory_that_is_not_there(capsys):
     assert cli.main(["bench", "--csv", "nowhere/b.csv"]) == 2
     assert "nowhere, where b.csv is to be written, is no directory" in capsys.readouterr().err
+
+
+def test_gradients_full_of_zeros(monkeypatch, tmp_path, capsys):
+    """Each contender has its zeros, and after its steps the state that they lead to."""
+    monkeypatch.setattr(zeros, "MNIST", [(30, 20), (7,)])
+    runner = zeros._started(OURS, zeros.MNIST, 0.5)
+    assert 0.4 < np.mean(np.concatenate([g.ravel() == 0 for g in runner.grads])) < 0.6
+    stepped = [zeros._started(peer, zeros.MNIST, 0.5).read() for peer in (OURS, NUMPY)]
+    for mine, theirs in zip(*stepped, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    path = tmp_path / "zeros.json"
+    assert cli.main(["bench", "--zeros", "--quick", "--peers", "numpy", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["share"], row["contender"]) for row in rows] == [
+        (share, name) for share in zeros.SHARES for name in ("schuss", "numpy")
+    ]
+    assert [row["over_ordinary"] for row in rows[:2]] == [1, 1]
+    shown = capsys.readouterr().out
+    assert "theirs / ours" in shown
+    assert all(f"{share:.0%}" in shown for share in zeros.SHARES)

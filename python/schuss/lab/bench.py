@@ -9,17 +9,14 @@ over them again and again within one call, so that small ones show the speed of 
 from __future__ import annotations
 
 import csv
-import gc
 import json
-import os
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +24,10 @@ from .. import _core, threads
 from .._extras import need
 from ..info import info
 from ..optimizers import OPTIMIZERS, Adam
-from . import peers, plots
+from . import peers, plots, zeros
+from .peers import MNIST
 from .setting import TEXTBOOK
-
-# The ten tensors of the textbook's network.
-MNIST = [shape for n, m in pairwise(peers.SIZES) for shape in ((n, m), (m,))]
+from .timing import ITERATION_REST_S, ITERATION_TURN_NS, free_memory, settled, time_text, time_turns
 
 # GPT-2 small: two embeddings, twelve blocks of twelve tensors, a last normalisation.
 _BLOCK = [(768,), (768,), (768, 2304), (2304,), (768, 768), (768,)]
@@ -47,10 +43,6 @@ COMPOSITION = "clip+decay+EMA"
 TWO_NETWORKS = "two networks"
 STREAM = "stream limit"
 STREAM_BYTES = 1 << 26  # that a call of it moves at least: some 500 us, beside which the start of a region is nothing
-# How long one contender is timed before the next has its turn, and the rest between, in which the threads of
-# the one before fall asleep: OpenMP's keep their cores busy for some 3 ms, OpenBLAS's for some 30.
-TURN_NS, REST_S = 8_000_000, 0.006
-ITERATION_TURN_NS, ITERATION_REST_S = 60_000_000, 0.06
 
 
 @dataclass(frozen=True)
@@ -96,50 +88,6 @@ class Row:
     of_limit: float | None  # the limit's time over its own
 
 
-def time_turns(
-    steps: dict[str, Callable[[], object]], budget: float, turn_ns: int = TURN_NS, rest_s: float = REST_S
-) -> dict[str, list[float]]:
-    """Seconds per call of each function, one mean per turn, for about ``budget`` seconds in 3 to 25 turns.
-
-    A turn starts with calls that are not counted, as the others have used caches and cores since.
-    """
-    counts, cost = {}, 0.0
-    for name, step in steps.items():
-        step()
-        start = perf_counter_ns()
-        step()
-        once = max(perf_counter_ns() - start, 1)
-        counts[name] = max(1, turn_ns // once)
-        cost += (counts[name] + min(counts[name], 10)) * once / 1e9 + rest_s
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for turn in range(min(25, max(3, int(budget / cost)))):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            step, count = steps[name], counts[name]
-            time.sleep(rest_s)
-            for _ in range(min(count, 10)):
-                step()
-            start = perf_counter_ns()
-            for _ in range(count):
-                step()
-            seconds[name].append((perf_counter_ns() - start) / count / 1e9)
-    return seconds
-
-
-@contextmanager
-def _settled(n: int) -> Iterator[None]:
-    """Run with ``n`` threads and without the garbage collector."""
-    before = threads.get_num_threads()
-    threads.set_num_threads(n)
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        threads.set_num_threads(before)
-
-
 def _stream(case: Case, repeats: int) -> Callable[[], object]:
     """The in-place loop that moves the case's bytes so often, over arrays of its size.
 
@@ -163,7 +111,7 @@ def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> lis
     # No gradient is near zero, where it would show who adds epsilon before the bias correction and who after.
     slopes = -0.1 * (numbers + np.copysign(0.1, numbers)).astype(case.dtype)
     params, grads = ([np.resize(values, shape) for shape in case.shapes] for values in (numbers, slopes))
-    with _settled(case.threads):
+    with settled(case.threads):
         if case.name == COMPOSITION:
             started = {peer.name: peers.composition(peer.name, params, grads) for peer in contenders}
         elif case.name == TWO_NETWORKS:
@@ -197,7 +145,7 @@ def run_iteration(contenders: Sequence[peers.Peer], n: int, budget: float) -> li
     """
     rng = np.random.default_rng(0)
     x, t = rng.random((10_000, peers.SIZES[0]), np.float32), rng.integers(0, 10, 10_000)
-    with _settled(n):
+    with settled(n):
         started = {peer.name: peers.iteration(peer.name, x, t) for peer in contenders}
         within: dict[str, list[float]] = {name: [] for name, one in started.items() if one is not None}
         steps = {name: _timed_within(one, within[name]) for name, one in started.items() if one is not None}
@@ -248,14 +196,6 @@ def _size_name(n: int) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _memory() -> int:
-    """Bytes of memory that are free, as far as this system tells."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 8 << 30
-
-
 def cases(quick: bool, n_threads: int) -> Iterator[tuple[Case, frozenset[str] | None, float]]:
     """Each case, the peers it is for (None: all) and the seconds it may take.
 
@@ -292,24 +232,17 @@ def cases(quick: bool, n_threads: int) -> Iterator[tuple[Case, frozenset[str] | 
             yield Case(_size_name(n), rule, [(n,)], dtype, count), wanted, 0.4
 
 
-def _time_text(seconds: float) -> str:
-    for unit, scale in (("us", 1e6), ("ms", 1e3)):
-        if seconds * scale < 1000:
-            return f"{seconds * scale:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
 def _print_case(rows: Sequence[Row]) -> None:
     first = rows[0]
     work = f"{first.rule}, {first.case}, {first.dtype}, {first.threads} thread(s)"
     print(f"\n{work}: {first.parameters:,} parameters")
     print(f"  {'':14} {'median':>9} {'quartiles':>19} {'GB/s':>7} {'of limit':>8} {'theirs / ours':>13}")
     for row in rows:
-        spread = f"{_time_text(row.low)} - {_time_text(row.high)}"
+        spread = f"{time_text(row.low)} - {time_text(row.high)}"
         speed = "" if row.gb_per_s is None else f"{row.gb_per_s:.1f}"
         limit = "" if row.of_limit is None else f"{row.of_limit:.2f}"
         ratio = "" if row.contender == "schuss" else f"{row.over_ours:.2f}"
-        median = _time_text(row.median)
+        median = time_text(row.median)
         print(f"  {row.contender:14} {median:>9} {spread:>19} {speed:>7} {limit:>8} {ratio:>13}", flush=True)
 
 
@@ -326,7 +259,7 @@ def _print_summary(rows: Sequence[Row], n_threads: int) -> None:
     for case in dict.fromkeys(row.case for row in mine):
         here = {row.contender: row for row in mine if row.case == case}
         cells = (f"{here[name].over_ours:.2f}" if name in here else "" for name in names)
-        print(f"  {case:16}{_time_text(here['schuss'].median):>9}" + "".join(f"{cell:>15}" for cell in cells))
+        print(f"  {case:16}{time_text(here['schuss'].median):>9}" + "".join(f"{cell:>15}" for cell in cells))
 
 
 def _print_limits(rows: Sequence[Row], n_threads: int) -> None:
@@ -390,6 +323,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of ``schuss bench``."""
     parser.add_argument("--quick", action="store_true", help="fewer cases, in less than a minute")
     parser.add_argument("--profile", action="store_true", help="split a call into its parts, and no more")
+    parser.add_argument("--zeros", action="store_true", help="steps on gradients full of zeros, and no more")
     parser.add_argument(
         "--peers",
         nargs="*",
@@ -400,6 +334,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and rows as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw Adam's speed over size")
+
+
+def _write_json(path: Path, machine: dict[str, Any], rows: Sequence[Row] | Sequence[zeros.Row]) -> None:
+    path.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
 
 
 def main(args: Namespace) -> int:
@@ -419,6 +357,14 @@ def main(args: Namespace) -> int:
     print(f"{facts['cpu']}, {facts['isa']}, {n_threads} thread(s), {facts['openmp']}, numpy {facts['numpy']}")
     print(f"contenders: {', '.join(peer.name for peer in present)}; not installed: {absent or 'none'}")
 
+    if args.zeros:
+        found = zeros.run(present, n_threads, args.quick, lambda line: print(line, flush=True))
+        if args.json:
+            args.json.write_text(
+                json.dumps({"machine": facts, "rows": [asdict(row) for row in found]}, indent=1) + "\n"
+            )
+        return 0
+
     rows: list[Row] = []
     interrupted = False
     try:
@@ -431,7 +377,7 @@ def main(args: Namespace) -> int:
                 for peer in present
                 if peer.name == "schuss" or (case.rule in peer.rules and (names is None or peer.name in names))
             ]
-            if (len(contenders) + 1) * case.bytes > 0.8 * _memory():
+            if (len(contenders) + 1) * case.bytes > 0.8 * free_memory():
                 work = f"{case.rule}, {case.name}, {case.dtype}, {case.threads} thread(s)"
                 print(f"\n{work}: left out, too large for this machine's memory")
                 continue
@@ -443,7 +389,7 @@ def main(args: Namespace) -> int:
     _print_summary(rows, n_threads)
     _print_limits(rows, n_threads)
     if args.json:
-        args.json.write_text(json.dumps({"machine": facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        _write_json(args.json, facts, rows)
     if args.csv:
         with args.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(Row.__dataclass_fields__), lineterminator="\n")

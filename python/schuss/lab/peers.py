@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,10 +33,11 @@ ARGUMENTS: dict[str, dict[str, float]] = {
 
 
 class Runner(NamedTuple):
-    """A peer at work: take a step; read the parameters as they are now."""
+    """A peer at work: take a step; read the parameters as they are now; the gradients that it goes by, if arrays."""
 
     step: Callable[[], object]
     read: Callable[[], Arrays]
+    grads: Arrays = ()
 
 
 class Peer(NamedTuple):
@@ -56,7 +58,7 @@ def _by_name(table: dict[str, type[Any]]) -> Callable[[str, Arrays, Arrays], Run
         named = {str(i): p.copy() for i, p in enumerate(params)}
         gradients = {str(i): g.copy() for i, g in enumerate(grads)}
         opt = table[rule](lr=LR, **ARGUMENTS.get(rule, {}))
-        return Runner(lambda: opt.update(named, gradients), lambda: list(named.values()))
+        return Runner(lambda: opt.update(named, gradients), lambda: list(named.values()), list(gradients.values()))
 
     return start
 
@@ -113,7 +115,8 @@ def _torch(**flags: bool) -> Callable[[str, Arrays, Arrays], Runner]:
             "Adam": lambda: torch.optim.Adam(tensors, LR, (BETA1, BETA2), EPS, **flags),
         }
         opt = make[rule]()
-        return Runner(opt.step, lambda: [tensor.detach().numpy() for tensor in tensors])
+        gradients = [tensor.grad.numpy() for tensor in tensors]
+        return Runner(opt.step, lambda: [tensor.detach().numpy() for tensor in tensors], gradients)
 
     return start
 
@@ -284,6 +287,7 @@ def in_turn(peer: Peer, rule: str, params: Arrays, grads: Arrays) -> Runner | No
 # A training iteration of the textbook's network: draw a batch of 128, compute the gradient, step with Adam.
 
 SIZES, BATCH = (784, 100, 100, 100, 100, 10), 128
+MNIST = [shape for n, m in pairwise(SIZES) for shape in ((n, m), (m,))]  # its ten tensors
 
 
 class Iteration(NamedTuple):
