@@ -39,6 +39,7 @@ from .optimizers import (
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
 )
+from .rows import Rows
 from .threads import get_num_threads, set_num_threads
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "Rows",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "__version__",
