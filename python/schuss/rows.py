@@ -80,7 +80,18 @@ class Rows:
         return self._values
 
     def dense(self, n: int) -> NDArray[Any]:
-        """The same gradient as an array of ``n`` rows, to look at it: an optimizer makes none."""
+        """Return the same gradient as an array of ``n`` rows, to look at it: an optimizer makes none.
+
+        Parameters
+        ----------
+        n : int
+            How many rows the parameter has.
+
+        Returns
+        -------
+        ndarray of shape (n, ...)
+            Zeros, and the sums of the rows.
+        """
         whole = np.zeros((n, *self._values.shape[1:]), self._values.dtype)
         np.add.at(whole, self._indices, self._values)
         return whole
