@@ -32,7 +32,7 @@ def everywhere(dtype, rng, n=40) -> np.ndarray:
     exponents = np.arange(2 ** (np.dtype(dtype).itemsize * 8 - 1 - mantissa), dtype=bits) << bits(mantissa)
     edges = np.array([0, 1, 2, 3, (1 << mantissa) - 1, 1 << (mantissa - 1), (1 << (mantissa - 1)) + 1], bits)
     random = rng.integers(0, 1 << mantissa, n, dtype=np.uint64).astype(bits)
-    few = rng.integers(0, 64, n, dtype=np.uint64).astype(bits)  # of which products are ties
+    few = np.arange(64, dtype=bits)  # of which products are ties, or just none
     positive = np.concatenate(
         [
             (exponents[:, None] | edges).ravel(),
@@ -136,11 +136,13 @@ def test_a_product_of_two_variables_and_a_root_and_a_quotient(dtype):
         g, h = rng.permutation(numbers), np.abs(rng.permutation(numbers))
         if turn % 3 == 1:  # h is as it is, and the numerator is tiny
             g = (rng.uniform(-8, 8, g.size) * 2.0 ** rng.integers(-25, 20, g.size) * tiny).astype(dtype)
-        if turn % 3 == 2:  # the quotient is tiny, and often between two of the grid
-            whole = rng.integers(1, 4000, g.size)
-            h = (2.0 ** (2 * rng.integers(-20, 20, g.size))).astype(dtype)
-            g = whole * np.sqrt(h) * np.finfo(dtype).smallest_subnormal * rng.choice([0.5, 0.25, 3.0], g.size)
-            g = g.astype(dtype)
+        if turn % 3 == 2:  # the quotient is tiny, and as good as between two of the grid
+            roots = (1 + rng.integers(1, 1 << 11, g.size) / (1 << 11)) * (2.0**10 if dtype == np.float32 else 2.0**20)
+            between = rng.integers(1, 1 << np.finfo(dtype).nmant, g.size) + 0.5
+            h = (roots * roots).astype(dtype)
+            g = (roots * float(np.finfo(dtype).smallest_subnormal) * between * rng.choice([-1, 1], g.size)).astype(
+                dtype
+            )
         for lr, eps in ((1.0, 0.0), (0.3, 0.0), (1e-3, 1e-8), (0.7, float(tiny))):
             assert_same_step("AdaGrad", {"lr": lr, "eps": eps}, np.zeros_like(g), g, {"h": h})
 
