@@ -71,11 +71,45 @@ void refuse_within(Piece* first, Piece* last) {
 
 }  // namespace
 
+namespace {
+
+// Of a gradient by rows: that they are like the parameter's, and that each of both lies in one piece.
+void refuse_other_rows(const Entry& entry) {
+  const View &p = entry.p_view, &g = entry.g_view;
+  const int axes = p.layout.ndim();
+  if (p.kind != Kind::array || axes == 0)
+    throw py::type_error(entry.g_name().text() + " is by rows, its parameter has none");
+  if (axes != g.layout.ndim() || !std::equal(p.layout.shape() + 1, p.layout.shape() + axes, g.layout.shape() + 1))
+    throw py::value_error(entry.g_name().text() + " has values of shape " + shape_text(g) +
+                          ", its parameter has shape " + shape_text(p) + "; all axes but the first must be equal");
+  if (!has_whole_rows(g) || (g.layout.shape()[0] > 1 && g.layout.strides()[0] != row_bytes(g)))
+    throw py::value_error(entry.g_name().text() +
+                          ": its values must be a C-contiguous array; pass numpy.ascontiguousarray(...) of them");
+}
+
+}  // namespace
+
+py::ssize_t row_bytes(const View& view) {
+  py::ssize_t bytes = static_cast<py::ssize_t>(view.itemsize());
+  for (int axis = 1; axis < view.layout.ndim(); ++axis) bytes *= view.layout.shape()[axis];
+  return bytes;
+}
+
+bool has_whole_rows(const View& view) {
+  if (view.layout.empty()) return true;
+  const py::ssize_t *const shape = view.layout.shape(), *const strides = view.layout.strides();
+  py::ssize_t expected = static_cast<py::ssize_t>(view.itemsize());
+  for (int axis = view.layout.ndim(); axis-- > 1; expected *= shape[axis])
+    if (shape[axis] > 1 && strides[axis] != expected) return false;
+  return shape[0] == 1 || strides[0] >= expected;
+}
+
 void refuse_mismatch(const Entry& entry) {
   const View &p = entry.p_view, &g = entry.g_view;
   if (p.format != g.format)
     throw py::type_error(entry.g_name().text() + " is " + g.dtype() + ", its parameter is " + p.dtype() +
                          "; convert the gradient with .astype(numpy." + p.dtype() + ")");
+  if (entry.by_rows()) return refuse_other_rows(entry);
   if (!p.layout.same_shape(g.layout))
     throw py::value_error(entry.g_name().text() + " has shape " + shape_text(g) + ", its parameter has shape " +
                           shape_text(p) + "; they must be equal");

@@ -24,7 +24,7 @@ namespace {
 using isa::kernels;
 
 // A rule of the user's, whose step is NumPy's: it has a rate, and no loop.
-const Kernel numpy_kernel = {"NumPy", 1, 0, {}, false, nullptr};
+const Kernel numpy_kernel = {"NumPy", 1, 0, {}, false, nullptr, nullptr};
 
 const Kernel& find_kernel(const std::string& rule) {
   if (rule == numpy_kernel.rule) return numpy_kernel;
@@ -72,6 +72,7 @@ void Engine::learn(const Structure& structure) {
     throw py::value_error(rule + " has " + std::to_string(wanted) + " state slots, got names for " +
                           std::to_string(slots.size()));
   kernel_ = &kernel;
+  row_passes_.emplace(kernels(), kernel);
   slots_ = slots;
   averaged_ = averaged;
   forget_plans();
@@ -111,13 +112,17 @@ int Engine::visit_all(visitproc visit, void* arg) const {
   Py_VISIT(slots_.ptr());
   Py_VISIT(state_.ptr());
   Py_VISIT(last_nonfinite_.ptr());
+  Py_VISIT(lag_numbers_.ptr());
   for (const auto& laid : plans_)
     if (const int stop = laid->plan.visit_all(visit, arg)) return stop;
+  for (const auto& lag : lags_)
+    if (const int stop = lag->visit_all(visit, arg)) return stop;
   return 0;
 }
 
 void Engine::clear() {
   forget_plans();
+  forget_lags();
   state_[0] = py::dict();
   last_nonfinite_[0] = py::none();
 }
@@ -167,14 +172,14 @@ void read_scalars(const Kernel& kernel, py::handle given, std::array<double, max
 
 }  // namespace
 
-// The optimizer answers with (clip_norm, on_nonfinite, average, flush, [(l2, clip_value, sign), ...]).
+// The optimizer answers with (clip_norm, on_nonfinite, average, flush, touched, [(l2, clip_value, sign), ...]).
 void Engine::ask_orders(const py::object& optimizer) {
   const py::tuple answer = optimizer.attr("_orders")();
   Orders orders;
   orders.average = answer[2].cast<double>();
   orders.flush = answer[3].cast<bool>();
   orders.groups.clear();
-  for (const py::handle each : answer[4]) {
+  for (const py::handle each : answer[5]) {
     const py::tuple given = py::reinterpret_borrow<py::tuple>(each);
     Group& group = orders.groups.emplace_back();
     group.l2 = given[0].cast<double>();
@@ -182,6 +187,7 @@ void Engine::ask_orders(const py::object& optimizer) {
     group.sign = given[2].cast<double>();
   }
   caution_ = {answer[0].cast<double>(), static_cast<OnNonfinite>(answer[1].cast<int>())};
+  touched_ = answer[4].cast<bool>();
   orders_ = std::move(orders);
   orders_known_ = true;
 }
@@ -234,6 +240,8 @@ void Engine::change(const py::object& optimizer, const py::dict& attributes) {
 
 void Engine::restore(const py::object& optimizer, const py::dict& attributes, const Structure& structure, int64_t t,
                      int64_t skipped_before, const py::dict& state) {
+  catch_up_all();
+  forget_lags();
   const auto gone = std::exchange(plans_, {});
   const py::object old_state = state_[0];
   learn(structure);
@@ -242,6 +250,11 @@ void Engine::restore(const py::object& optimizer, const py::dict& attributes, co
   state_[0] = state;
   t_ = t;
   skipped_ = skipped_before;
+}
+
+void Engine::forget_lags() {
+  const auto gone = std::exchange(lags_, {});
+  const py::dict names = std::exchange(lag_numbers_, py::dict());
 }
 
 // Names are let go of when nothing leads to the plans any more: that may run code, and the garbage collector.
@@ -264,6 +277,176 @@ std::pair<Plan, py::object> Engine::make_plan(const py::object& optimizer, const
     all.attr("update")(fresh);
   }
   return {std::move(plan), std::move(all)};
+}
+
+namespace {
+
+[[noreturn]] void refuse_another(const Name& name) {
+  throw py::value_error(name.text() +
+                        " is another array than the one that has rows behind; call catch_up() before it is replaced");
+}
+
+}  // namespace
+
+Lag* Engine::lag_of(const py::object& key) const {
+  if (lags_.empty() || !lag_numbers_.contains(key)) return nullptr;
+  return lags_[lag_numbers_[key].cast<size_t>()].get();
+}
+
+bool Engine::behind() const {
+  return std::any_of(lags_.begin(), lags_.end(), [](const auto& lag) { return lag->any_behind(); });
+}
+
+void Engine::catch_up(std::vector<Arrears>& arrears) {
+  for (Arrears& each : arrears) {
+    const Table& table = each.lag->table();
+    const size_t traffic = each.rows.size() * table.width * about(table.format).itemsize * 2 * table.operands;
+    work_on(traffic, [&] { row_passes_->catch_up(each, team::Pace{}.size_for(traffic)); });
+  }
+}
+
+void Engine::catch_up_all() {
+  const bool within = owner_.load(std::memory_order_relaxed) == std::this_thread::get_id();
+  if (!within) enter("rows are being caught up");
+  struct Turn {
+    Engine* engine;
+    ~Turn() {
+      if (engine) engine->leave();
+    }
+  } const turn{within ? nullptr : this};
+  if (lags_.empty()) return;
+  row_passes_->provide(team::threads());
+  std::vector<Arrears> arrears;
+  for (const auto& lag : lags_) arrears.emplace_back(*lag, lag->all_behind());
+  catch_up(arrears);
+}
+
+void Engine::catch_up(const py::object& params, const py::object& rows) {
+  if (lags_.empty()) return;
+  row_passes_->provide(team::threads());
+  std::vector<Arrears> arrears;
+  for (const py::handle pair : rows) {
+    const auto [key, indices] = pair.cast<std::pair<py::object, py::object>>();
+    Lag* const lag = lag_of(key);
+    if (!lag || lag->none_behind()) continue;
+    const Name name{Role::parameter, key, "p"};
+    if (!lag->lies_in(look(params[key], name))) refuse_another(name);
+    const size_t k = py::len(indices);
+    arrears.emplace_back(*lag, name_rows(indices, k, lag->table().rows, name).rows);
+  }
+  catch_up(arrears);
+}
+
+namespace {
+
+// Whether the step leaves rows of zero gradients as they are, bit for bit: also -0 in the parameter.
+bool rests(const Kernel& kernel, const Step& step) {
+  const Around& a = step.around;
+  const auto positive = [](double factor) { return std::isfinite(factor) && !std::signbit(factor); };
+  return kernel.rests && kernel.rests(step.scalars.data()) && positive(step.scalars[0]) && positive(a.scale) &&
+         positive(a.shrink) && positive(a.sign) && a.l2 == 0 && a.average < 0 && !step.flush;
+}
+
+}  // namespace
+
+// The part of a step whose gradient comes by rows.
+struct Engine::ByRows {
+  ByRows(size_t i_, const Table& table_, const char* values_, Named named_)
+      : i(i_), table(table_), values(values_), named(std::move(named_)) {}
+
+  size_t i;  // which of the entries
+  const Table& table;
+  const char* values;
+  Named named;
+  Lag* lag = nullptr;  // where there is one
+  Step step;
+  std::optional<Arrears> next;  // the rows whose turn it is to catch up, if others are left behind
+
+  size_t traffic() const { return named.rows.size() * table.width * about(table.format).itemsize * 2 * table.operands; }
+};
+
+// What rows lack though they will not be asked for: a dense gradient comes for them, or one that lets the others rest.
+std::vector<Arrears> Engine::due(const Plan& plan) {
+  std::vector<Arrears> found;
+  if (lags_.empty()) return found;
+  row_passes_->provide(team::threads());
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (plan.tensors()[i].table && !touched_) continue;
+    Lag* const lag = lag_of(entries_[i].key);
+    if (!lag || !lag->any_behind()) continue;
+    if (!lag->lies_in(entries_[i].p_view)) refuse_another(entries_[i].p_name());
+    found.emplace_back(*lag, lag->all_behind());
+  }
+  return found;
+}
+
+// What the step is is known once the gradients have been surveyed; and so is whether it leaves rows behind.
+void Engine::settle(const Plan& plan, ByRows& each) {
+  each.step = step_of(plan.tensors()[each.i].group);
+  if (touched_ || rests(*kernel_, each.step)) return;
+  each.step.moves_zero = row_passes_->moves_zero(each.step, each.table.format);
+  if (!each.lag) {
+    const Entry& entry = entries_[each.i];
+    auto lag = std::make_unique<Lag>(each.table, plan.held_with(each.i, entry.p));
+    each.lag = lag.get();
+    if (lag_numbers_.contains(entry.key)) {
+      lags_[lag_numbers_[entry.key].cast<size_t>()] = std::move(lag);
+    } else {
+      lags_.push_back(std::move(lag));
+      lag_numbers_[entry.key] = lags_.size() - 1;
+    }
+  }
+  each.next.emplace(*each.lag, each.lag->next_in_turn());
+}
+
+// From here on nothing can fail.
+void Engine::step_rows(ByRows& each) {
+  const size_t traffic = each.traffic();
+  work_on(traffic, [&] {
+    row_passes_->step(each.table, each.named, each.values, each.step, team::Pace{}.size_for(traffic));
+    if (!each.next) return;
+    each.lag->add(each.step);
+    each.lag->has_made_all(each.named.rows);
+    row_passes_->catch_up(*each.next, team::Pace{}.size_for(traffic));
+    each.lag->end_turn(each.next->rows.size());
+  });
+}
+
+Step Engine::step_of(size_t i) const {
+  const Group& group = orders_.groups[i];
+  return {group.scalars, orders_.around(group), orders_.plain(group), orders_.flush};
+}
+
+std::vector<Engine::ByRows> Engine::prepare_rows(const Plan& plan) {
+  std::vector<ByRows> found;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const Tensor& tensor = plan.tensors()[i];
+    if (!tensor.table) continue;
+    const Entry& entry = entries_[i];
+    if (kernel_->halves() || kernel_ == &numpy_kernel)
+      throw py::type_error(entry.g_name().text() + " is by rows, which " +
+                           (kernel_->halves()
+                                ? std::string(kernel_->rule) + " cannot take: its step needs all of an array"
+                                : std::string("a rule of your own cannot take")) +
+                           "; give it Rows.dense(n), or another rule for this parameter");
+    const size_t k = static_cast<size_t>(entry.g_view.layout.shape()[0]);
+    Named named = name_rows(entry.indices, k, tensor.table->rows, entry.g_name());
+    ByRows& each = found.emplace_back(i, *tensor.table, entry.g_view.data, std::move(named));
+    if (touched_) continue;
+    each.lag = lag_of(entry.key);
+    if (each.lag && !each.lag->is_of(*tensor.table)) {
+      if (each.lag->any_behind()) refuse_another(entry.p_name());
+      each.lag = nullptr;
+    }
+    if (!each.lag || each.lag->none_behind()) continue;
+    for (const size_t row : each.named.rows)
+      if (each.lag->behind(row))
+        throw py::value_error(
+            entry.g_name().text() + " names row " + std::to_string(row) +
+            ", which is behind: it was read without the steps that it lacks. Call catch_up(params, {" +
+            py::repr(entry.key).cast<std::string>() + ": indices}) before the forward pass");
+  }
+  return found;
 }
 
 // What was found in the gradients, before anything is written. False: this step is to be skipped.
@@ -405,6 +588,13 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
   if (plan.has_cells()) plan.load_floats(entries_);
   lap("plan");
 
+  std::vector<ByRows> by_rows;
+  if (plan.has_tables()) {
+    by_rows = prepare_rows(plan);
+    row_passes_->provide(team::threads());
+  }
+  std::vector<Arrears> arrears = due(plan);
+
   const size_t traffic = plan.traffic();
   const int threads = pace.size_for(traffic);
   const bool timed = traffic >= worth_releasing_the_gil;
@@ -412,7 +602,12 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
   passes.provide(threads, caution_.survey());
   Passes::Survey found{};
   if (caution_.survey()) {
-    work_on(traffic, [&] { found = passes.survey(orders_, threads); });
+    work_on(traffic, [&] { passes.survey(orders_, threads); });
+    for (const ByRows& each : by_rows) {
+      const auto [sums, finite] = passes.blank_survey(each.i);
+      row_passes_->survey(each.table, each.named, each.values, orders_.scale, sums, finite);
+    }
+    found = passes.surveyed();
     if (!heed(found)) return;
   }
   const bool in_numpy = kernel_ == &numpy_kernel;
@@ -425,6 +620,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     const py::object state = fresh.state ? fresh.state : py::object(state_[0]);
     return optimizer.attr("_ratio")(key, state[key], plan.workspace(i), p_norm, given, pending).cast<double>();
   };
+  for (ByRows& each : by_rows) settle(plan, each);
   Rebound rebound(params);
   if (in_numpy) {
     const py::object state = fresh.state ? fresh.state : py::object(state_[0]);
@@ -436,6 +632,8 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
         rebound.set(entries_[i], float_like(entries_[i].p_view, plan.float_result(i)));
   }
   lap("floats");
+  catch_up(arrears);
+  for (ByRows& each : by_rows) step_rows(each);
   if (plan.has_arrays() && !in_numpy) advance(plan, passes, Part::arrays, *kernel_, orders_, threads, ratio, pending);
   // From the first write on no Python code has run, which could raise, and none runs until all is done.
   copy_pending(pending);

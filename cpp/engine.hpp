@@ -14,6 +14,7 @@
 #include "entries.hpp"
 #include "passes.hpp"
 #include "plan.hpp"
+#include "rows.hpp"
 #include "team.hpp"
 
 namespace schuss {
@@ -57,6 +58,12 @@ class Engine {
   // them, and whether the last of them is the average of the parameters.
   using Structure = std::tuple<std::string, py::tuple, bool>;
 
+  // Makes the steps that rows lack because gradients by rows did not name them: those of `rows`, pairs of a name and
+  // the numbers of rows, of arrays in `params`; or all there are.
+  void catch_up(const py::object& params, const py::object& rows);
+  void catch_up_all();  // also where the thread is not within
+  bool behind() const;
+
   // Sets attributes of which `_orders` tells. No Python code runs between them, a signal's handler neither.
   void change(const py::object& optimizer, const py::dict& attributes);
   // Goes on from a saved step: sets the optimizer's attributes, and with them what belongs to them here.
@@ -99,8 +106,17 @@ class Engine {
   State state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const;
   // A plan of the entries, and the state of all parameters with that which it has made; no object where there was none
   // to be made.
+  struct ByRows;
+  Lag* lag_of(const py::object& key) const;
+  std::vector<ByRows> prepare_rows(const Plan& plan);
+  std::vector<Arrears> due(const Plan& plan);
+  void settle(const Plan& plan, ByRows& each);
+  void step_rows(ByRows& each);
+  void catch_up(std::vector<Arrears>& arrears);
+  void forget_lags();
   std::pair<Plan, py::object> make_plan(const py::object& optimizer, const py::object& params) const;
   bool heed(const Passes::Survey& found);
+  Step step_of(size_t group) const;
   void step_in_numpy(const Plan& plan, const py::object& optimizer, const py::object& state, Rebound& rebound,
                      const py::list& pending) const;
 
@@ -118,6 +134,10 @@ class Engine {
   };
   static constexpr size_t most_plans = 8;
   std::vector<std::unique_ptr<Laid>> plans_;
+  // Of parameters with gradients by rows, where rows may be behind: the numbers of their names, and what they lack.
+  py::dict lag_numbers_;
+  std::vector<std::unique_ptr<Lag>> lags_;
+  std::optional<RowPasses> row_passes_;
   bool averaged_ = false;
   std::atomic<bool> made_{false};
   std::atomic<int64_t> t_{0}, skipped_{0};
@@ -128,7 +148,7 @@ class Engine {
   std::vector<Entry> entries_;
   Orders orders_;
   Caution caution_;
-  bool orders_known_ = false;
+  bool orders_known_ = false, touched_ = false;  // whether rows that are not named rest, and are never behind
   std::mutex mutex_;
   std::atomic<std::thread::id> owner_{};  // who is within
   bool updating_ = false;

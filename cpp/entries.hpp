@@ -7,6 +7,9 @@
 
 namespace schuss {
 
+// Tells of the class of gradients by rows, once.
+void learn_rows(const py::object& type);
+
 // Pairs each parameter with its gradient in `entries`; leaves out those whose gradient is None. True if there is a
 // plan that knows them, and no others; else all are looked at.
 bool collect(const py::object& params, const py::object& grads, const Plan* plan, std::vector<Entry>& entries);

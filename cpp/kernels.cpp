@@ -24,8 +24,16 @@ template <template <class> class Rule, bool halves = false>
 constexpr Kernel kernel(const char* name) {
   constexpr int scalars = sizeof(Rule<float>) / sizeof(float);
   static_assert(Rule<float>::slots <= max_slots && scalars <= max_scalars);
-  return {name,  scalars, Rule<float>::slots, {ways<Rule, float, halves>(), ways<Rule, double, halves>()},
-          false, nullptr};
+  return {name,    scalars, Rule<float>::slots, {ways<Rule, float, halves>(), ways<Rule, double, halves>()}, false,
+          nullptr, nullptr};
+}
+
+// A rule to which a gradient of zero may be none.
+template <template <class> class Rule>
+constexpr Kernel resting(const char* name) {
+  Kernel k = kernel<Rule>(name);
+  k.rests = Rule<float>::rests;
+  return k;
 }
 
 // A rule in two halves, with its ratio.
@@ -45,10 +53,10 @@ constexpr Kernel halves(const char* name) {
 }
 
 constexpr Kernel rules[] = {
-    kernel<SGD>("SGD"),
+    resting<SGD>("SGD"),
     kernel<Momentum>("Momentum"),
     kernel<Nesterov>("Nesterov"),
-    kernel<AdaGrad>("AdaGrad"),
+    resting<AdaGrad>("AdaGrad"),
     kernel<RMSprop>("RMSprop"),
     kernel<RMSpropCentered>("RMSpropCentered"),
     kernel<RMSpropMomentum>("RMSpropMomentum"),
@@ -68,7 +76,7 @@ constexpr Kernel rules[] = {
     halves<LARS>("LARS", LARS<double>::ratio_of),
     halves<Muon>("Muon"),
     halves<Adafactor>("Adafactor"),
-    {nullptr, 0, 0, {}, false, nullptr},
+    {nullptr, 0, 0, {}, false, nullptr, nullptr},
 };
 
 constexpr Kernels kernels = {rules, {queries<float>, queries<double>}, {traffic<float>, traffic<double>}};

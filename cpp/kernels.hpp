@@ -59,6 +59,8 @@ struct Kernel {
   bool workspace;  // the last of the slots is no state, but what the first half hands to Python
   // The last scalar of a rule with halves, from the others and the norms of p and u; nullptr where Python gives it.
   double (*ratio)(const double* scalars, double p_norm, double u_norm);
+  // Whether a gradient of zero changes nothing, by these scalars rounded to float32; nullptr where it always may.
+  bool (*rests)(const double* scalars);
 
   bool halves() const { return ways.f32.plain.measure != nullptr; }
 };

@@ -5,6 +5,7 @@
 
 #include "array.hpp"
 #include "engine.hpp"
+#include "entries.hpp"
 #include "isa.hpp"
 #include "layers.hpp"
 #include "stream.hpp"
@@ -153,6 +154,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("set_grain", &team::set_grain, py::arg("bytes"));
   m.def("grain", &team::grain);
 
+  m.def("learn_rows", &schuss::learn_rows, py::arg("type"));
   m.def("care", [] { return static_cast<int>(schuss::care()); });
   m.def("set_care", &schuss::set_care, py::arg("care"));
   m.def("stream", &stream_over, py::arg("p"), py::arg("g"), py::arg("slots"), py::arg("threads"), py::arg("repeats"));
@@ -173,6 +175,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("restore", &schuss::Engine::restore, py::arg("optimizer"), py::arg("attributes"), py::arg("structure"),
            py::arg("t"), py::arg("skipped"), py::arg("state"))
       .def("change", &schuss::Engine::change, py::arg("optimizer"), py::arg("attributes"))
+      .def("catch_up", py::overload_cast<const py::object&, const py::object&>(&schuss::Engine::catch_up),
+           py::arg("params"), py::arg("rows"))
+      .def("catch_up_all", &schuss::Engine::catch_up_all)
+      .def_property_readonly("behind", &schuss::Engine::behind)
       .def("forget_plans", &schuss::Engine::forget_plans)
       .def("__enter__", [](schuss::Engine& engine) { engine.enter("an option was set or the state saved"); })
       .def("__exit__", [](schuss::Engine& engine, const py::args&) { engine.leave(); })

@@ -56,6 +56,7 @@ void Passes::each_share(int threads, bool flush, Work work) {
     size_t i = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), low) - ends.begin());
     for (; i < tensors.size(); ++i) {
       const Tensor& tensor = tensors[i];
+      if (tensor.table) continue;
       const size_t start = ends[i] - tensor.bytes();
       if (start >= high) break;
       const auto cut = [&](size_t position) {
@@ -67,10 +68,7 @@ void Passes::each_share(int threads, bool flush, Work work) {
       with_type_of(tensor.format, [&](auto type) { work(type, tensor, share); });
     }
   };
-  using OfRank = decltype(of_rank);
-  team::run(
-      threads, [](void* given, int rank, int size) { (*static_cast<const OfRank*>(given))(rank, size); },
-      const_cast<void*>(static_cast<const void*>(&of_rank)));
+  team::each_rank(threads, of_rank);
 }
 
 // For each block: stages in the operands that are read, calls work(block), stages out those that are written.
@@ -181,10 +179,22 @@ void Passes::measure(const Tensor& tensor, const Share& share, const Orders& ord
   });
 }
 
-Passes::Survey Passes::survey(const Orders& orders, int threads) {
+void Passes::survey(const Orders& orders, int threads) {
   each_share(threads, orders.flush, [&](auto type, const Tensor& tensor, const Share& share) {
     survey<decltype(type)>(tensor, share, orders.scale);
   });
+}
+
+std::pair<double*, char*> Passes::blank_survey(size_t i) {
+  const Tensor& tensor = plan_.tensors()[i];
+  double* const sums = u_sums_.data() + tensor.first_block;
+  char* const finite = finite_.data() + tensor.first_block;
+  std::fill_n(sums, tensor.blocks(), 0.0);
+  std::fill_n(finite, tensor.blocks(), char{1});
+  return {sums, finite};
+}
+
+Passes::Survey Passes::surveyed() {
   Survey found{0, {}};
   std::vector<double> sums;
   for (size_t i = 0; i < plan_.tensors().size(); ++i) {

@@ -8,6 +8,7 @@
 #include <array>
 #include <limits>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernels.hpp"
@@ -50,7 +51,10 @@ class Passes {
     double norm;
     std::optional<size_t> first_not_finite;
   };
-  Survey survey(const Orders& orders, int threads);
+  void survey(const Orders& orders, int threads);
+  // The sums of squares of the i-th tensor's blocks, and whether they are finite: all zeros, for a gradient by rows.
+  std::pair<double*, char*> blank_survey(size_t i);
+  Survey surveyed();
 
   // The first half of a rule that has two, and the norms of each tensor's parameter and direction; zeros for what is
   // not of this part.
@@ -64,9 +68,7 @@ class Passes {
   void step(Part part, const Orders& orders, int threads);
 
   // How many blocks met subnormal numbers in the last step.
-  size_t met_subnormals() const {
-    return static_cast<size_t>(std::count(steps_.begin(), steps_.end(), Met::some));
-  }
+  size_t met_subnormals() const { return static_cast<size_t>(std::count(steps_.begin(), steps_.end(), Met::some)); }
 
  private:
   // A thread's memory for blocks of strided arrays, and for the direction of a rule in two halves. It is not on the
@@ -77,24 +79,6 @@ class Passes {
     T* of(size_t operand) {
       return reinterpret_cast<T*>(block[operand]);
     }
-  };
-
-  // Whether a block met subnormal numbers; `untold` as long as it was not worked on.
-  enum class Met : char { untold, none, some };
-
-  // By what a thread decides which way a block goes.
-  class Guide {
-   public:
-    explicit Guide(Care care) : care_(care) {
-      if (care == Care::where_met) watch_.emplace();
-    }
-    bool carefully(Met met) const { return care_ == Care::always || (watch_ && met == Met::some); }
-    // Told after the work on a block.
-    Met met() { return watch_ && watch_->met_any() ? Met::some : Met::none; }
-
-   private:
-    const Care care_;
-    std::optional<Watch> watch_;
   };
 
   // What one thread does of the i-th tensor: the elements [from, to).

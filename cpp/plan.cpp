@@ -22,6 +22,7 @@ Plan::Plan(const Kernel& kernel, bool averaged, const std::vector<Entry>& entrie
     rows_.push_back(std::make_unique<Row>());
     Row& row = *rows_.back();
     row.key = entry.key, row.hash = entry.key ? py::hash(entry.key) : 0, row.p = entry.p_view, row.g = entry.g_view;
+    row.by_rows = entry.by_rows();
     row.state.reserve(states[i].operands.size() + states[i].others.size());  // claims point into it
     for (const auto* slots : {&states[i].operands, &states[i].others})
       for (const Slot& slot : *slots) {
@@ -37,6 +38,7 @@ Plan::Plan(const Kernel& kernel, bool averaged, const std::vector<Entry>& entrie
     tensor.first_block = blocks_;
     (tensor.part == Part::floats ? floats_ : arrays_) = true;
     cells_ |= tensor.part == Part::floats || !entry.g_view.data;
+    tables_ |= row.by_rows;
     staged_ |= tensor.axes != nullptr;
     blocks_ += tensor.blocks();
     ends_.push_back(bytes += tensor.bytes());
@@ -53,12 +55,13 @@ Tensor Plan::flatten(const Entry& entry, Row& row) const {
 
   const View& p = entry.p_view;
   const Part part = p.kind == Kind::array ? Part::arrays : Part::floats;
-  Tensor tensor{p.size(), p.format, part, 0, 0, {}, nullptr, {}};
+  Tensor tensor{p.size(), p.format, part, 0, 0, {}, nullptr, {}, {}};
   for (size_t o = 0; o < views.size(); ++o) {
     const bool in_cell = !views[o]->data || (part == Part::floats && has_cell(o));
     tensor.base[o] = in_cell ? reinterpret_cast<char*>(&row.cell[o]) : views[o]->data;
   }
-  if (tensor.size == 0 || part == Part::floats) return tensor;
+  if (row.by_rows) tensor.table = lay_rows(entry, row);
+  if (tensor.size == 0 || part == Part::floats || row.by_rows) return tensor;
 
   std::vector<int> order;
   const py::ssize_t *const shape = p.layout.shape(), *const strides = p.layout.strides();
@@ -94,6 +97,29 @@ Tensor Plan::flatten(const Entry& entry, Row& row) const {
   for (size_t o = 0; o < views.size(); ++o) staged |= tensor.staged[o] = !axes->unit(o, tensor.itemsize());
   if (staged) tensor.axes = std::move(axes);
   return tensor;
+}
+
+Table Plan::lay_rows(const Entry& entry, const Row& row) const {
+  const size_t bytes = static_cast<size_t>(row_bytes(row.p));
+  Table table{row.p.format, static_cast<size_t>(row.p.layout.shape()[0]), bytes / row.p.itemsize(), operands(), {}, {}};
+  for (size_t o = 0; o < table.operands; ++o) {
+    if (o == 1) continue;  // the gradient, whose rows have places of their own
+    const View& view = o == 0 ? row.p : row.state[o - 2].view;
+    if (!has_whole_rows(view))
+      throw py::value_error(entry.p_name().text() + (o == 0 ? "" : ", or its state,") +
+                            ": for a gradient by rows each row must lie in one piece of memory, and one after another; "
+                            "use a C-contiguous "
+                            "copy of the parameter, and a new optimizer");
+    table.base[o] = view.data;
+    table.stride[o] = view.layout.strides()[0];
+  }
+  return table;
+}
+
+std::vector<py::object> Plan::held_with(size_t i, const py::object& p) const {
+  std::vector<py::object> held{p, owner_of(p)};
+  for (const Kept& kept : rows_[i]->state) held.insert(held.end(), {kept.array, kept.memory});
+  return held;
 }
 
 // As a dict would find it, and of the same type: groups go by a name's text. A comparison that fails finds nothing.
@@ -133,7 +159,7 @@ bool Plan::knows(size_t i, Entry& entry) const {
   const Row& row = *rows_[i];
   if (!has_name(row, entry.key)) return false;
   if (!row.p.is_like(entry.p) || data_of(entry.p) != row.p.data || !is_writeable(entry.p)) return false;
-  if (!row.g.is_like(entry.g)) return false;
+  if (row.by_rows || !row.g.is_like(entry.g)) return false;
   entry.g_view.data = data_of(entry.g);
   if (entry.g_view.data != row.g.data) {
     View moved = row.g;
@@ -150,7 +176,11 @@ bool Plan::serves(const std::vector<Entry>& entries) const {
     const Row& row = *rows_[i];
     if (!has_name(row, entry.key)) return false;
     if (entry.p_view.data != row.p.data || !row.p.same_layout(entry.p_view)) return false;
-    if (!row.g.same_layout(entry.g_view)) return false;
+    if (row.by_rows != entry.by_rows()) return false;
+    if (row.by_rows)
+      refuse_mismatch(entry);  // there may be more rows of it, or fewer
+    else if (!row.g.same_layout(entry.g_view))
+      return false;
     if (!has_state(i)) return false;
     if (entry.g_view.data != row.g.data && !is_free(entry.g_view)) return false;
   }
@@ -160,6 +190,7 @@ bool Plan::serves(const std::vector<Entry>& entries) const {
 void Plan::follow(const std::vector<Entry>& entries) {
   for (size_t i = 0; i < entries.size(); ++i) {
     View& g = rows_[i]->g;
+    if (rows_[i]->by_rows) g = entries[i].g_view;
     if (g.data == nullptr || g.data == entries[i].g_view.data) continue;
     if (tensors_[i].part == Part::arrays) tensors_[i].base[1] += entries[i].g_view.data - g.data;
     g.data = entries[i].g_view.data;

@@ -29,6 +29,15 @@ constexpr size_t max_operands = 2 + max_slots + 1;  // p, g, state, average
 // Which of the parameters. Python floats have no address: they, and their state, are worked on in cells of the plan's.
 enum class Part : char { floats, arrays };
 
+// A parameter whose gradient comes by rows, and its state: where the rows lie.
+struct Table {
+  Format format;
+  size_t rows, width;  // elements of a row
+  size_t operands;
+  std::array<char*, max_operands> base;
+  std::array<std::ptrdiff_t, max_operands> stride;  // in bytes, from row to row
+};
+
 // A parameter and what is worked on with it, as memory to walk over.
 struct Tensor {
   size_t size;
@@ -38,9 +47,10 @@ struct Tensor {
   std::array<char*, max_operands> base;  // the first element of the walk
   std::unique_ptr<Axes> axes;            // nullptr: all operands are contiguous along one walk
   std::array<bool, max_operands> staged;
+  std::optional<Table> table;  // where the gradient comes by rows: nothing is walked over then
 
   size_t itemsize() const { return about(format).itemsize; }
-  size_t bytes() const { return size * itemsize(); }  // of each operand
+  size_t bytes() const { return table ? 0 : size * itemsize(); }  // to be walked over, of each operand
   size_t blocks() const { return (size + block_elements - 1) / block_elements; }
 };
 
@@ -71,6 +81,9 @@ class Plan {
   bool has_floats() const { return floats_; }  // among the parameters
   bool has_arrays() const { return arrays_; }
   bool has_cells() const { return cells_; }  // also where a gradient alone is a float
+  bool has_tables() const { return tables_; }
+  // The parameter of a table, and its state: what holds its memory.
+  std::vector<py::object> held_with(size_t i, const py::object& p) const;
   void load_floats(const std::vector<Entry>& entries);
   double float_result(size_t i) const;
   void store_float_state() const;
@@ -91,6 +104,7 @@ class Plan {
     py::object key;
     py::ssize_t hash;
     View p, g;
+    bool by_rows;
     std::vector<Kept> state;                // operands, then others
     std::array<double, max_operands> cell;  // where p is a float
   };
@@ -100,6 +114,7 @@ class Plan {
   bool is_free(const View& g) const;
   bool has_cell(size_t operand) const { return operand != workspace_; }
   Tensor flatten(const Entry& entry, Row& row) const;
+  Table lay_rows(const Entry& entry, const Row& row) const;
 
   const size_t slots_;
   const size_t workspace_;                  // which operand it is; max_operands where there is none
@@ -109,7 +124,7 @@ class Plan {
   std::vector<size_t> ends_;
   std::vector<Extent> written_;  // parameters and state, sorted
   size_t blocks_ = 0;
-  bool floats_ = false, arrays_ = false, cells_ = false, staged_ = false;
+  bool floats_ = false, arrays_ = false, cells_ = false, staged_ = false, tables_ = false;
 };
 
 }  // namespace schuss

@@ -1,8 +1,9 @@
 // The maths: one struct per optimizer, under its equation and its paper. No loop, no memory.
 //
 // p parameter, g gradient, lr learning rate of this step. A rule's members are the step's scalars, in the order
-// in which its Python class hands them over; `slots` is the number of its state arrays. Every operation
-// rounds once, in the order written: schuss/reference.py computes the same bits.
+// in which its Python class hands them over; `slots` is the number of its state arrays. `rests` tells by them whether a
+// gradient of zero changes nothing. Every operation rounds once, in the order written: schuss/reference.py computes the
+// same bits.
 //
 // The namespace has no name because kernels.cpp is compiled once per ISA: a function shared by two of its
 // objects could carry an instruction that the CPU lacks into the baseline.
@@ -32,6 +33,7 @@ template <class T>
 struct SGD {
   static constexpr int slots = 0;
   T lr;
+  static bool rests(const double*) { return true; }
   void operator()(T& p, T g) const { p -= lr * g; }
 };
 
@@ -65,6 +67,7 @@ template <class T>
 struct AdaGrad {
   static constexpr int slots = 1;
   T lr, eps;
+  static bool rests(const double* s) { return static_cast<float>(s[1]) > 0; }
   void operator()(T& p, T g, T& h) const {
     h += g * g;
     p -= lr * g / (root(h) + eps);

@@ -46,6 +46,8 @@ void scatter(const Axes& axes, size_t operand, char* base, size_t first, size_t 
 
 }  // namespace
 
+void copy(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+
 bool Axes::unit(size_t operand, size_t itemsize) const {
   size_t expected = itemsize;
   for (size_t axis = shape.size(); axis-- > 0;) {

@@ -16,6 +16,9 @@ struct Axes {
   bool unit(size_t operand, size_t itemsize) const;  // this operand is contiguous along the walk
 };
 
+// Contiguous bytes. Not inlined: of a length that it knows to be short a compiler makes one instruction, which is slow.
+void copy(void* to, const void* from, size_t bytes);
+
 // n elements from linear position `first` on, to and from contiguous memory.
 void stage_in(const Axes& axes, size_t operand, const char* base, size_t itemsize, size_t first, size_t n, void* to);
 void stage_out(const Axes& axes, size_t operand, char* base, size_t itemsize, size_t first, size_t n, const void* from);

@@ -63,7 +63,7 @@ class Flush {
 class Watch {
 #if defined(__x86_64__) || defined(_M_X64)
  public:
-  Watch() : found_(_mm_getcsr() & met) { clear(found_); }
+  explicit Watch(bool wanted) : found_(wanted ? _mm_getcsr() & met : 0) { clear(found_); }
   ~Watch() {
     if (found_) _mm_setcsr(_mm_getcsr() | found_);  // whoever had set them before
   }
@@ -81,7 +81,7 @@ class Watch {
   const unsigned found_;
 #else
  public:
-  Watch() {}
+  explicit Watch(bool) {}
   bool met_any() { return false; }
 #endif
  public:
@@ -92,8 +92,24 @@ class Watch {
 // Which blocks go by the careful way, around such numbers.
 enum class Care : int { never, where_met, always };
 
+// Whether a block met subnormal numbers; `untold` as long as it was not worked on.
+enum class Met : char { untold, none, some };
+
 // Where they are met if the processor is slow on them, which is measured once; or what set_care() asks for.
 Care care();
 void set_care(std::optional<int> care);
+
+// By what a thread decides which way a block goes.
+class Guide {
+ public:
+  explicit Guide(Care care) : care_(care), watch_(care == Care::where_met) {}
+  bool carefully(Met met) const { return care_ == Care::always || (care_ == Care::where_met && met == Met::some); }
+  // Asked after the work on a block.
+  Met met() { return care_ == Care::where_met && watch_.met_any() ? Met::some : Met::none; }
+
+ private:
+  const Care care_;
+  Watch watch_;
+};
 
 }  // namespace schuss

@@ -49,4 +49,12 @@ unsigned forks();
 using Body = void (*)(void* context, int rank, int size);
 void run(int size, Body body, void* context);
 
+// The same with anything that can be called.
+template <class Call>
+void each_rank(int size, const Call& call) {
+  run(
+      size, [](void* given, int rank, int of) { (*static_cast<const Call*>(given))(rank, of); },
+      const_cast<void*>(static_cast<const void*>(&call)));
+}
+
 }  // namespace team

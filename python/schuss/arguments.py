@@ -55,6 +55,7 @@ class Arguments:
     ema: float | None = None
     on_nonfinite: Literal["propagate", "skip", "raise"] = "propagate"
     flush_subnormals: bool = False
+    sparse: Literal["exact", "touched"] = "exact"
 
     if TYPE_CHECKING:
         groups: Mapping[str, Mapping[str, Any]]

@@ -59,10 +59,17 @@ class Optimizer(Arguments):
         Count numbers below the normal range (1.2e-38 in float32) as zero during the step; the caller's own mode is
         restored after it. Averages of gradients that have been zero for long sink there, where some processors are
         slow. The results are then no longer those of plain NumPy.
+    sparse : {"exact", "touched"}, default "exact"
+        What a gradient by rows (:class:`schuss.Rows`) does to the rows that it does not name. Exact: what the dense
+        gradient would do, zeros there, bit for bit; these rows fall behind, and :meth:`catch_up` brings them up to
+        date before they are read. Touched: nothing, their state rests, as in PyTorch's SparseAdam and TensorFlow's
+        LazyAdam. That is much cheaper, and another algorithm: momentum does not move a row on, averages of squares
+        and ``ema`` do not decay, weight decay pulls only at rows that are named, while the bias correction goes by
+        all steps.
     groups : mapping of pattern -> mapping of arguments, optional
         Other arguments for the parameters whose name matches the pattern (as in the module fnmatch, with case);
         the first pattern that matches counts. Options that concern all parameters together cannot differ:
-        ``clip_norm``, ``ema``, ``on_nonfinite``, ``flush_subnormals`` and ``groups``.
+        ``clip_norm``, ``ema``, ``on_nonfinite``, ``flush_subnormals``, ``sparse`` and ``groups``.
 
     Attributes
     ----------
@@ -139,7 +146,8 @@ class Optimizer(Arguments):
 
     @property
     def state(self) -> Mapping[Any, Mapping[str, NDArray[Any]]]:
-        """The state arrays by parameter and slot, as in ``opt.state["W1"]["m"]``."""
+        """The state arrays by parameter and slot, as in ``opt.state["W1"]["m"]``; no row is behind in them."""
+        self._engine.catch_up_all()
         return MappingProxyType({name: MappingProxyType(slots) for name, slots in self._engine.state.items()})
 
     @property
@@ -173,7 +181,7 @@ class Optimizer(Arguments):
             scalar is taken too; as it cannot change in place, its entry is replaced.
         grads : mapping or list, like ``params``
             A gradient for each parameter, of the same dtype and shape; it is only read. ``None`` skips
-            its parameter.
+            its parameter. A :class:`schuss.Rows` stands for the gradient that is zero in all other rows.
         grad_scale : float, default 1
             The gradients are multiplied by this on their way in: to average over micro-batches whose gradients
             were added up, or to undo a scaling of the loss.
@@ -212,6 +220,63 @@ class Optimizer(Arguments):
         ValueError: grads['W'] has shape (2,), its parameter has shape (3,); they must be equal
         """
         self._engine.update(self, params, grads, grad_scale)
+
+    def catch_up(self, params: Params, rows: Mapping[Any, Any] | None = None) -> None:
+        """Bring rows up to date that gradients by rows have left behind: to what dense gradients would have made of them.
+
+        Parameters
+        ----------
+        params : mapping or list, like those of :meth:`update`
+            The same arrays.
+        rows : mapping of name -> integers, optional
+            Which rows of which parameters: those that will be read, as the words of the next batch, before they are.
+            An array of any shape; repeated ones count once. All rows of all parameters if it is not given.
+
+        Raises
+        ------
+        TypeError
+            If ``rows`` is no mapping, or its indices are no integers.
+        ValueError
+            If an index is out of range, or a parameter is another array than the one with rows behind.
+        KeyError
+            If ``params`` lacks a name.
+
+        Notes
+        -----
+        With ``sparse="touched"``, dense gradients, and rules and options to which a gradient of zero is none (SGD and
+        AdaGrad without weight decay and average) no row is ever behind; then this does nothing. Saving, copying,
+        :attr:`state`, :attr:`ema_params` and an update with a dense gradient catch up by themselves. Reading a
+        parameter does not: that is an array of the caller's. What was read without it shows in the next update,
+        which refuses gradients for rows that are behind.
+
+        Examples
+        --------
+        >>> import numpy as np, schuss
+        >>> params, opt = {"E": np.ones((4, 2))}, schuss.Momentum(lr=0.1)
+        >>> for batch in ([0, 1], [2, 2], [0, 3]):
+        ...     read = np.array(batch)
+        ...     opt.catch_up(params, {"E": read})
+        ...     opt.update(params, {"E": schuss.Rows(read, np.ones((2, 2)))})
+        >>> opt.catch_up(params)
+        >>> params["E"].round(3)
+        array([[0.629, 0.629],
+               [0.729, 0.729],
+               [0.62 , 0.62 ],
+               [0.9  , 0.9  ]])
+        """
+        if rows is None:
+            self._engine.catch_up_all()
+            return
+        if not isinstance(rows, Mapping):
+            raise TypeError(f"rows must be a mapping of name -> integers, got {shown(rows)}")
+        pairs = []
+        for name, numbers in rows.items():
+            array = np.asarray(numbers)
+            if array.size and array.dtype.kind not in "iu":
+                raise TypeError(f"rows[{name!r}] must be integers, got {array.dtype}")
+            pairs.append((name, array.astype(np.int64).ravel()))
+        with self._engine:
+            self._engine.catch_up(params, pairs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all there is to know as a plain dict: format, class, arguments, ``t``, and copies of the state.
@@ -361,13 +426,14 @@ class Optimizer(Arguments):
         """What the first half of a rule whose second half needs Python hands over; it is no state."""
         return zeros_like(p)
 
-    def _orders(self) -> tuple[float, int, float, bool, list[tuple[float, float, float]]]:
+    def _orders(self) -> tuple[float, int, float, bool, bool, list[tuple[float, float, float]]]:
         """What a step does beside the rule; asked when an option has changed. For each group: L2, clip_value, sign."""
         return (
             -1.0 if self.clip_norm is None else self.clip_norm,
             ON_NONFINITE.index(self.on_nonfinite),
             -1.0 if self.ema is None else self.ema,
             self.flush_subnormals,
+            self.sparse == "touched",
             [
                 (
                     0.0 if each._decoupled else each.weight_decay,

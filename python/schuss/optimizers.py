@@ -37,7 +37,7 @@ class SGD(Optimizer):
     ----------
     lr : float or callable, default 0.01
         Learning rate, in units of parameter per gradient; or a function of the step.
-    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -85,7 +85,7 @@ class Momentum(Optimizer):
     dampening : float in [0, 1], default 0
         The share of the gradient that is left out. With ``dampening=momentum`` the velocity is a running average of
         the steps, as in Andrew Ng's course.
-    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -152,7 +152,7 @@ class Nesterov(Optimizer):
         Learning rate, or a function of the step.
     momentum : float in [0, 1), default 0.9
         ``mu``, the share of the velocity that is left after a step.
-    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -211,7 +211,7 @@ class AdaGrad(Optimizer):
         What the sum of squares starts at.
     lr_decay : float, default 0
         The learning rate of step t is ``lr / (1 + (t - 1) * lr_decay)``, as in PyTorch.
-    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -294,7 +294,7 @@ class RMSprop(Optimizer):
         Divide by the root of the variance ``h - a a``, where ``a`` is the running average of the gradient.
     momentum : float in [0, 1), default 0
         ``mu``, the share of the velocity that is left after a step.
-    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -381,7 +381,7 @@ class Adam(Optimizer):
         Given instead of ``eps_hat``: added to the root after the correction of ``v``, as in
         Algorithm 1 of the paper, PyTorch and Optax (1e-8 there) and "Dive into Deep Learning" (1e-6).
         The step is the same with ``eps_hat = eps sqrt(1 - beta2^t)``.
-    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -480,7 +480,7 @@ class AdamW(Optimizer):
         Added to the root after the bias correction.
     weight_decay : float, default 0.01
         Decoupled from the gradient: the share of a parameter that is lost in a step is ``lr * weight_decay``.
-    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -555,7 +555,7 @@ class AMSGrad(Optimizer):
         Added to the root, in units of the gradient.
     bias_correction : bool, default False
         Correct ``m`` and ``h`` for their start at zero, as :class:`Adam` does. The paper does not; PyTorch does.
-    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -632,7 +632,7 @@ class Adamax(Optimizer):
         What a step leaves of the average of the gradient and of the largest one.
     eps : float, default 1e-8
         In units of the gradient, so that one of zero divides by no zero. The paper has none.
-    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -703,7 +703,7 @@ class NAdam(Optimizer):
         Added to the root after the bias correction.
     momentum_decay : float, default 0.004
         How fast ``mu_t`` rises from half of ``beta1`` to all of it.
-    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -808,7 +808,7 @@ class RAdam(Optimizer):
         What a step leaves of the averages of the gradient and of its square.
     eps : float, default 1e-8
         Added to ``sqrt(v)`` before the bias correction, as in PyTorch.
-    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -881,7 +881,7 @@ class AdaDelta(Optimizer):
         ``rho``: what a step leaves of both averages.
     eps : float, default 1e-6
         In units of a squared gradient and of a squared step; it also starts the motion.
-    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -945,7 +945,7 @@ class Lion(Optimizer):
         The share of the average in the step's sign, and what a step leaves of the average.
     weight_decay : float, default 0
         Decoupled from the gradient; three to ten times what suits AdamW.
-    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -1015,7 +1015,7 @@ class LAMB(Optimizer):
         Added to the root after the bias correction.
     weight_decay : float, default 0
         A part of the direction, as in the paper.
-    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -1091,7 +1091,7 @@ class LARS(Optimizer):
         The trust coefficient, ``eta`` in the paper.
     weight_decay : float, default 0
         Added to the gradient within the rule, and counted in the ratio.
-    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -1164,7 +1164,7 @@ class Adan(Optimizer):
         Added to the root after the bias correction.
     weight_decay : float, default 0
         By a proximal step, as in the paper.
-    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -1353,7 +1353,7 @@ class ScheduleFreeSGD(_ScheduleFree):
         The learning rate rises along a straight line for so many steps.
     weight_decay : float, default 0
         Added to the gradient within the rule, at the point where the gradient is taken.
-    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -1432,7 +1432,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
         The learning rate rises along a straight line for so many steps.
     weight_decay : float, default 0
         Decoupled from the gradient.
-    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -1509,7 +1509,7 @@ class Muon(Optimizer):
         Newton-Schulz iterations; the singular values end between about 0.7 and 1.2, not at 1.
     weight_decay : float, default 0.1
         Decoupled from the gradient.
-    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises
@@ -1617,7 +1617,7 @@ class Adafactor(Optimizer):
         ``d``, to which the root mean square of a direction is brought down.
     weight_decay : float, default 0
         Decoupled from the gradient.
-    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, groups : optional
+    maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
 
     Raises

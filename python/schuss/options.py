@@ -24,6 +24,7 @@ class Options(TypedDict, total=False):
     ema: float | None
     on_nonfinite: Literal["propagate", "skip", "raise"]
     flush_subnormals: bool
+    sparse: Literal["exact", "touched"]
     groups: Mapping[str, Mapping[str, Any]]
 
 
@@ -33,10 +34,13 @@ class L2Options(Options, total=False):
     weight_decay: float
 
 
-OPTIONS = ("weight_decay", "maximize", "clip_value", "clip_norm", "ema", "on_nonfinite", "flush_subnormals", "groups")
+OPTIONS = (
+    *("weight_decay", "maximize", "clip_value", "clip_norm", "ema", "on_nonfinite", "flush_subnormals", "sparse"),
+    "groups",
+)
 
 # Those that concern all parameters together, and are no group's.
-GLOBAL = frozenset({"clip_norm", "ema", "on_nonfinite", "flush_subnormals", "groups"})
+GLOBAL = frozenset({"clip_norm", "ema", "on_nonfinite", "flush_subnormals", "sparse", "groups"})
 
 # Of those that are numbers: lowest, highest, whether the highest is excluded.
 RANGES: Mapping[str, tuple[float, float, bool]] = {
@@ -47,6 +51,7 @@ RANGES: Mapping[str, tuple[float, float, bool]] = {
 }
 
 ON_NONFINITE = ("propagate", "skip", "raise")
+SPARSE = ("exact", "touched")
 
 
 def checked_rate(value: Any) -> Any:
@@ -60,9 +65,10 @@ def checked_rate(value: Any) -> Any:
 
 def checked_option(name: str, value: Any) -> Any:
     """Return the value of an option that is no number as it is kept."""
-    if name == "on_nonfinite":
-        if not isinstance(value, str) or value not in ON_NONFINITE:
-            raise ValueError(f"on_nonfinite must be one of {', '.join(ON_NONFINITE)}, got {shown(value)}")
+    if name in ("on_nonfinite", "sparse"):
+        known = ON_NONFINITE if name == "on_nonfinite" else SPARSE
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {shown(value)}")
         return value
     if name == "flush_subnormals" and value and not _core.can_flush:
         raise ValueError("flush_subnormals=True cannot be had on this processor")

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
+
 __all__ = ["Rows"]
 
 
@@ -98,3 +100,6 @@ class Rows:
 
     def __repr__(self) -> str:
         return f"Rows({len(self._indices)} of shape {self._values.shape[1:]}, {self._values.dtype})"
+
+
+_core.learn_rows(Rows)

@@ -158,6 +158,8 @@ def made_from(
     if cls is not None and cls.__name__ != name:
         raise ValueError(f"the state is of {name}, this optimizer is {cls.__name__}")
     cls = cls or OPTIMIZERS[name]
+    if isinstance(saved["arguments"], Mapping) and "sparse" not in saved["arguments"]:
+        saved = {**saved, "arguments": {**saved["arguments"], "sparse": "exact"}}  # which was not there at first
     if not isinstance(saved["arguments"], Mapping) or set(saved["arguments"]) != set(cls._arguments):
         raise ValueError(f"the state's arguments are not those of {name}: {', '.join(cls._arguments)}")
     for number in ("t", "skipped"):
