@@ -13,7 +13,7 @@ from conftest import BITWISE, DTYPES, ELEMENTWISE, assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from schuss import _core, reference
-from test_bitwise import BLOCK, OPTIONS, cases, contiguous, run_both, special, strided
+from test_bitwise import BLOCK, LANES, OPTIONS, cases, contiguous, run_both, special, strided
 
 NEVER, WHERE_MET, ALWAYS = range(3)
 CAREFUL = schuss.info()["isa"] != "baseline"  # which has no such loops
@@ -140,7 +140,8 @@ def test_a_product_of_two_variables_and_a_root_and_a_quotient(dtype):
             roots = (1 + rng.integers(1, 1 << 11, g.size) / (1 << 11)) * (2.0**10 if dtype == np.float32 else 2.0**20)
             between = rng.integers(1, 1 << np.finfo(dtype).nmant, g.size) + 0.5
             h = (roots * roots).astype(dtype)
-            g = (roots * float(np.finfo(dtype).smallest_subnormal) * between * rng.choice([-1, 1], g.size)).astype(
+            signs = rng.choice([-1, 1], g.size)
+            g = (roots * float(np.finfo(dtype).smallest_subnormal) * between * signs).astype(dtype)
                 dtype
             )
         for lr, eps in ((1.0, 0.0), (0.3, 0.0), (1e-3, 1e-8), (0.7, float(tiny))):
@@ -222,7 +223,9 @@ def test_a_block_goes_the_careful_way_as_long_as_it_meets_them():
     """All blocks of a stretch at first; then those that met any, until they meet none."""
     _core.set_care(WHERE_MET)
     n = 10 * BLOCK
-    p, g = np.ones(n, np.float32), np.ones(n, np.float32)
+    memory = np.ones(n + LANES, np.float32)
+    first = -memory.ctypes.data % 64 // 4  # a line's beginning, from which blocks are counted
+    p, g = memory[first : first + n], np.ones(n, np.float32)
     opt = schuss.Momentum(lr=0.1, momentum=0.9)
 
     def careful():

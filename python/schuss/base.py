@@ -222,7 +222,7 @@ class Optimizer(Arguments):
         self._engine.update(self, params, grads, grad_scale)
 
     def catch_up(self, params: Params, rows: Mapping[Any, Any] | None = None) -> None:
-        """Bring rows up to date that gradients by rows have left behind: to what dense gradients would have made of them.
+        """Bring rows up to date that gradients by rows have left behind: to what dense ones would have made of them.
 
         Parameters
         ----------
