@@ -142,8 +142,6 @@ def test_a_product_of_two_variables_and_a_root_and_a_quotient(dtype):
             h = (roots * roots).astype(dtype)
             signs = rng.choice([-1, 1], g.size)
             g = (roots * float(np.finfo(dtype).smallest_subnormal) * between * signs).astype(dtype)
-                dtype
-            )
         for lr, eps in ((1.0, 0.0), (0.3, 0.0), (1e-3, 1e-8), (0.7, float(tiny))):
             assert_same_step("AdaGrad", {"lr": lr, "eps": eps}, np.zeros_like(g), g, {"h": h})
 
