@@ -147,15 +147,15 @@ static_assert(all_lie_as_computed(), "rows are copied as they lie");
 
 namespace {
 
-// Whether the state of n elements of a row is zero, and no parameter is -0, which a sum with zero would turn.
+// Whether the state of a row is zero, and no parameter is -0, which a sum with zero would turn.
 template <class T>
-bool state_is_zero(const Table& table, size_t row, size_t column, size_t n) {
+bool state_is_zero(const Table& table, size_t row) {
   using Bits = std::conditional_t<sizeof(T) == sizeof(uint32_t), uint32_t, uint64_t>;
   constexpr Bits minus_zero = Bits{1} << (sizeof(Bits) * 8 - 1);
   for (size_t o = 0; o < table.operands; ++o) {
-    const Bits* const bits = reinterpret_cast<const Bits*>(at<T>(table, o, row, column));
+    const Bits* const bits = reinterpret_cast<const Bits*>(at<T>(table, o, row, 0));
     bool found = false;
-    for (size_t i = 0; i < n && o != 1; ++i) found |= o == 0 ? bits[i] == minus_zero : bits[i] != 0;
+    for (size_t i = 0; i < table.width && o != 1; ++i) found |= o == 0 ? bits[i] == minus_zero : bits[i] != 0;
     if (found) return false;
   }
   return true;
@@ -221,6 +221,39 @@ void RowPasses::step(const Table& table, const Named& named, const char* values,
   });
 }
 
+// The first n of the scratch's rows, those first that lack most: at each step those that lack it are the first so many.
+template <class T>
+void RowPasses::catch_up_sorted(const Lag& lag, size_t n_rows, Scratch& scratch) const {
+  const Table& table = lag.table_;
+  std::array<void*, max_operands> operands;
+  for (size_t o = 0; o < table.operands; ++o) operands[o] = scratch.of<T>(o);
+  Met met = Met::none;
+  each_block<T>(table, 0, n_rows, [&](size_t first, size_t count, size_t column, size_t n) {
+    const size_t* const rows = &scratch.rows[first];
+    for (size_t i = 0; i < count; ++i)
+      for (size_t o = 0; o < table.operands; ++o)
+        if (o != 1) copy(scratch.of<T>(o) + i * n, at<T>(table, o, rows[i], column), n * sizeof(T));
+    size_t active = 0;
+    for (uint64_t made = lag.made_[rows[0]]; made < lag.count_;) {
+      const bool flush = lag.step(made).flush;
+      const Flush mode(flush);
+      Guide guide(flush || !kernel_.ways.f32.careful.step ? Care::never : care());
+      for (; made < lag.count_ && lag.step(made).flush == flush; ++made) {
+        while (active < count && lag.made_[rows[active]] <= made) ++active;
+        const Step& step = lag.step(made);
+        kernel_.ways.of<T>()
+            .of(guide.carefully(met))
+            .step(step.scalars.data(), step.plain ? nullptr : &step.around, active * n, operands[0], operands[1],
+                  &operands[2]);
+        met = guide.met();
+      }
+    }
+    for (size_t i = 0; i < count; ++i)
+      for (size_t o = 0; o < table.operands; ++o)
+        if (o != 1) copy(at<T>(table, o, rows[i], column), scratch.of<T>(o) + i * n, n * sizeof(T));
+  });
+}
+
 void RowPasses::catch_up(Arrears& arrears, int threads) {
   Lag& lag = *arrears.lag;
   const Table& table = lag.table_;
@@ -234,44 +267,19 @@ void RowPasses::catch_up(Arrears& arrears, int threads) {
                        : static_cast<size_t>(std::lower_bound(before.begin(), before.end(), until) - before.begin());
     };
     Scratch& scratch = scratch_[static_cast<size_t>(rank)];
-    const bool has_careful = kernel_.ways.f32.careful.step;
-    Met met = Met::none;
     with_type_of(table.format, [&](auto type) {
       using T = decltype(type);
-      std::array<void*, max_operands> operands;
-      for (size_t o = 0; o < table.operands; ++o) operands[o] = scratch.of<T>(o);
       std::fill_n(scratch.of<T>(1), block_elements, T(0));
-      std::array<size_t, block_elements> sorted;
-      each_block<T>(table, share(rank), share(rank + 1), [&](size_t first, size_t count, size_t column, size_t n) {
-        const size_t given = count;
-        count = 0;
-        for (size_t i = 0; i < given; ++i) {
-          const size_t row = rows[first + i];
-          if (lag.made_[row] < lag.moved_ || !state_is_zero<T>(table, row, column, n)) sorted[count++] = row;
-        }
-        if (count == 0) return;
-        // Those that lack most come first: at each step those that lack it are the first so many.
-        std::sort(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(count),
+      const size_t to = share(rank + 1);
+      for (size_t from = share(rank); from < to; from += scratch.rows.size()) {
+        // Rows that lack about as many steps go together: those that lack most come first.
+        size_t n = 0;
+        for (size_t i = from; i < std::min(to, from + scratch.rows.size()); ++i)
+          if (lag.made_[rows[i]] < lag.moved_ || !state_is_zero<T>(table, rows[i])) scratch.rows[n++] = rows[i];
+        std::sort(scratch.rows.begin(), scratch.rows.begin() + static_cast<std::ptrdiff_t>(n),
                   [&](size_t a, size_t b) { return lag.made_[a] < lag.made_[b]; });
-        for (size_t i = 0; i < count; ++i)
-          for (size_t o = 0; o < table.operands; ++o)
-            if (o != 1) copy(scratch.of<T>(o) + i * n, at<T>(table, o, sorted[i], column), n * sizeof(T));
-        size_t active = 0;
-        for (uint64_t made = lag.made_[sorted[0]]; made < lag.count_; ++made) {
-          while (active < count && lag.made_[sorted[active]] <= made) ++active;
-          const Step& step = lag.steps_[static_cast<size_t>(made % Lag::most)];
-          const Flush mode(step.flush);
-          Guide guide(step.flush || !has_careful ? Care::never : care());
-          kernel_.ways.of<T>()
-              .of(guide.carefully(met))
-              .step(step.scalars.data(), step.plain ? nullptr : &step.around, active * n, operands[0], operands[1],
-                    &operands[2]);
-          met = guide.met();
-        }
-        for (size_t i = 0; i < count; ++i)
-          for (size_t o = 0; o < table.operands; ++o)
-            if (o != 1) copy(at<T>(table, o, sorted[i], column), scratch.of<T>(o) + i * n, n * sizeof(T));
-      });
+        catch_up_sorted<T>(lag, n, scratch);
+      }
     });
   });
   lag.has_made_all(rows);

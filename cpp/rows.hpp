@@ -56,6 +56,8 @@ class Lag {
 
  private:
   friend class RowPasses;
+  const Step& step(uint64_t number) const { return steps_[static_cast<size_t>(number % most)]; }
+
   Table table_;
   std::vector<py::object> held_;    // the parameter and its state, whose memory this is
   std::vector<uint64_t> made_;      // of each row
@@ -90,6 +92,7 @@ class RowPasses {
  private:
   struct Scratch {
     alignas(64) double block[max_operands][block_elements];
+    std::array<size_t, 4096> rows;
     template <class T>
     T* of(size_t operand) {
       return reinterpret_cast<T*>(block[operand]);
@@ -97,6 +100,8 @@ class RowPasses {
   };
   template <class T, class Work>
   void each_block(const Table& table, size_t from, size_t to, Work work) const;
+  template <class T>
+  void catch_up_sorted(const Lag& lag, size_t n_rows, Scratch& scratch) const;
   template <class T>
   void fill(const Table& table, const Named& named, const char* values, size_t row, size_t column, size_t n,
             T* to) const;

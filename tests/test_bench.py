@@ -169,6 +169,8 @@ def test_a_directory_that_is_not_there(capsys):
 def test_gradients_full_of_zeros(monkeypatch, tmp_path, capsys):
     """Each contender has its zeros, and after its steps the state that they lead to."""
     monkeypatch.setattr(zeros, "MNIST", [(30, 20), (7,)])
+    monkeypatch.setattr(zeros, "STEPS", 30)
+    monkeypatch.setattr(zeros, "time_turns", lambda steps, budget: {name: [1.0] for name in steps})
     runner = zeros._started(OURS, zeros.MNIST, 0.5)
     assert 0.4 < np.mean(np.concatenate([g.ravel() == 0 for g in runner.grads])) < 0.6
     stepped = [zeros._started(peer, zeros.MNIST, 0.5).read() for peer in (OURS, NUMPY)]

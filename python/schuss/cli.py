@@ -192,6 +192,25 @@ def _parser() -> argparse.ArgumentParser:
     closing.add_argument("--data-dir", type=Path, metavar="DIR", help="a directory of the four IDX files")
     _add_common(closing, commands.compare_decay)
 
+    vectors = kinds.add_parser(
+        "embedding",
+        help="words as vectors: dense gradients against rows",
+        description="Skip-gram on Python's help topics, trained by dense gradients, by exact rows and by rows touched "
+        "alone. Example: schuss compare embedding",
+    )
+    vectors.add_argument(
+        "--optimizer",
+        type=_optimizer,
+        default="Adam(lr=0.003)",
+        metavar="NAME",
+        help="also with arguments (%(default)s)",
+    )
+    vectors.add_argument("--iterations", type=_steps, default=6000, metavar="N", help="of each way (%(default)s)")
+    vectors.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="pairs (%(default)s)")
+    vectors.add_argument("--dimensions", type=_positive, default=100, metavar="N", help="of a vector (%(default)s)")
+    vectors.add_argument("--seed", type=_seed, default=0, metavar="N", help="of vectors and pairs (%(default)s)")
+    _add_common(vectors, commands.compare_embedding)
+
     training = actions.add_parser("train", help="train a network to its best")
     networks = training.add_subparsers(required=True, metavar="DATA")
     best = networks.add_parser(

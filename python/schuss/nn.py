@@ -17,8 +17,18 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
 from .checks import POSITIVE, count, float_dtype, number, shown
+from .rows import Rows
 
-__all__ = ["Affine", "MultiLayerNet", "Relu", "Sigmoid", "SoftmaxWithLoss", "numerical_gradient", "softmax"]
+__all__ = [
+    "Affine",
+    "Embedding",
+    "MultiLayerNet",
+    "Relu",
+    "Sigmoid",
+    "SoftmaxWithLoss",
+    "numerical_gradient",
+    "softmax",
+]
 
 Array = NDArray[Any]
 
@@ -112,6 +122,108 @@ class Affine:
             np.add.reduce(dout, axis=0, out=self.db)
         np.dot(self.x.T, dout, out=self.dW)
         return dout if first else np.dot(dout, self.W.T, out=self._dx.like(dout, self.W.shape[0]))
+
+
+class Embedding:
+    """The layer that looks words up, ``y = W[indices]``; its gradient is by rows.
+
+    Parameters
+    ----------
+    W : ndarray of shape (n, ...)
+        One row for each word. Used as it is, not copied.
+
+    Attributes
+    ----------
+    dW : Rows
+        The gradient, after :meth:`backward`: for each index its row of ``dout``. No dense one is ever made.
+
+    See Also
+    --------
+    schuss.Optimizer.catch_up : What brings the rows up to date that :meth:`forward` reads.
+
+    Notes
+    -----
+    The layer of "Deep Learning from Scratch 2", chapter 4, fills a dense gradient by ``np.add.at(dW, indices, dout)``;
+    this one is the same gradient. PyTorch has it as ``torch.nn.Embedding(n, d, sparse=True)``, Keras as
+    ``keras.layers.Embedding``, both with weights of their own.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> params = {"E": np.eye(4, dtype=np.float32)}
+    >>> layer, opt = schuss.nn.Embedding(params["E"]), schuss.Adam(lr=0.1)
+    >>> words = np.array([[1, 3], [1, 2]])
+    >>> opt.catch_up(params, {"E": words})
+    >>> y = layer.forward(words)
+    >>> y.shape
+    (2, 2, 4)
+    >>> layer.backward(np.ones_like(y))
+    >>> opt.update(params, {"E": layer.dW})
+    >>> params["E"].round(2)
+    array([[ 1. ,  0. ,  0. ,  0. ],
+           [-0.1,  0.9, -0.1, -0.1],
+           [-0.1, -0.1,  0.9, -0.1],
+           [-0.1, -0.1, -0.1,  0.9]], dtype=float32)
+    """
+
+    W: Array
+    dW: Rows
+
+    def __init__(self, W: Array) -> None:
+        if not isinstance(W, np.ndarray) or W.ndim == 0:
+            raise TypeError(f"W must be a numpy.ndarray with a row for each word, got {shown(W)}")
+        self.W = W
+        self._indices: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._shape: tuple[int, ...] = (0,)
+
+    def forward(self, indices: ArrayLike) -> Array:
+        """Return the rows of these words.
+
+        Parameters
+        ----------
+        indices : array of integers, of any shape
+            From 0 to n - 1; kept until :meth:`backward`.
+
+        Returns
+        -------
+        ndarray of shape (*indices.shape, ...)
+            A new array.
+
+        Raises
+        ------
+        TypeError
+            If they are no integers.
+        IndexError
+            If one is out of range, or negative.
+        """
+        found = np.asarray(indices)
+        if found.dtype.kind not in "iu" and found.size:
+            raise TypeError(f"indices must be integers, got {found.dtype}")
+        if found.size and not (found.min() >= 0 and found.max() < len(self.W)):
+            wrong = found[(found < 0) | (found >= len(self.W))].flat[0]
+            raise IndexError(f"indices must be from 0 to {len(self.W):,} - 1, got {wrong}")
+        self._indices, self._shape = found.astype(np.int64).ravel(), found.shape
+        y: Array = self.W[self._indices].reshape(*self._shape, *self.W.shape[1:])
+        return y
+
+    def backward(self, dout: Array) -> None:
+        """Set ``dW``; words have no gradient.
+
+        Parameters
+        ----------
+        dout : ndarray of shape (*indices.shape, ...)
+            The gradient at the output. In C order and of the dtype of ``W`` it is used as it is, not copied.
+
+        Raises
+        ------
+        ValueError
+            If it has another shape than the output had.
+        """
+        expected = (*self._shape, *self.W.shape[1:])
+        if np.shape(dout) != expected:
+            raise ValueError(f"dout has shape {np.shape(dout)}, the output had {expected}")
+        values = np.ascontiguousarray(dout, self.W.dtype).reshape(len(self._indices), *self.W.shape[1:])
+        self.dW = Rows(self._indices, values)
 
 
 class Relu:

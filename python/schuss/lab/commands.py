@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import datasets
 from .._extras import need
-from . import experiments, plots
+from . import experiments, plots, words
 from .report import (
     as_csv,
     as_table,
@@ -77,7 +77,7 @@ class _Bars:
         self._iterations = iterations
         self._bar: Any = None
 
-    def watch(self, run: Run) -> None:
+    def watch(self, run: Run | words.WordRun) -> None:
         done = len(run.losses)
         if done == 1:
             self.close()
@@ -310,6 +310,62 @@ def compare_decay(args: argparse.Namespace) -> int:
     }
     show(args.json, result, text, files)
     return exit_status(runs.interrupted)
+
+
+def compare_embedding(args: argparse.Namespace) -> int:
+    """``schuss compare embedding``: words as vectors, by dense gradients and by rows."""
+    prepare(args.out)
+    text = words.Words.of_python()
+    bars = _Bars(args.iterations)
+    try:
+        with told_to_the_user():
+            race = words.embedding(
+                text,
+                optimizer=args.optimizer,
+                dimensions=args.dimensions,
+                iterations=args.iterations,
+                batch_size=args.batch_size,
+                seed=args.seed,
+                watch=bars.watch,
+            )
+    finally:
+        bars.close()
+    if not race.runs:
+        raise KeyboardInterrupt  # before the first step: there is nothing to show
+    curves = ((run.name, i, repr(loss)) for run in race.runs for i, loss in enumerate(run.losses, start=1))
+    files = [
+        write_figure(args.out / "embedding.png", plots.words_figure(race)),
+        write(args.out / "embedding_curves.csv", as_csv(("way", "iteration", "train_loss"), curves)),
+    ]
+    rows, lines = [], []
+    for run in race.runs:
+        gradient_us, update_us = mean(run.gradient_ns) / 1e3, mean(run.update_ns) / 1e3
+        row = {
+            "way": run.name,
+            "iterations": len(run.losses),
+            "final_loss": run.final_loss,
+            "gradient_us": gradient_us,
+            "update_us": update_us,
+            "gradient_bytes": run.gradient_bytes,
+        }
+        rows.append(row)
+        size = f"{run.gradient_bytes / 1e3:,.0f} kB"
+        lines.append((run.name, f"{run.final_loss:.4f}", f"{gradient_us:.0f}", f"{update_us:.0f}", size))
+    counts = race.setting.counts
+    header = ("way", "final loss", "gradient us", "update us", "gradient's size")
+    same = "the same losses and vectors, bit for bit" if race.same_bits else "not compared: the run was cut short"
+    told = (
+        as_table(header, lines) + f"\ndense and exact rows: {same}; times are means, an update's with what catches up\n"
+        f"{race.setting.data}: {counts['words']:,} words, {counts['different']:,} different"
+    )
+    result = {
+        "same_bits": race.same_bits,
+        "interrupted": race.interrupted,
+        "runs": rows,
+        "setting": asdict(race.setting),
+    }
+    show(args.json, result, told, files)
+    return exit_status(race.interrupted)
 
 
 def train_mnist(args: argparse.Namespace) -> int:

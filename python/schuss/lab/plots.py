@@ -23,6 +23,7 @@ from .setting import TEXTBOOK, Setting, over_seeds
 
 if TYPE_CHECKING:
     from .results import Decay, Fit, Path, Race, Results, Training
+    from .words import WordRace
 
 Arguments = ParamSpec("Arguments")
 
@@ -490,6 +491,41 @@ def decay_figure(runs: Results[Decay]) -> Any:
         _averaged(runs.setting),
         _partial(runs.interrupted),
         version=runs.setting.version,
+    )
+    return figure
+
+
+@_plainly
+def words_figure(race: WordRace) -> Any:
+    """The loss over iterations of each way, and beside it the time of its step."""
+    figure = _figure(_WIDTH, 3.8)
+    axes, bars = figure.subplots(1, 2, width_ratios=(3, 2))
+    axes.set(xlabel="iteration", ylabel="training loss")
+    bars.set(xlabel="time of a step in us")
+    color = colors([run.name for run in race.runs])
+    same = race.same_bits and len(race.runs) > 1
+    for i, run in enumerate(race.runs):
+        drawn_over = same and i == 1  # the dense way's line lies under that of its rows
+        style = {"linestyle": (0, (4, 4)), "zorder": 3} if drawn_over else {}
+        smooth = smooth_curve(run.losses, 201)
+        label = f"{run.name}{': the same line' if drawn_over else ''}"
+        axes.plot(np.arange(1, len(smooth) + 1), smooth, color=color[run.name], label=label, **style)
+        mean = float(np.mean(run.update_ns)) / 1e3
+        bars.barh(i, mean, color=color[run.name])
+        bars.annotate(f" {mean:.0f}", (mean, i), va="center", fontsize=8)
+    bars.set_yticks([])
+    bars.invert_yaxis()
+    bars.margins(x=0.15)
+    _dress(axes)
+    _dress(bars)
+    _legend(figure, axes)
+    _caption(
+        figure,
+        *_said(race.setting),
+        "loss smoothed over 201 batches",
+        "time: mean, with what catches up",
+        _partial(race.interrupted),
+        version=race.setting.version,
     )
     return figure
 
