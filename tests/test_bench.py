@@ -176,9 +176,10 @@ def test_gradients_full_of_zeros(monkeypatch, tmp_path, capsys):
     stepped = [zeros._started(peer, zeros.MNIST, 0.5).read() for peer in (OURS, NUMPY)]
     for mine, theirs in zip(*stepped, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+    monkeypatch.setattr(zeros, "ROW_STEPS", 2)
     path = tmp_path / "zeros.json"
     assert cli.main(["bench", "--zeros", "--quick", "--peers", "numpy", "--json", str(path)]) == 0
-    rows = json.loads(path.read_text())["rows"]
+    rows = [row for row in json.loads(path.read_text())["rows"] if "share" in row]
     assert [(row["share"], row["contender"]) for row in rows] == [
         (share, name) for share in zeros.SHARES for name in ("schuss", "numpy")
     ]
@@ -186,3 +187,9 @@ def test_gradients_full_of_zeros(monkeypatch, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "theirs / ours" in shown
     assert all(f"{share:.0%}" in shown for share in zeros.SHARES)
+    rows = [row for row in json.loads(path.read_text())["rows"] if "way" in row]
+    assert [(row["rule"], row["way"]) for row in rows if "torch" not in row["way"]] == [
+        (rule, way) for rule in ("Adam", "AdaGrad") for way in ("dense", "exact", "touched")
+    ]
+    assert all(row["dense_over_it"] > 0 for row in rows)
+    assert "dense / it" in shown

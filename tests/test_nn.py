@@ -246,3 +246,50 @@ def test_differences_set_back_what_they_changed_whatever_happens(call, error):
     assert len(calls) == call
     assert not np.array_equal(calls[-1], x)
     assert x.tolist() == [[0.1, 0.2]]
+
+
+def test_an_embedding_is_a_table():
+    rng = np.random.default_rng(0)
+    W = rng.normal(size=(9, 2, 3)).astype(np.float32)
+    layer = nn.Embedding(W)
+    for words in (np.array([[0, 8], [3, 3]], np.uint8), [5, 5, 5, 1], 7, np.zeros((2, 0), int)):
+        y = layer.forward(words)
+        np.testing.assert_array_equal(y, W[np.asarray(words, int)])
+        dout = rng.normal(size=y.shape).astype(np.float32)
+        assert layer.backward(dout) is None
+        expected = np.zeros_like(W)
+        np.add.at(expected, np.asarray(words, int), dout)
+        np.testing.assert_array_equal(layer.dW.dense(9), expected)
+        assert layer.dW.indices.dtype == np.int64
+    assert layer.W is W
+    y = layer.forward([1, 2])
+    y[...] = 0
+    assert W[1:3].all()
+    dout = np.ones((2, 2, 3), np.float32)
+    layer.backward(dout)
+    assert np.shares_memory(layer.dW.values, dout)
+    layer.backward(np.ones((2, 2, 3)).transpose(0, 2, 1).reshape(2, 2, 3))
+    assert layer.dW.values.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "text"),
+    [
+        ([1.0], TypeError, "indices must be integers, got float64"),
+        ([True], TypeError, "indices must be integers, got bool"),
+        ([0, 9], IndexError, "indices must be from 0 to 9 - 1, got 9"),
+        ([0, -1], IndexError, "indices must be from 0 to 9 - 1, got -1"),
+    ],
+)
+def test_words_that_are_none(words, error, text):
+    with pytest.raises(error, match=text):
+        nn.Embedding(np.ones((9, 2))).forward(words)
+
+
+def test_what_an_embedding_is_made_of():
+    with pytest.raises(TypeError, match=r"W must be a numpy.ndarray with a row for each word, got \[1\]"):
+        nn.Embedding([1])
+    layer = nn.Embedding(np.ones((9, 2)))
+    layer.forward([1, 2])
+    with pytest.raises(ValueError, match=r"dout has shape \(2,\), the output had \(2, 2\)"):
+        layer.backward(np.ones(2))

@@ -84,6 +84,12 @@ def test_more_steps_than_a_row_may_lack(n):
     assert both("AdamW", arguments, {"E": (n, 2)}, np.float32, steps=2 * MOST + 100, k=2, dense_every=10**9)
 
 
+def test_ten_thousand_steps(thorough):
+    """Under a schedule and with decay."""
+    arguments = {"lr": schuss.schedules.WarmupCosine(0.01, warmup=100, steps=10_000), "weight_decay": 0.01}
+    assert both("AdamW", arguments, {"E": (20_000, 16)}, np.float32, steps=10_000, k=80, dense_every=10**9)
+
+
 def test_tables_that_are_views():
     """Rows of a wider array, every other row: each lies in one piece."""
     whole = np.random.default_rng(0).normal(size=(60, 9))

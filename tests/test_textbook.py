@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import schuss
-from schuss import datasets, nn, textbook
+from schuss import datasets, nn, reference, textbook
 from schuss.textbook.ch04 import TwoLayerNet as TwoLayerNetOfChapter4
 
 # What the scripts of chapters 4 to 6, and the files beside them, import from `common`, `dataset` and each other.
@@ -413,6 +413,43 @@ def test_scripts_of_the_second_book(script, bitwise, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+WORD2VEC = """
+import sys
+sys.path[:0] = [".", ".."]
+import numpy as np
+import schuss
+from common import optimizer as book
+from common.trainer import Trainer
+from common.util import create_contexts_target
+from ch04.cbow import CBOW
+from ch04.skip_gram import SkipGram
+
+_, corpus = np.unique(np.minimum(np.random.default_rng(0).zipf(1.3, 600), 50), return_inverse=True)
+contexts, target = create_contexts_target(corpus, 2)
+for model in (CBOW, SkipGram):
+    for rule in ("SGD", "Momentum", "AdaGrad", "RMSprop", "Adam"):
+        ends = []
+        for rules in (book, schuss):
+            np.random.seed(1)
+            net = model(corpus.max() + 1, 10, 2, corpus)
+            first = net.word_vecs.copy()
+            trainer = Trainer(net, getattr(rules, rule)(lr=0.05))
+            trainer.fit(contexts, target, max_epoch=2, batch_size=50, eval_interval=None)
+            ends.append(net.word_vecs)
+        np.testing.assert_allclose(*ends, rtol=2e-4, atol=2e-5, err_msg=f"{model.__name__} with {rule}")
+        assert np.abs(ends[0] - first).max() > 1e-3, "nothing was learned"
+        print(model.__name__, rule)
+"""
+
+
+def test_word2vec_of_the_second_book(tmp_path):
+    """Chapter 4: embeddings with dense gradients, a weight in many layers, lists; our rules in place of the book's."""
+    copy, _ = two_copies(book("SCHUSS_BOOK2"), tmp_path)
+    done = subprocess.run([sys.executable, "-c", WORD2VEC], capture_output=True, text=True, cwd=copy / "ch04")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 10
+
+
 def test_the_second_book_hands_lists():
     """Its models have lists of parameters and of gradients, in which a shared weight is struck out before each step."""
     rng = np.random.default_rng(0)
@@ -427,6 +464,25 @@ def test_the_second_book_hands_lists():
             p -= 0.1 * g / (np.sqrt(total) + 1e-7)
     for p, expected in zip(params, plain, strict=True):
         np.testing.assert_array_equal(p, expected)
+
+
+@pytest.mark.parametrize("rule", ["SGD", "Momentum", "AdaGrad", "RMSprop", "Adam"])
+def test_the_second_books_embedding(rule):
+    """A weight in two layers, struck out of the lists before each step; its gradient filled by ``np.add.at``."""
+    ends = []
+    for rules in (reference, schuss):
+        rng = np.random.default_rng(0)
+        table, opt = rng.normal(size=(9, 4)).astype("f"), getattr(rules, rule)(lr=0.1)
+        for _ in range(5):
+            grads = [np.zeros_like(table) for _ in range(2)]
+            for dW in grads:
+                np.add.at(dW, rng.integers(0, 9, 6), rng.normal(size=(6, 4)).astype("f"))
+            params = [table, table]
+            grads[0] += grads[1]
+            params.pop(1), grads.pop(1)
+            opt.update(params, grads)
+        ends.append(table)
+    np.testing.assert_array_equal(*ends)
 
 
 def test_the_faster_network_gives_the_same_gradient():

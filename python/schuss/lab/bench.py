@@ -323,7 +323,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of ``schuss bench``."""
     parser.add_argument("--quick", action="store_true", help="fewer cases, in less than a minute")
     parser.add_argument("--profile", action="store_true", help="split a call into its parts, and no more")
-    parser.add_argument("--zeros", action="store_true", help="steps on gradients full of zeros, and no more")
+    parser.add_argument("--zeros", action="store_true", help="gradients full of zeros, and by rows, and no more")
     parser.add_argument(
         "--peers",
         nargs="*",
@@ -336,7 +336,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw Adam's speed over size")
 
 
-def _write_json(path: Path, machine: dict[str, Any], rows: Sequence[Row] | Sequence[zeros.Row]) -> None:
+def _write_json(path: Path, machine: dict[str, Any], rows: Sequence[Any]) -> None:
     path.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
 
 
@@ -358,7 +358,11 @@ def main(args: Namespace) -> int:
     print(f"contenders: {', '.join(peer.name for peer in present)}; not installed: {absent or 'none'}")
 
     if args.zeros:
-        found = zeros.run(present, n_threads, args.quick, lambda line: print(line, flush=True))
+
+        def say(line: str) -> None:
+            print(line, flush=True)
+
+        found = [*zeros.run(present, n_threads, args.quick, say), *zeros.run_rows(n_threads, args.quick, say)]
         if args.json:
             args.json.write_text(
                 json.dumps({"machine": facts, "rows": [asdict(row) for row in found]}, indent=1) + "\n"

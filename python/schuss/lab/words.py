@@ -22,6 +22,7 @@ from ..nn import Embedding
 from ..rows import Rows
 from ..specs import parse_optimizer
 from . import plots
+from .experiments import MOST_NUMBERS
 from .setting import Setting
 
 Array = NDArray[Any]
@@ -152,6 +153,15 @@ def embedding(
         Called with the run after each iteration.
     """
     spec = parse_optimizer(optimizer)
+    try:
+        spec.make().update({"in": np.zeros((1, 1))}, {"in": Rows(np.zeros(1, np.int64), np.ones((1, 1)))})
+    except TypeError:
+        raise ValueError(f"{spec.name} cannot take gradients by rows, as its step needs all of an array") from None
+    if dimensions * max(2 * len(words.vocabulary), batch_size * (2 + NEGATIVES)) > MOST_NUMBERS:
+        raise ValueError(
+            f"vectors of {dimensions:,} dimensions, {len(words.vocabulary):,} words and batches of {batch_size:,} are "
+            f"more than {MOST_NUMBERS:,} numbers; choose fewer dimensions or a smaller batch"
+        )
     setting = Setting(
         data=f"help topics of Python {sys.version_info.major}.{sys.version_info.minor}",
         counts={"words": len(words.numbers), "different": len(words.vocabulary)},

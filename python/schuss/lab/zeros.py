@@ -1,18 +1,26 @@
-"""The benchmark of gradients full of zeros: steps whose averages have sunk below the normal range.
+"""The benchmark of gradients full of zeros: averages that have sunk below the normal range, and gradients by rows.
 
 An element whose gradient is zero for long, a pixel that is always black, has a momentum that shrinks until it is
-subnormal, after some 800 steps of Adam; many processors are slow on such numbers. Here a share of the elements has had
-zero gradients for 1,000 steps; a step without any is what the others are compared with.
+subnormal, after some 800 steps of Adam; many processors are slow on such numbers. In the first table a share of the
+elements has had zero gradients for 1,000 steps; a step without any is what the others are compared with.
+
+In the second, each step names some rows of a table, drawn by Zipf's law, as words are. Exact rows are caught up before
+each step, as a forward pass would want it, and all of them at the end; their time is the mean, with that end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 
 from . import peers
+from .. import optimizers, threads
+from ..rows import Rows
 from .peers import MNIST
 from .timing import free_memory, settled, time_text, time_turns
 
@@ -74,4 +82,94 @@ def run(contenders: Sequence[peers.Peer], n_threads: int, quick: bool, show: Cal
                 rows.append(row)
                 ours = "" if name == "schuss" else f"{row.over_ours:.2f}"
                 show(f"  {share:>6.0%} {name:14} {time_text(median):>9} {row.over_ordinary:>15.2f}x {ours:>14}")
+    return rows
+
+
+ROW_STEPS = 400  # by rows; a dense step is timed a few times
+
+
+@dataclass(frozen=True)
+class RowsRow:
+    """One way of a step on a table of which a batch names some rows, in seconds."""
+
+    case: str
+    rule: str
+    way: str
+    seconds: float
+    dense_over_it: float  # the dense step's time over its own
+
+
+def _zipf(n: int, k: int, seed: int) -> Callable[[], Any]:
+    """Draws k rows of n: the i-th most frequent one, which lies anywhere, with a probability that goes with 1 / i."""
+    rng = np.random.default_rng(seed)
+    order, chances = rng.permutation(n), np.cumsum(1 / np.arange(1, n + 1))
+    return lambda: order[np.searchsorted(chances, rng.random(k) * chances[-1])]
+
+
+def _mean_time(
+    step: Callable[[Any, Any], object], n: int, width: int, k: int, steps: int, end: Callable[[], object]
+) -> float:
+    draw, values = _zipf(n, k, 1), np.random.default_rng(0).standard_normal((k, width), np.float32)
+    for _ in range(3):
+        step(draw(), values)
+    spent = 0
+    for _ in range(steps):
+        indices = draw()
+        begin = perf_counter_ns()
+        step(indices, values)
+        spent += perf_counter_ns() - begin
+    begin = perf_counter_ns()
+    end()
+    return (spent + perf_counter_ns() - begin) / steps / 1e9
+
+
+def _our_rows(rule: str, way: str, n: int, width: int, k: int, steps: int) -> float:
+    params = {"E": np.random.default_rng(0).standard_normal((n, width), np.float32)}
+    opt = optimizers.OPTIMIZERS[rule](lr=peers.LR, sparse="touched" if way == "touched" else "exact")
+    dense = np.zeros((n, width), np.float32)
+
+    def step(indices: Any, values: Any) -> None:
+        if way == "dense":
+            opt.update(params, {"E": dense})  # whose values do not matter, nor who made them
+            return
+        opt.catch_up(params, {"E": indices})
+        opt.update(params, {"E": Rows(indices, values)})
+
+    return _mean_time(step, n, width, k, steps, lambda: opt.catch_up(params))
+
+
+def _torch_rows(rule: str, n: int, width: int, k: int, steps: int) -> float:
+    import torch
+
+    torch.set_num_threads(threads.get_num_threads())
+    table = torch.nn.Parameter(torch.randn(n, width))
+    opt: Any = {"Adam": torch.optim.SparseAdam, "AdaGrad": torch.optim.Adagrad}[rule]([table], lr=peers.LR)
+
+    def step(indices: Any, values: Any) -> None:
+        table.grad = torch.sparse_coo_tensor(torch.from_numpy(indices)[None], torch.from_numpy(values), (n, width))
+        opt.step()
+
+    return _mean_time(step, n, width, k, steps, lambda: None)
+
+
+def run_rows(n_threads: int, quick: bool, show: Callable[[str], None]) -> list[RowsRow]:
+    """Time Adam and AdaGrad on a table of 1e6 rows of 64, or of 1e5 if quick, of which a step names 4,096."""
+    n, width, k = (10**5 if quick else 10**6), 64, 4096
+    rows: list[RowsRow] = []
+    if 5 * 4 * n * width > 0.8 * free_memory():
+        show("\ngradients by rows: left out, too large for this machine's memory")
+        return rows
+    with settled(n_threads):
+        for rule in ("Adam", "AdaGrad"):
+            case = f"{n:,} x {width}, {k:,} rows a step"
+            show(f"\n{rule}, table of {case}, float32, {n_threads} thread(s)")
+            show(f"  {'':18} {'a step':>9} {'dense / it':>11}")
+            found = {"dense": _our_rows(rule, "dense", n, width, k, 20)}
+            found |= {way: _our_rows(rule, way, n, width, k, ROW_STEPS) for way in ("exact", "touched")}
+            if find_spec("torch"):
+                found["torch, touched"] = _torch_rows(rule, n, width, k, min(ROW_STEPS, 50))
+            for way, seconds in found.items():
+                row = RowsRow(case, rule, way, seconds, found["dense"] / seconds)
+                rows.append(row)
+                show(f"  {way:18} {time_text(seconds):>9} {row.dense_over_it:>10.1f}x")
     return rows
