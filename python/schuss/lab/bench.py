@@ -362,7 +362,10 @@ def main(args: Namespace) -> int:
         def say(line: str) -> None:
             print(line, flush=True)
 
-        found = [*zeros.run(present, n_threads, args.quick, say), *zeros.run_rows(n_threads, args.quick, say)]
+        found: list[Any] = [
+            *zeros.run(present, n_threads, args.quick, say),
+            *zeros.run_rows(n_threads, args.quick, say),
+        ]
         if args.json:
             args.json.write_text(
                 json.dumps({"machine": facts, "rows": [asdict(row) for row in found]}, indent=1) + "\n"

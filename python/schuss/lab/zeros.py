@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from . import peers
 from .. import optimizers, threads
 from ..rows import Rows
+from . import peers
 from .peers import MNIST
 from .timing import free_memory, settled, time_text, time_turns
 
