@@ -110,7 +110,7 @@ def _mean_time(
     step: Callable[[Any, Any], object], n: int, width: int, k: int, steps: int, end: Callable[[], object]
 ) -> float:
     draw, values = _zipf(n, k, 1), np.random.default_rng(0).standard_normal((k, width), np.float32)
-    for _ in range(3):
+    for _ in range(min(100, steps)):  # until the rows that come often have their memory
         step(draw(), values)
     spent = 0
     for _ in range(steps):
