@@ -52,8 +52,9 @@ Named name_rows(py::handle indices, size_t k, size_t n, const Name& gradient) {
     int64_t index;
     std::memcpy(&index, array.data(static_cast<py::ssize_t>(i)), sizeof index);
     if (index < 0 || static_cast<uint64_t>(index) >= n)
-      refuse("must be rows from 0 to " + std::to_string(n) + " - 1, got " + std::to_string(index) + " at " +
-             std::to_string(i));
+      refuse(
+          (n ? "must be rows from 0 to " + std::to_string(n - 1) : std::string("name rows of an array that has none")) +
+          ", got " + std::to_string(index) + " at " + std::to_string(i));
     keys[i] = static_cast<size_t>(index);
   }
   Named named;

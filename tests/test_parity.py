@@ -99,3 +99,25 @@ def test_the_same_steps(ours, theirs, peer):
             np.testing.assert_allclose(p, e, rtol=tolerance, atol=tolerance, err_msg=f"after step {opt.t}")
         seen += 1
     assert seen == STEPS
+
+
+SENTENCE = r"`(schuss\.[^`]*)`\s+(?:takes\s+the\s+steps\s+of|those\s+of)\s+`(torch[^`]*)`"
+TOUCHED = re.findall(SENTENCE, PAGE.read_text())
+assert len(TOUCHED) == 3
+
+
+@pytest.mark.parametrize(("ours", "theirs"), TOUCHED)
+def test_rows_touched_alone(ours, theirs):
+    """The sentence on gradients by rows: the same steps as PyTorch's on sparse gradients, also in rows that rest."""
+    torch = need("torch")
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(30, 4))
+    p = torch.nn.Parameter(torch.tensor(table))
+    opt, peer = eval(ours, {"schuss": schuss}), eval(theirs, {"torch": torch, "p": p})
+    opt.sparse = "touched"
+    for _ in range(STEPS):
+        indices, values = np.minimum(rng.zipf(1.3, 8) - 1, 29), rng.normal(size=(8, 4))
+        opt.update({"E": table}, {"E": schuss.Rows(indices, values)})
+        p.grad = torch.sparse_coo_tensor(torch.tensor(indices[None]), torch.tensor(values), (30, 4))
+        peer.step()
+        np.testing.assert_allclose(table, p.detach().numpy(), rtol=1e-9, atol=1e-12)

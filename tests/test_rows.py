@@ -306,8 +306,8 @@ def test_a_row_that_is_not_finite(bad):
 
 E_OF = {"E": np.ones((6, 3)), "b": np.ones(2)}
 BAD = {
-    "out of range": (lambda: Rows(np.array([6]), np.ones((1, 3))), ValueError, r"from 0 to 6 - 1, got 6 at 0"),
-    "negative": (lambda: Rows(np.array([0, -1]), np.ones((2, 3))), ValueError, r"from 0 to 6 - 1, got -1 at 1"),
+    "out of range": (lambda: Rows(np.array([6]), np.ones((1, 3))), ValueError, r"from 0 to 5, got 6 at 0"),
+    "negative": (lambda: Rows(np.array([0, -1]), np.ones((2, 3))), ValueError, r"from 0 to 5, got -1 at 1"),
     "other rows": (lambda: Rows(np.array([0]), np.ones((1, 4))), ValueError, "all axes but the first must be"),
     "other axes": (
         lambda: Rows(np.array([0]), np.ones((1, 3, 1))),
@@ -422,7 +422,7 @@ def test_what_catch_up_is_given():
         opt.catch_up(params, [1])
     with pytest.raises(TypeError, match=r"rows\['E'\] must be integers, got float64"):
         opt.catch_up(params, {"E": [1.0]})
-    with pytest.raises(ValueError, match=r"params\['E'\]: its indices must be rows from 0 to 40 - 1, got 40 at 1"):
+    with pytest.raises(ValueError, match=r"params\['E'\]: its indices must be rows from 0 to 39, got 40 at 1"):
         opt.catch_up(params, {"E": [[1], [40]]})
     with pytest.raises(KeyError):
         opt.catch_up({}, {"E": [1]})

@@ -57,8 +57,8 @@ class Optimizer(Arguments):
         anything is written.
     flush_subnormals : bool, default False
         Count numbers below the normal range (1.2e-38 in float32) as zero during the step; the caller's own mode is
-        restored after it. Averages of gradients that have been zero for long sink there, where some processors are
-        slow. The results are then no longer those of plain NumPy.
+        restored after it. Averages of gradients that have been zero for long sink there. The results are then no longer
+        those of plain NumPy; a step is hardly faster, as those numbers go a way of their own where processors are slow.
     sparse : {"exact", "touched"}, default "exact"
         What a gradient by rows (:class:`schuss.Rows`) does to the rows that it does not name. Exact: what the dense
         gradient would do, zeros there, bit for bit; these rows fall behind, and :meth:`catch_up` brings them up to

@@ -21,6 +21,7 @@ def info() -> dict[str, Any]:
     -------
     dict
         Ready for JSON. ``isa`` is what runs now, ``isas_available`` what ``SCHUSS_ISA`` may ask for;
+        ``slow_on_subnormals`` was measured: there subnormal numbers go another way, to the same bits;
         ``threads_from`` says where the number came from; an absent extra is None.
 
     Examples
@@ -36,6 +37,7 @@ def info() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "isa": _core.isa,
         "isas_available": list(_core.isas_available),
+        "slow_on_subnormals": _core.care() != 0,
         "threads": threads.get_num_threads(),
         "threads_from": threads.source(),
         "openmp": _core.openmp,
