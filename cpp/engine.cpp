@@ -297,12 +297,9 @@ bool Engine::behind() const {
   return std::any_of(lags_.begin(), lags_.end(), [](const auto& lag) { return lag->any_behind(); });
 }
 
-void Engine::catch_up(std::vector<Arrears>& arrears) {
-  for (Arrears& each : arrears) {
-    const Table& table = each.lag->table();
-    const size_t traffic = each.rows.size() * table.width * about(table.format).itemsize * 2 * table.operands;
-    work_on(traffic, [&] { row_passes_->catch_up(each, team::Pace{}.size_for(traffic)); });
-  }
+void Engine::catch_up(Arrears& arrears) {
+  const size_t traffic = arrears.traffic();
+  work_on(traffic, [&] { row_passes_->catch_up(arrears, team::Pace{}.size_for(traffic)); });
 }
 
 void Engine::catch_up_all() {
@@ -318,7 +315,7 @@ void Engine::catch_up_all() {
   row_passes_->provide(team::threads());
   std::vector<Arrears> arrears;
   for (const auto& lag : lags_) arrears.emplace_back(*lag, lag->all_behind());
-  catch_up(arrears);
+  for (Arrears& each : arrears) catch_up(each);
 }
 
 void Engine::catch_up(const py::object& params, const py::object& rows) {
@@ -334,7 +331,7 @@ void Engine::catch_up(const py::object& params, const py::object& rows) {
     const size_t k = py::len(indices);
     arrears.emplace_back(*lag, name_rows(indices, k, lag->table().rows, name).rows);
   }
-  catch_up(arrears);
+  for (Arrears& each : arrears) catch_up(each);
 }
 
 namespace {
@@ -401,15 +398,14 @@ void Engine::settle(const Plan& plan, ByRows& each) {
 
 // From here on nothing can fail.
 void Engine::step_rows(ByRows& each) {
-  const size_t traffic = each.traffic();
-  work_on(traffic, [&] {
-    row_passes_->step(each.table, each.named, each.values, each.step, team::Pace{}.size_for(traffic));
-    if (!each.next) return;
-    each.lag->add(each.step);
-    each.lag->has_made_all(each.named.rows);
-    row_passes_->catch_up(*each.next, team::Pace{}.size_for(traffic));
-    each.lag->end_turn(each.next->rows.size());
-  });
+  const size_t traffic = each.named.rows.size() * each.table.step_bytes();
+  work_on(traffic,
+          [&] { row_passes_->step(each.table, each.named, each.values, each.step, team::Pace{}.size_for(traffic)); });
+  if (!each.next) return;
+  each.lag->add(each.step);
+  each.lag->has_made_all(each.named.rows);
+  catch_up(*each.next);
+  each.lag->end_turn(each.next->size());
 }
 
 Step Engine::step_of(size_t i) const {
@@ -632,7 +628,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
         rebound.set(entries_[i], float_like(entries_[i].p_view, plan.float_result(i)));
   }
   lap("floats");
-  catch_up(arrears);
+  for (Arrears& each : arrears) catch_up(each);
   for (ByRows& each : by_rows) step_rows(each);
   if (plan.has_arrays() && !in_numpy) advance(plan, passes, Part::arrays, *kernel_, orders_, threads, ratio, pending);
   // From the first write on no Python code has run, which could raise, and none runs until all is done.

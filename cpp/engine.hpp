@@ -112,7 +112,7 @@ class Engine {
   std::vector<Arrears> due(const Plan& plan);
   void settle(const Plan& plan, ByRows& each);
   void step_rows(ByRows& each);
-  void catch_up(std::vector<Arrears>& arrears);
+  void catch_up(Arrears& arrears);
   void forget_lags();
   std::pair<Plan, py::object> make_plan(const py::object& optimizer, const py::object& params) const;
   bool heed(const Passes::Survey& found);

@@ -36,6 +36,8 @@ struct Table {
   size_t operands;
   std::array<char*, max_operands> base;
   std::array<std::ptrdiff_t, max_operands> stride;  // in bytes, from row to row
+
+  size_t step_bytes() const { return width * about(format).itemsize * (2 * operands - 1); }  // moved by a row's step
 };
 
 // A parameter and what is worked on with it, as memory to walk over.

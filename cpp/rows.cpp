@@ -255,12 +255,16 @@ void RowPasses::catch_up_sorted(const Lag& lag, size_t n_rows, Scratch& scratch)
   });
 }
 
-void RowPasses::catch_up(Arrears& arrears, int threads) {
-  Lag& lag = *arrears.lag;
+size_t Arrears::traffic() {
+  for (size_t i = 0; i < rows_.size(); ++i) before_[i + 1] = before_[i] + (lag_->count_ - lag_->made_[rows_[i]]);
+  return static_cast<size_t>(before_.back()) * lag_->table_.step_bytes();
+}
+
+void RowPasses::catch_up(const Arrears& arrears, int threads) {
+  Lag& lag = *arrears.lag_;
   const Table& table = lag.table_;
-  const std::vector<size_t>& rows = arrears.rows;
-  std::vector<uint64_t>& before = arrears.before;
-  for (size_t i = 0; i < rows.size(); ++i) before[i + 1] = before[i] + (lag.count_ - lag.made_[rows[i]]);
+  const std::vector<size_t>& rows = arrears.rows_;
+  const std::vector<uint64_t>& before = arrears.before_;
   team::each_rank(threads, [&](int rank, int size) {
     const auto share = [&](int r) {
       const uint64_t until = before.back() / static_cast<uint64_t>(size) * static_cast<uint64_t>(r);

@@ -56,6 +56,7 @@ class Lag {
 
  private:
   friend class RowPasses;
+  friend class Arrears;
   const Step& step(uint64_t number) const { return steps_[static_cast<size_t>(number % most)]; }
 
   Table table_;
@@ -66,12 +67,19 @@ class Lag {
   size_t turn_ = 0;
 };
 
-// Rows that are to make the steps that they lack, and memory to count those.
-struct Arrears {
-  Lag* lag;
-  std::vector<size_t> rows;
-  std::vector<uint64_t> before;  // steps to be made before each row
-  Arrears(Lag& of, std::vector<size_t> rows_) : lag(&of), rows(std::move(rows_)), before(rows.size() + 1) {}
+// Rows that are to make the steps that they lack.
+class Arrears {
+ public:
+  Arrears(Lag& lag, std::vector<size_t> rows) : lag_(&lag), rows_(std::move(rows)), before_(rows_.size() + 1) {}
+  size_t size() const { return rows_.size(); }
+  // Counts those steps; returns what all of them would move if each went through memory.
+  size_t traffic();
+
+ private:
+  friend class RowPasses;
+  Lag* lag_;
+  std::vector<size_t> rows_;
+  std::vector<uint64_t> before_;  // steps to be made before each row
 };
 
 // The loops. The memory that the threads need is taken beforehand: a step that has begun cannot fail for want of it.
@@ -82,7 +90,7 @@ class RowPasses {
 
   // The step on the rows named, with their values.
   void step(const Table& table, const Named& named, const char* values, const Step& step, int threads);
-  void catch_up(Arrears& arrears, int threads);
+  void catch_up(const Arrears& arrears, int threads);  // whose steps have been counted
   // Whether a step moves numbers of this format whose state is zero.
   bool moves_zero(const Step& step, Format format) const;
   // For each block of the gradient as it would be dense, the sum of its squares, and whether all of it is finite; the

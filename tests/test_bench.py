@@ -193,3 +193,5 @@ def test_gradients_full_of_zeros(monkeypatch, tmp_path, capsys):
     ]
     assert all(row["dense_over_it"] > 0 for row in rows)
     assert "dense / it" in shown
+    assert cli.main(["bench", "--zeros", "--csv", str(tmp_path / "x.csv")]) == 2
+    assert "--zeros writes no --csv and no --figure; it has --json" in capsys.readouterr().err

@@ -345,6 +345,8 @@ def main(args: Namespace) -> int:
     if args.profile:
         _print_profile()
         return 0
+    if args.zeros and (args.csv or args.figure):
+        raise ValueError("schuss bench --zeros writes no --csv and no --figure; it has --json")
     if args.figure:
         need("matplotlib", "schuss bench --figure")
     for path in (args.json, args.csv, args.figure):
