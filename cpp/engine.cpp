@@ -322,14 +322,30 @@ void Engine::catch_up(const py::object& params, const py::object& rows) {
   if (lags_.empty()) return;
   row_passes_->provide(team::threads());
   std::vector<Arrears> arrears;
-  for (const py::handle pair : rows) {
-    const auto [key, indices] = pair.cast<std::pair<py::object, py::object>>();
-    Lag* const lag = lag_of(key);
-    if (!lag || lag->none_behind()) continue;
+  const auto add = [&](const py::object& key, Lag& lag, py::handle p, py::handle indices) {
     const Name name{Role::parameter, key, "p"};
-    if (!lag->lies_in(look(params[key], name))) refuse_another(name);
-    const size_t k = py::len(indices);
-    arrears.emplace_back(*lag, name_rows(indices, k, lag->table().rows, name).rows);
+    if (!lag.lies_in(look(p, name))) refuse_another(name);
+    arrears.emplace_back(
+        lag, indices.is_none() ? lag.all_behind() : name_rows(indices, py::len(indices), lag.table().rows, name).rows);
+  };
+  if (rows.is_none()) {
+    // Of those that are in `params`: an optimizer may serve several networks.
+    for (const auto& [key, number] : py::dict(lag_numbers_.attr("copy")())) {
+      Lag& lag = *lags_[number.cast<size_t>()];
+      if (!lag.any_behind()) continue;
+      const py::object p = py::reinterpret_steal<py::object>(PyObject_GetItem(params.ptr(), key.ptr()));
+      if (!p && !PyErr_ExceptionMatches(PyExc_LookupError)) throw py::error_already_set();
+      if (p)
+        add(py::reinterpret_borrow<py::object>(key), lag, p, py::none());
+      else
+        PyErr_Clear();
+    }
+  } else {
+    for (const py::handle pair : rows) {
+      const auto [key, indices] = pair.cast<std::pair<py::object, py::object>>();
+      Lag* const lag = lag_of(key);
+      if (lag && !lag->none_behind()) add(key, *lag, params[key], indices);
+    }
   }
   for (Arrears& each : arrears) catch_up(each);
 }
@@ -358,8 +374,6 @@ struct Engine::ByRows {
   Lag* lag = nullptr;  // where there is one
   Step step;
   std::optional<Arrears> next;  // the rows whose turn it is to catch up, if others are left behind
-
-  size_t traffic() const { return named.rows.size() * table.width * about(table.format).itemsize * 2 * table.operands; }
 };
 
 // What rows lack though they will not be asked for: a dense gradient comes for them, or one that lets the others rest.
