@@ -59,9 +59,9 @@ class Engine {
   using Structure = std::tuple<std::string, py::tuple, bool>;
 
   // Makes the steps that rows lack because gradients by rows did not name them: those of `rows`, pairs of a name and
-  // the numbers of rows, of arrays in `params`; or all there are.
+  // the numbers of rows, of arrays in `params`; or, if that is None, of all that are in `params`.
   void catch_up(const py::object& params, const py::object& rows);
-  void catch_up_all();  // also where the thread is not within
+  void catch_up_all();  // of all parameters; also where the thread is not within
   bool behind() const;
 
   // Sets attributes of which `_orders` tells. No Python code runs between them, a signal's handler neither.

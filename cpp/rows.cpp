@@ -72,7 +72,7 @@ Named name_rows(py::handle indices, size_t k, size_t n, const Name& gradient) {
 
 bool Lag::is_of(const Table& other) const {
   return table_.rows == other.rows && table_.width == other.width && table_.operands == other.operands &&
-         table_.base == other.base;
+         table_.base == other.base && table_.stride == other.stride;
 }
 
 bool Lag::lies_in(const View& parameter) const {

@@ -174,9 +174,8 @@ def caught_up(**options):
         copy.copy,
         pickle.dumps,
         lambda opt: opt.load_state_dict(schuss.AdamW(ema=0.5).state_dict()),
-        lambda opt: opt.catch_up([]),
     ],
-    ids=["state", "averages", "state_dict", "copy", "pickle", "load_state_dict", "catch_up"],
+    ids=["state", "averages", "state_dict", "copy", "pickle", "load_state_dict"],
 )
 def test_what_catches_up_by_itself(look):
     opt = schuss.AdamW(ema=0.5)
@@ -404,6 +403,7 @@ def test_another_array_in_place_of_one_with_rows_behind():
     other = {"E": params["E"].copy()}
     rows = Rows(np.array([39]), np.ones((1, 3)))
     for ask in (
+        lambda: opt.catch_up(other),
         lambda: opt.catch_up(other, {"E": [1]}),
         lambda: opt.update(other, {"E": rows}),
         lambda: opt.update(other, {"E": rows.dense(40)}),
@@ -431,6 +431,24 @@ def test_what_catch_up_is_given():
     assert opt._engine.behind
     with pytest.raises(ValueError, match="sparse must be one of exact, touched, got 'lazy'"):
         opt.sparse = "lazy"
+
+
+def test_two_networks_of_one_optimizer():
+    """Each is caught up by itself."""
+    opt, first, second = schuss.Momentum(), {"A": np.ones((4, 2))}, {"B": np.ones((4, 2))}
+    for params in (first, second):
+        name = next(iter(params))
+        opt.update(params, {name: np.ones((4, 2))})
+    for params in (first, second):
+        name = next(iter(params))
+        for _ in range(3):
+            opt.update(params, {name: Rows(np.array([0]), np.ones((1, 2)))})
+    before = first["A"].copy(), second["B"].copy()
+    opt.catch_up(second)
+    assert_same_bits(first["A"], before[0])
+    assert (second["B"][3] < before[1][3]).all()
+    opt.catch_up({**first, "other": 1})
+    assert_same_bits(first["A"], second["B"])
 
 
 def test_lists_of_parameters():

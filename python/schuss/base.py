@@ -227,10 +227,10 @@ class Optimizer(Arguments):
         Parameters
         ----------
         params : mapping or list, like those of :meth:`update`
-            The same arrays.
+            The same arrays, or some of them.
         rows : mapping of name -> integers, optional
             Which rows of which parameters: those that will be read, as the words of the next batch, before they are.
-            An array of any shape; repeated ones count once. All rows of all parameters if it is not given.
+            An array of any shape; repeated ones count once. All rows of all that are in ``params`` if it is not given.
 
         Raises
         ------
@@ -265,7 +265,8 @@ class Optimizer(Arguments):
                [0.9  , 0.9  ]])
         """
         if rows is None:
-            self._engine.catch_up_all()
+            with self._engine:
+                self._engine.catch_up(params, None)
             return
         if not isinstance(rows, Mapping):
             raise TypeError(f"rows must be a mapping of name -> integers, got {shown(rows)}")
