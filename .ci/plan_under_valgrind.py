@@ -1,4 +1,4 @@
-"""Plans of all kinds, for valgrind's memcheck to watch: layouts, floats, empty arrays, options, refusals, new plans."""
+"""Plans of all kinds, for valgrind's memcheck to watch: layouts, floats, empty arrays, rows, options, refusals."""
 
 import numpy as np
 import schuss
@@ -24,4 +24,16 @@ for rule in ("SGD", "Adam", "LAMB", "Muon"):
             except (TypeError, ValueError):
                 continue
             raise AssertionError(bad)
+
+for care in (1, 2):
+    schuss._core.set_care(care)
+    opt, params = schuss.AdamW(ema=0.9, clip_norm=1.0), {"E": rng.normal(size=(50, 7)), "F": np.ones(9, "f4")}
+    for _ in range(4):
+        read = {"E": rng.integers(0, 50, 6), "F": rng.integers(0, 9, 3)}
+        rows = {
+            n: schuss.Rows(read[n], np.full((len(read[n]), *p.shape[1:]), 1e-40, p.dtype)) for n, p in params.items()
+        }
+        opt.catch_up(params, read)
+        opt.update(params, rows)
+    opt.catch_up(params)
 print("done")

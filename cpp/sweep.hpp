@@ -114,6 +114,14 @@ void measure(const double* scalars, const Around* around, size_t n, const void* 
 
 #ifdef SCHUSS_GRADUAL
 
+// All that is called within is to be inlined, so that what concerns a step's scalars leaves the loop. Where a sanitizer
+// stands beside each operation no compiler comes to an end with that.
+#ifdef __SANITIZE_ADDRESS__
+#define SCHUSS_FLATTEN
+#else
+#define SCHUSS_FLATTEN [[gnu::flatten]]
+#endif
+
 // The same by vectors of gradual numbers, to the same bits.
 template <template <class> class Rule, class T, class Slots>
 struct Careful;
@@ -124,8 +132,8 @@ struct Careful<Rule, T, std::index_sequence<slot...>> {
   static constexpr size_t slots = sizeof...(slot);
   static constexpr unsigned all_but_gradient = ~2u, all_but_p_and_gradient = ~3u;
 
-  [[gnu::flatten]] static void sweep(const double* scalars, const Around* around, size_t n, void* p, const void* g,
-                                     void* const* s) {
+  SCHUSS_FLATTEN static void sweep(const double* scalars, const Around* around, size_t n, void* p, const void* g,
+                                   void* const* s) {
     const auto rule = round_scalars<Rule<N>, T, N>(scalars);
     T* const at[] = {static_cast<T*>(p), static_cast<T*>(const_cast<void*>(g)), static_cast<T*>(s[slot])...};
     constexpr std::make_index_sequence<2 + slots> operands;
@@ -142,8 +150,8 @@ struct Careful<Rule, T, std::index_sequence<slot...>> {
     });
   }
 
-  [[gnu::flatten]] static void measure(const double* scalars, const Around* around, size_t n, const void* p,
-                                       const void* g, void* const* s, void* u) {
+  SCHUSS_FLATTEN static void measure(const double* scalars, const Around* around, size_t n, const void* p,
+                                     const void* g, void* const* s, void* u) {
     const auto rule = round_scalars<Rule<N>, T, N>(scalars);
     const Prepare<T, N> prepare(*around);
     T* const at[] = {static_cast<T*>(const_cast<void*>(p)), static_cast<T*>(const_cast<void*>(g)),
