@@ -269,7 +269,7 @@ def test_signed_zeros_and_subnormal_numbers(rule, options):
     found = []
     for by_rows in (True, False):
         opt = schuss.optimizers.OPTIMIZERS[rule](**options)
-        params = {"E": np.tile(np.array([-0.0, 0.0, 1e-40, -1e-44, 1.0], np.float32), (6, 1))}
+        params = {"E": np.tile(np.array([-0.0, -0.0, 1e-40, -1e-44, 1.0], np.float32), (6, 1))}
         for step in range(5):
             rows = Rows(np.array([step % 2]), np.full((1, 5), [0.0, -0.0, 1, 0, -1], np.float32))
             opt.catch_up(params, {"E": rows.indices})
