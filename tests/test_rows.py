@@ -263,8 +263,9 @@ def test_options_count_for_the_steps_that_were_made_with_them():
 
 
 @pytest.mark.parametrize("rule", ELEMENTWISE)
+@pytest.mark.parametrize("turned", [1.0, -1.0])
 @pytest.mark.parametrize("options", [{}, {"maximize": True}, {"ema": 0.5}, {"flush_subnormals": True}])
-def test_signed_zeros_and_subnormal_numbers(rule, options):
+def test_signed_zeros_and_subnormal_numbers(rule, options, turned):
     """-0 in a parameter is one of the few things that a gradient of zero may turn; flushing is another."""
     found = []
     for by_rows in (True, False):
@@ -273,7 +274,7 @@ def test_signed_zeros_and_subnormal_numbers(rule, options):
         for step in range(5):
             rows = Rows(np.array([step % 2]), np.full((1, 5), [0.0, -0.0, 1, 0, -1], np.float32))
             opt.catch_up(params, {"E": rows.indices})
-            opt.update(params, {"E": rows if by_rows else rows.dense(6)}, grad_scale=-1.0 if step == 3 else 1.0)
+            opt.update(params, {"E": rows if by_rows else rows.dense(6)}, grad_scale=turned if step == 3 else 1.0)
         opt.catch_up(params)
         found.append(params["E"])
     assert_same_bits(*found)
