@@ -297,6 +297,13 @@ bool Engine::behind() const {
   return std::any_of(lags_.begin(), lags_.end(), [](const auto& lag) { return lag->any_behind(); });
 }
 
+// What lacks steps in the same memory as a parameter, under another name than its own.
+void Engine::add_others(const View& p, const Lag* own, std::vector<Arrears>& arrears) const {
+  for (const auto& other : lags_)
+    if (other.get() != own && other->meets(extent_of(p)) && other->any_behind() && other->intact())
+      arrears.emplace_back(*other, other->all_behind());
+}
+
 void Engine::catch_up(Arrears& arrears) {
   const size_t traffic = arrears.traffic();
   work_on(traffic, [&] { row_passes_->catch_up(arrears, team::Pace{}.size_for(traffic)); });
@@ -314,7 +321,12 @@ void Engine::catch_up_all() {
   if (lags_.empty()) return;
   row_passes_->provide(team::threads());
   std::vector<Arrears> arrears;
-  for (const auto& lag : lags_) arrears.emplace_back(*lag, lag->all_behind());
+  for (const auto& [key, number] : lag_numbers_) {
+    Lag& lag = *lags_[number.cast<size_t>()];
+    if (!lag.any_behind()) continue;
+    if (!lag.intact()) refuse_another({Role::parameter, key, "p"});
+    arrears.emplace_back(lag, lag.all_behind());
+  }
   for (Arrears& each : arrears) catch_up(each);
 }
 
@@ -322,29 +334,33 @@ void Engine::catch_up(const py::object& params, const py::object& rows) {
   if (lags_.empty()) return;
   row_passes_->provide(team::threads());
   std::vector<Arrears> arrears;
-  const auto add = [&](const py::object& key, Lag& lag, py::handle p, py::handle indices) {
+  // A null object where there is none.
+  const auto find = [&](py::handle key) {
+    py::object p = py::reinterpret_steal<py::object>(PyObject_GetItem(params.ptr(), key.ptr()));
+    if (!p && !PyErr_ExceptionMatches(PyExc_LookupError)) throw py::error_already_set();
+    if (!p) PyErr_Clear();
+    return p;
+  };
+  const auto add = [&](py::handle key, Lag* lag, const py::object& p, py::handle indices) {
     const Name name{Role::parameter, key, "p"};
-    if (!lag.lies_in(look(p, name))) refuse_another(name);
-    arrears.emplace_back(
-        lag, indices.is_none() ? lag.all_behind() : name_rows(indices, py::len(indices), lag.table().rows, name).rows);
+    const View view = look(p, name);
+    if (lag && lag->any_behind()) {
+      if (!lag->lies_in(view)) refuse_another(name);
+      arrears.emplace_back(*lag, indices.is_none()
+                                     ? lag->all_behind()
+                                     : name_rows(indices, py::len(indices), lag->table().rows, name).rows);
+    }
+    add_others(view, lag, arrears);
   };
   if (rows.is_none()) {
     // Of those that are in `params`: an optimizer may serve several networks.
-    for (const auto& [key, number] : py::dict(lag_numbers_.attr("copy")())) {
-      Lag& lag = *lags_[number.cast<size_t>()];
-      if (!lag.any_behind()) continue;
-      const py::object p = py::reinterpret_steal<py::object>(PyObject_GetItem(params.ptr(), key.ptr()));
-      if (!p && !PyErr_ExceptionMatches(PyExc_LookupError)) throw py::error_already_set();
-      if (p)
-        add(py::reinterpret_borrow<py::object>(key), lag, p, py::none());
-      else
-        PyErr_Clear();
-    }
+    for (const auto& [key, number] : py::dict(lag_numbers_.attr("copy")()))
+      if (const py::object p = find(key)) add(key, lags_[number.cast<size_t>()].get(), p, py::none());
   } else {
     for (const py::handle pair : rows) {
       const auto [key, indices] = pair.cast<std::pair<py::object, py::object>>();
       Lag* const lag = lag_of(key);
-      if (lag && !lag->none_behind()) add(key, *lag, params[key], indices);
+      if (const py::object p = lag ? py::object(params[key]) : find(key)) add(key, lag, p, indices);
     }
   }
   for (Arrears& each : arrears) catch_up(each);
@@ -353,9 +369,13 @@ void Engine::catch_up(const py::object& params, const py::object& rows) {
 namespace {
 
 // Whether the step leaves rows of zero gradients as they are, bit for bit: also -0 in the parameter.
-bool rests(const Kernel& kernel, const Step& step) {
+bool rests(const Kernel& kernel, const Step& step, Format format) {
   const Around& a = step.around;
-  const auto positive = [](double factor) { return std::isfinite(factor) && !std::signbit(factor); };
+  const auto positive = [format](double factor) {  // as the type has it
+    const double rounded =
+        with_type_of(format, [&](auto number) { return double{static_cast<decltype(number)>(factor)}; });
+    return std::isfinite(rounded) && !std::signbit(rounded);
+  };
   return kernel.rests && kernel.rests(step.scalars.data()) && positive(step.scalars[0]) && positive(a.scale) &&
          positive(a.shrink) && positive(a.sign) && a.l2 == 0 && a.average < 0 && !step.flush;
 }
@@ -382,8 +402,9 @@ std::vector<Arrears> Engine::due(const Plan& plan) {
   if (lags_.empty()) return found;
   row_passes_->provide(team::threads());
   for (size_t i = 0; i < entries_.size(); ++i) {
-    if (plan.tensors()[i].table && !touched_) continue;
     Lag* const lag = lag_of(entries_[i].key);
+    add_others(entries_[i].p_view, lag, found);
+    if (plan.tensors()[i].table && !touched_) continue;
     if (!lag || !lag->any_behind()) continue;
     if (!lag->lies_in(entries_[i].p_view)) refuse_another(entries_[i].p_name());
     found.emplace_back(*lag, lag->all_behind());
@@ -394,7 +415,7 @@ std::vector<Arrears> Engine::due(const Plan& plan) {
 // What the step is is known once the gradients have been surveyed; and so is whether it leaves rows behind.
 void Engine::settle(const Plan& plan, ByRows& each) {
   each.step = step_of(plan.tensors()[each.i].group);
-  if (touched_ || rests(*kernel_, each.step)) return;
+  if (touched_ || each.table.width == 0 || rests(*kernel_, each.step, each.table.format)) return;
   each.step.moves_zero = row_passes_->moves_zero(each.step, each.table.format);
   if (!each.lag) {
     const Entry& entry = entries_[each.i];
@@ -615,7 +636,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     work_on(traffic, [&] { passes.survey(orders_, threads); });
     for (const ByRows& each : by_rows) {
       const auto [sums, finite] = passes.blank_survey(each.i);
-      row_passes_->survey(each.table, each.named, each.values, orders_.scale, sums, finite);
+      row_passes_->survey(each.table, each.named, each.values, orders_.scale, orders_.flush, sums, finite);
     }
     found = passes.surveyed();
     if (!heed(found)) return;

@@ -110,6 +110,7 @@ class Engine {
   Lag* lag_of(const py::object& key) const;
   std::vector<ByRows> prepare_rows(const Plan& plan);
   std::vector<Arrears> due(const Plan& plan);
+  void add_others(const View& p, const Lag* own, std::vector<Arrears>& arrears) const;
   void settle(const Plan& plan, ByRows& each);
   void step_rows(ByRows& each);
   void catch_up(Arrears& arrears);

@@ -182,7 +182,7 @@ bool Plan::serves(const std::vector<Entry>& entries) const {
     else if (!row.g.same_layout(entry.g_view))
       return false;
     if (!has_state(i)) return false;
-    if (entry.g_view.data != row.g.data && !is_free(entry.g_view)) return false;
+    if ((entry.g_view.data != row.g.data || row.by_rows) && !is_free(entry.g_view)) return false;
   }
   return true;
 }

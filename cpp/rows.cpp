@@ -86,6 +86,25 @@ bool Lag::any_behind() const {
   return !none_behind() && std::any_of(made_.begin(), made_.end(), [&](uint64_t made) { return made < count_; });
 }
 
+bool Lag::intact() const {
+  for (size_t o = 0; o < table_.operands; ++o) {
+    if (o == 1) continue;
+    const py::object& array = held_[o == 0 ? 0 : 2 * (o - 1)];
+    const View now = look(array, {Role::gradient, {}, "rows"});  // by which being read-only is no error
+    const bool same = now.data == table_.base[o] && now.format == table_.format && now.layout.ndim() > 0 &&
+                      now.layout.shape()[0] == static_cast<py::ssize_t>(table_.rows) &&
+                      row_bytes(now) == static_cast<py::ssize_t>(table_.width * now.itemsize());
+    if (!same || !is_writeable(array)) return false;
+  }
+  return true;
+}
+
+bool Lag::meets(const Extent& extent) const {
+  const char* const low = table_.base[0];
+  const char* const high = low + static_cast<std::ptrdiff_t>(table_.rows) * table_.stride[0];
+  return extent.low < high && low < extent.high;
+}
+
 std::vector<size_t> Lag::all_behind() const {
   std::vector<size_t> rows;
   if (none_behind()) return rows;
@@ -113,6 +132,9 @@ int Lag::visit_all(visitproc visit, void* arg) const {
   for (const py::object& each : held_) Py_VISIT(each.ptr());
   return 0;
 }
+
+// Another thread may have allowed more of them meanwhile.
+int RowPasses::provided(int threads) const { return std::min(threads, static_cast<int>(scratch_.size())); }
 
 void RowPasses::provide(int threads) {
   if (scratch_.size() < static_cast<size_t>(threads)) scratch_.resize(static_cast<size_t>(threads));
@@ -164,20 +186,20 @@ bool state_is_zero(const Table& table, size_t row) {
 
 }  // namespace
 
-// With state and gradient zero a parameter stands in a rule by itself, times the decay, and times the L2 factor; and is
+// With state and gradient zero, and no L2 term, a parameter stands in a rule by itself and times the decay, and is
 // changed by what does not depend on it. So 0 and 1 tell for all but -0.
 bool RowPasses::moves_zero(const Step& step, Format format) const {
+  if (step.flush || step.around.l2 != 0) return true;
   return with_type_of(format, [&](auto type) {
     using T = decltype(type);
     constexpr size_t n = 2;
     T p[n] = {0, 1}, zeros[max_operands][n] = {};
     std::array<void*, max_slots + 1> slots;
     for (size_t slot = 0; slot < slots.size(); ++slot) slots[slot] = zeros[slot];
-    const Flush mode(step.flush);
     kernel_.ways.of<T>().plain.step(step.scalars.data(), step.plain ? nullptr : &step.around, n, p,
                                     zeros[max_operands - 1], slots.data());
     T nothing[max_operands][n] = {};
-    return step.flush || p[0] != 0 || std::signbit(p[0]) || p[1] != 1 || std::memcmp(zeros, nothing, sizeof zeros) != 0;
+    return p[0] != 0 || std::signbit(p[0]) || p[1] != 1 || std::memcmp(zeros, nothing, sizeof zeros) != 0;
   });
 }
 
@@ -193,8 +215,7 @@ void RowPasses::fill(const Table& table, const Named& named, const char* values,
 }
 
 void RowPasses::step(const Table& table, const Named& named, const char* values, const Step& step, int threads) {
-  team::each_rank(threads, [&](int rank, int size) {
-    const Flush mode(step.flush);
+  team::each_rank(provided(threads), [&](int rank, int size) {
     Guide guide(step.flush || !kernel_.ways.f32.careful.step ? Care::never : care());
     Scratch& scratch = scratch_[static_cast<size_t>(rank)];
     Met met = Met::none;  // as the block before
@@ -209,10 +230,13 @@ void RowPasses::step(const Table& table, const Named& named, const char* values,
           for (size_t o = 0; o < table.operands; ++o)
             if (o != 1) copy(scratch.of<T>(o) + i * n, at<T>(table, o, named.rows[first + i], column), n * sizeof(T));
         }
-        kernel_.ways.of<T>()
-            .of(guide.carefully(met))
-            .step(step.scalars.data(), step.plain ? nullptr : &step.around, count * n, operands[0], operands[1],
-                  &operands[2]);
+        {
+          const Flush mode(step.flush);  // from here on: repeated rows were added as NumPy adds
+          kernel_.ways.of<T>()
+              .of(guide.carefully(met))
+              .step(step.scalars.data(), step.plain ? nullptr : &step.around, count * n, operands[0], operands[1],
+                    &operands[2]);
+        }
         met = guide.met();
         for (size_t i = 0; i < count; ++i)
           for (size_t o = 0; o < table.operands; ++o)
@@ -265,7 +289,7 @@ void RowPasses::catch_up(const Arrears& arrears, int threads) {
   const Table& table = lag.table_;
   const std::vector<size_t>& rows = arrears.rows_;
   const std::vector<uint64_t>& before = arrears.before_;
-  team::each_rank(threads, [&](int rank, int size) {
+  team::each_rank(provided(threads), [&](int rank, int size) {
     const auto share = [&](int r) {
       const uint64_t until = before.back() / static_cast<uint64_t>(size) * static_cast<uint64_t>(r);
       return r == size ? rows.size()
@@ -290,8 +314,8 @@ void RowPasses::catch_up(const Arrears& arrears, int threads) {
   lag.has_made_all(rows);
 }
 
-void RowPasses::survey(const Table& table, const Named& named, const char* values, double scale, double* sums,
-                       char* finite) {
+void RowPasses::survey(const Table& table, const Named& named, const char* values, double scale, bool flush,
+                       double* sums, char* finite) {
   if (table.width == 0) return;
   Scratch& scratch = scratch_[0];
   with_type_of(table.format, [&](auto type) {
@@ -312,6 +336,7 @@ void RowPasses::survey(const Table& table, const Named& named, const char* value
           fill(table, named, values, j, low - row, high - low, dense + (low - begin));
           if (row + table.width > end) break;  // it goes on in the next block
         }
+        const Flush mode(flush);
         sums[block] = queries.squares(end - begin, dense, scale);
         finite[block] = std::isfinite(sums[block]) || queries.finite(end - begin, dense, scale);
         i = j;

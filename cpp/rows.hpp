@@ -46,6 +46,8 @@ class Lag {
   bool lies_in(const View& parameter) const;
   bool none_behind() const { return count_ == 0; }  // without a look at each
   bool behind(size_t row) const { return made_[row] < count_; }
+  bool intact() const;                     // whether the arrays still lie where they did, and can be written
+  bool meets(const Extent& extent) const;  // whether the parameter may share memory with that
   bool any_behind() const;
   std::vector<size_t> all_behind() const;
   void add(const Step& step);  // all rows lack it then
@@ -95,7 +97,8 @@ class RowPasses {
   bool moves_zero(const Step& step, Format format) const;
   // For each block of the gradient as it would be dense, the sum of its squares, and whether all of it is finite; the
   // blocks without a named row are zero and finite already.
-  void survey(const Table& table, const Named& named, const char* values, double scale, double* sums, char* finite);
+  void survey(const Table& table, const Named& named, const char* values, double scale, bool flush, double* sums,
+              char* finite);
 
  private:
   struct Scratch {
@@ -113,6 +116,8 @@ class RowPasses {
   template <class T>
   void fill(const Table& table, const Named& named, const char* values, size_t row, size_t column, size_t n,
             T* to) const;
+
+  int provided(int threads) const;
 
   const Kernels& kernels_;
   const Kernel& kernel_;

@@ -491,3 +491,120 @@ def test_steps_that_a_zero_state_does_not_notice_are_left_out(dtype):
 
 def test_its_text():
     assert repr(Rows(np.array([1, 2]), np.ones((2, 3), np.float32))) == "Rows(2 of shape (3,), float32)"
+
+
+# What others found by trying.
+
+
+def test_values_that_reach_into_the_parameter_when_there_are_more():
+    """The plan of the update before serves; what is new is how far the values go."""
+    memory = np.ones((20, 2))
+    p, opt = memory[4:14], schuss.SGD(lr=1.0)
+    opt.update({"E": p}, {"E": Rows(np.array([0]), memory[:1])})
+    before = memory.copy()
+    with pytest.raises(ValueError, match=r"grads\['E'\] and params\['E'\] overlap in memory"):
+        opt.update({"E": p}, {"E": Rows(np.zeros(20, np.int64), memory)})
+    assert_same_bits(memory, before)
+
+
+def side_by_side(make, p, rows, steps=2, **how):
+    """Our steps by rows and by dense gradients from the same start: both ends."""
+    ends = []
+    for by_rows in (True, False):
+        opt, params = make(), {"E": p.copy()}
+        for _ in range(steps):
+            opt.update(params, {"E": rows if by_rows else rows.dense(len(p))}, **how)
+        opt.catch_up(params)
+        ends.append((params["E"], opt.state["E"], opt.last_grad_norm))
+    (ours, state, norm), (dense, dense_state, dense_norm) = ends
+    assert_same_bits(ours, dense)
+    assert norm == dense_norm
+    for slot, array in dense_state.items():
+        assert_same_bits(state[slot], array, slot)
+
+
+@pytest.mark.parametrize(
+    ("make", "start"),
+    [
+        (lambda: schuss.RMSprop(weight_decay=1e-23), 100.0),
+        (lambda: schuss.AdaGrad(weight_decay=1e-30), 1e15),
+        (lambda: schuss.Momentum(lr=lambda t: 0.0, weight_decay=0.1), np.inf),
+        (lambda: schuss.Adam(weight_decay=1e-50), np.inf),
+        (lambda: schuss.AdamW(lr=lambda t: 0.0), np.inf),
+        (lambda: schuss.SGD(lr=1e39), 1.0),
+        (lambda: schuss.AdaGrad(lr=1e39), 1.0),
+    ],
+)
+def test_scalars_at_the_ends_of_float32(make, start):
+    """A term that 0 and 1 do not show; a rate that is infinite in float32."""
+    rows = Rows(np.array([1]), np.ones((1, 2), np.float32))
+    with np.errstate(all="ignore"):
+        side_by_side(make, np.full((4, 2), start, np.float32), rows)
+        side_by_side(make, np.full((4, 2), start, np.float32), rows, grad_scale=1e39)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "scale"),
+    [
+        (np.full((100, 2), [9e-39, 1.0]), {}, 1.0),
+        (np.full((1, 2), 1e-39), {"clip_norm": 1.0}, 1.0),
+        (np.array([[1e-39, 1e-37]]), {"clip_norm": 0.01}, 1e38),
+    ],
+)
+def test_flushing_begins_where_it_does_for_a_dense_gradient(values, options, scale):
+    """After repeated rows have been added, and before their norm is taken."""
+    rows = Rows(np.ones(len(values), np.int64), values.astype(np.float32))
+
+    def make():
+        return schuss.Momentum(lr=0.1, flush_subnormals=True, **options)
+
+    side_by_side(make, np.zeros((8, 2), np.float32), rows, grad_scale=scale)
+
+
+def test_threads_that_are_allowed_within_an_update():
+    """By a mapping's own code, after the memory for the threads has been taken."""
+
+    class Allowing(dict):
+        def __setitem__(self, name, value):
+            schuss.set_num_threads(9, grain=1)
+            super().__setitem__(name, value)
+
+    schuss.set_num_threads(1)
+    params = Allowing(E=np.ones((20_000, 8)), f=1.0)
+    schuss.Adam().update(params, {"E": Rows(np.arange(20_000), np.ones((20_000, 8))), "f": 1.0})
+    assert schuss.get_num_threads() == 9
+    assert len(np.unique(params["E"])) == 1
+
+
+def test_the_same_memory_under_two_names():
+    """By turns: what one name has left behind comes before what the other one does."""
+    ends = []
+    for by_rows in (True, False):
+        table, opt = np.ones((6, 2)), schuss.Momentum(lr=0.1, weight_decay=0.1)
+        for step in range(6):
+            name, rows = "AB"[step % 2], Rows(np.array([1]), np.ones((1, 2)))
+            opt.catch_up({name: table}, {name: rows.indices})
+            opt.update({name: table}, {name: rows if by_rows else rows.dense(6)})
+        opt.catch_up({"A": table})
+        ends.append(table)
+    assert_same_bits(*ends)
+
+
+def test_arrays_that_moved_or_were_closed_are_not_written():
+    for change in (lambda p: p.resize((2, 2), refcheck=False), lambda p: p.setflags(write=False)):
+        opt = schuss.AdamW(weight_decay=0.1)
+        params = {"E": np.ones((50_000, 2))}
+        opt.update(params, {"E": Rows(np.array([0]), np.ones((1, 2)))})
+        change(params["E"])
+        before = params["E"].copy()
+        for ask in (lambda: opt.state, lambda: opt.catch_up(params)):  # noqa: B023
+            with pytest.raises(ValueError, match=r"params\['E'\].*(is another array|is read-only)"):
+                ask()
+        assert_same_bits(params["E"], before)
+
+
+def test_tables_without_columns_have_nothing_behind():
+    opt, params = schuss.Adam(), {"E": np.zeros((2**40, 0), np.float32)}
+    opt.update(params, {"E": Rows(np.array([2**40 - 1]), np.zeros((1, 0), np.float32))})
+    opt.catch_up(params)
+    assert opt.t == 1

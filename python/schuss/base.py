@@ -246,8 +246,9 @@ class Optimizer(Arguments):
         With ``sparse="touched"``, dense gradients, and rules and options to which a gradient of zero is none (SGD and
         AdaGrad without weight decay and average) no row is ever behind; then this does nothing. Saving, copying,
         :attr:`state`, :attr:`ema_params` and an update with a dense gradient catch up by themselves. Reading a
-        parameter does not: that is an array of the caller's. What was read without it shows in the next update,
-        which refuses gradients for rows that are behind.
+        parameter does not: that is an array of the caller's, and so are copies and pickles of it. What was read
+        without it shows in the next update, which refuses gradients for rows that are behind. An optimizer that is
+        let go of while rows are behind leaves them so.
 
         Examples
         --------
