@@ -77,6 +77,13 @@ def test_the_dense_way_and_exact_rows_are_the_same(few, optimizer):
     assert exact.gradient_bytes == touched.gradient_bytes == 4 * (2 + NEGATIVES) * (6 * 4 + 8)
 
 
+def test_losses_that_are_nan_are_the_same_bits(few):
+    with np.errstate(all="ignore"):
+        race = words.embedding(few, optimizer="SGD(lr=1e30)", dimensions=6, iterations=20, batch_size=4)
+    assert np.isnan(race.runs[0].losses[-1])
+    assert race.same_bits
+
+
 def test_it_learns(few):
     race = words.embedding(few, dimensions=8, iterations=800, batch_size=16)
     for run in race.runs:
@@ -96,7 +103,7 @@ def test_ctrl_c_keeps_what_was_done(few):
 
     race = words.embedding(few, dimensions=6, iterations=20, batch_size=4, watch=watch)
     assert race.interrupted
-    assert not race.same_bits
+    assert race.same_bits is None
     assert [len(run.losses) for run in race.runs] == [20, 5]
     assert "interrupted: partial results" in plots.words_figure(race).get_supxlabel()
 
@@ -112,6 +119,47 @@ def test_the_command(capsys, tmp_path):
     result = json.loads(capsys.readouterr().out)
     assert result["same_bits"]
     assert [run["way"] for run in result["runs"]] == list(words.WAYS)
+
+
+@pytest.mark.parametrize("what", ["a loss", "a vector"])
+def test_the_command_says_that_bits_differ(capsys, monkeypatch, tmp_path, what):
+    """One number of the exact way is another; so is the exit status."""
+    calls, gradient, catch_up = [], SkipGram.gradient, schuss.Optimizer.catch_up
+
+    def off(self, centers, others):
+        calls.append(len(calls))
+        loss, rows = gradient(self, centers, others)
+        return loss + (what == "a loss" and len(calls) == 9), rows
+
+    def changed(self, params, rows=None):
+        catch_up(self, params, rows)
+        if what == "a vector" and rows is None and len(calls) == 10:
+            params["in"][-1, -1] += 1
+
+    monkeypatch.setattr(SkipGram, "gradient", off)
+    monkeypatch.setattr(schuss.Optimizer, "catch_up", changed)
+    argv = ["compare", "embedding", "--iterations", "5", "--dimensions", "4", "--out", str(tmp_path)]
+    assert cli.main(argv) == 1
+    out = capsys.readouterr().out
+    assert "dense and exact rows: OTHER losses or vectors, which must not be" in out
+    assert "cut short" not in out
+
+
+@pytest.mark.parametrize("way", words.WAYS)
+def test_ctrl_c_says_what_was_compared(capsys, monkeypatch, tmp_path, way):
+    calls, gradient = [], SkipGram.gradient
+
+    def stopped(self, centers, others):
+        calls.append(len(calls))
+        if len(calls) == 5 * words.WAYS.index(way) + 3:
+            raise KeyboardInterrupt
+        return gradient(self, centers, others)
+
+    monkeypatch.setattr(SkipGram, "gradient", stopped)
+    argv = ["compare", "embedding", "--iterations", "5", "--dimensions", "4", "--out", str(tmp_path)]
+    assert cli.main(argv) == 130
+    both = way == "rows, touched"
+    assert ("the same losses and vectors" if both else "not compared: the run was cut short") in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, 2 for what the user can mend, 130 after Ctrl-C, 141 unread."""
+    """Run the command line; return the exit status.
+
+    0, 1 where an experiment finds an error of ours, 2 for what the user can mend, 130 after Ctrl-C, 141 unread.
+    """
     _settle_streams()
     try:
         try:

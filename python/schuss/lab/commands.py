@@ -353,7 +353,11 @@ def compare_embedding(args: argparse.Namespace) -> int:
         lines.append((run.name, f"{run.final_loss:.4f}", f"{gradient_us:.0f}", f"{update_us:.0f}", size))
     counts = race.setting.counts
     header = ("way", "final loss", "gradient us", "update us", "gradient's size")
-    same = "the same losses and vectors, bit for bit" if race.same_bits else "not compared: the run was cut short"
+    same = {
+        True: "the same losses and vectors, bit for bit",
+        False: "OTHER losses or vectors, which must not be: an error of schuss, please report it",
+        None: "not compared: the run was cut short",
+    }[race.same_bits]
     told = (
         as_table(header, lines) + f"\ndense and exact rows: {same}; times are means, an update's with what catches up\n"
         f"{race.setting.data}: {counts['words']:,} words, {counts['different']:,} different"
@@ -365,7 +369,7 @@ def compare_embedding(args: argparse.Namespace) -> int:
         "setting": asdict(race.setting),
     }
     show(args.json, result, told, files)
-    return exit_status(race.interrupted)
+    return 1 if race.same_bits is False else exit_status(race.interrupted)
 
 
 def train_mnist(args: argparse.Namespace) -> int:

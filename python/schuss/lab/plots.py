@@ -503,9 +503,8 @@ def words_figure(race: WordRace) -> Any:
     axes.set(xlabel="iteration", ylabel="training loss")
     bars.set(xlabel="time of a step in us")
     color = colors([run.name for run in race.runs])
-    same = race.same_bits and len(race.runs) > 1
     for i, run in enumerate(race.runs):
-        drawn_over = same and i == 1  # the dense way's line lies under that of its rows
+        drawn_over = race.same_bits and i == 1  # the dense way's line lies under that of its rows
         style = {"linestyle": (0, (4, 4)), "zorder": 3} if drawn_over else {}
         smooth = smooth_curve(run.losses, 201)
         label = f"{run.name}{': the same line' if drawn_over else ''}"

@@ -106,11 +106,14 @@ class WordRun:
 
 @dataclass
 class WordRace:
-    """The three ways, and whether the exact one came to the losses and parameters of the dense one, bit for bit."""
+    """The three ways, and whether the exact one came to the losses and parameters of the dense one, bit for bit.
+
+    ``same_bits`` is None where one of the two was cut short.
+    """
 
     runs: list[WordRun]
     setting: Setting
-    same_bits: bool = False
+    same_bits: bool | None = None
     interrupted: bool = False
 
     def _repr_png_(self) -> bytes | None:
@@ -207,5 +210,6 @@ def embedding(
         race.interrupted = True
         race.runs[:] = [run for run in race.runs if run.losses]
     if len(ends) > 1:
-        race.same_bits = race.runs[0].losses == race.runs[1].losses and ends[0] == ends[1]
+        dense, exact = (np.array(run.losses).tobytes() for run in race.runs[:2])  # NaN is not equal to itself
+        race.same_bits = dense == exact and ends[0] == ends[1]
     return race
