@@ -109,12 +109,16 @@ def test_ctrl_c_keeps_what_was_done(few):
 
 
 def test_the_command(capsys, tmp_path):
-    argv = ["compare", "embedding", "--iterations", "30", "--dimensions", "8", "--out", str(tmp_path)]
+    argv = ["compare", "embedding", "--iterations", "30", "--dimensions", "8", "--seed", "7", "--out", str(tmp_path)]
     assert cli.main(argv) == 0
     shown = capsys.readouterr().out
     assert "dense and exact rows: the same losses and vectors, bit for bit" in shown
     assert {path.name for path in tmp_path.iterdir()} == {"embedding.png", "embedding_curves.csv"}
-    assert len((tmp_path / "embedding_curves.csv").read_text().splitlines()) == 1 + 3 * 30
+    curves = (tmp_path / "embedding_curves.csv").read_text().splitlines()
+    assert curves[0] == "way,iteration,train_loss,seed"
+    assert curves[1].startswith("dense,1,")
+    assert curves[1].endswith(",7")
+    assert len(curves) == 1 + 3 * 30
     assert cli.main([*argv, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["same_bits"]

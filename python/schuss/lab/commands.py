@@ -332,10 +332,10 @@ def compare_embedding(args: argparse.Namespace) -> int:
         bars.close()
     if not race.runs:
         raise KeyboardInterrupt  # before the first step: there is nothing to show
-    curves = ((run.name, i, repr(loss)) for run in race.runs for i, loss in enumerate(run.losses, start=1))
+    curves = ((run.name, i, repr(loss), run.seed) for run in race.runs for i, loss in enumerate(run.losses, start=1))
     files = [
         write_figure(args.out / "embedding.png", plots.words_figure(race)),
-        write(args.out / "embedding_curves.csv", as_csv(("way", "iteration", "train_loss"), curves)),
+        write(args.out / "embedding_curves.csv", as_csv(("way", "iteration", "train_loss", "seed"), curves)),
     ]
     rows, lines = [], []
     for run in race.runs:
