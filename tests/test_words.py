@@ -39,6 +39,20 @@ def test_the_gradient_by_hand():
         np.testing.assert_allclose(g.dense(7), expected[name], rtol=1e-4, atol=1e-7)
 
 
+def test_the_gradient_by_differences():
+    """Of both tables, in float64; a center and an other that come twice are added up."""
+    model = SkipGram(7, 5, seed=1)
+    centers, others = np.array([2, 2, 6]), np.array([[0, 1, 1], [2, 2, 5], [3, 4, 6]])
+    tables = {"in": model.inner, "out": model.outer}
+    for layer in tables.values():
+        layer.W = layer.W.astype(np.float64)
+    _, grads = model.gradient(centers, others)
+    for name, layer in tables.items():
+        found = grads[name].dense(7)
+        by_differences = schuss.nn.numerical_gradient(lambda _: model.gradient(centers, others)[0], layer.W)
+        np.testing.assert_allclose(found, by_differences, rtol=1e-7, atol=1e-9, err_msg=name)
+
+
 def test_the_text_and_its_noise(few):
     text = Words.of_python()
     assert len(text.numbers) > 30_000
