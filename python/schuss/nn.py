@@ -144,8 +144,12 @@ class Embedding:
     Notes
     -----
     The layer of "Deep Learning from Scratch 2", chapter 4, fills a dense gradient by ``np.add.at(dW, indices, dout)``;
-    this one is the same gradient. PyTorch has it as ``torch.nn.Embedding(n, d, sparse=True)``, Keras as
-    ``keras.layers.Embedding``, both with weights of their own.
+    this one is the same gradient. There, a negative index counts from the end, as NumPy's do; here it is refused.
+
+    PyTorch has it as ``torch.nn.Embedding(n, d, sparse=True)``, Keras as ``keras.layers.Embedding(n, d)``. Both make
+    their weights themselves, as matrices, and have an option for words that only fill up a sentence (``padding_idx``,
+    ``mask_zero``), which has no counterpart here. PyTorch's ``SparseAdam`` takes the gradient as an optimizer with
+    ``sparse="touched"`` does; its ``Adam`` refuses it.
 
     Examples
     --------
