@@ -268,8 +268,10 @@ def test_an_embedding_is_a_table():
     dout = np.ones((2, 2, 3), np.float32)
     layer.backward(dout)
     assert np.shares_memory(layer.dW.values, dout)
-    layer.backward(np.ones((2, 2, 3)).transpose(0, 2, 1).reshape(2, 2, 3))
-    assert layer.dW.values.dtype == np.float32
+    layer.backward(np.ones((2, 3, 2), np.float32).transpose(0, 2, 1))
+    assert layer.dW.values.flags.c_contiguous
+    with pytest.raises(TypeError, match=r"dout is float64, W is float32; convert it with .astype\(W.dtype\)"):
+        layer.backward(np.ones((2, 2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -277,8 +279,8 @@ def test_an_embedding_is_a_table():
     [
         ([1.0], TypeError, "indices must be integers, got float64"),
         ([True], TypeError, "indices must be integers, got bool"),
-        ([0, 9], IndexError, "indices must be from 0 to 9 - 1, got 9"),
-        ([0, -1], IndexError, "indices must be from 0 to 9 - 1, got -1"),
+        ([0, 9], IndexError, "indices must be from 0 to 8, got 9"),
+        ([0, -1], IndexError, "indices must be from 0 to 8, got -1"),
     ],
 )
 def test_words_that_are_none(words, error, text):

@@ -205,7 +205,7 @@ class Embedding:
             raise TypeError(f"indices must be integers, got {found.dtype}")
         if found.size and not (found.min() >= 0 and found.max() < len(self.W)):
             wrong = found[(found < 0) | (found >= len(self.W))].flat[0]
-            raise IndexError(f"indices must be from 0 to {len(self.W):,} - 1, got {wrong}")
+            raise IndexError(f"indices must be from 0 to {len(self.W) - 1:,}, got {wrong}")
         self._indices, self._shape = found.astype(np.int64).ravel(), found.shape
         y: Array = self.W[self._indices].reshape(*self._shape, *self.W.shape[1:])
         return y
@@ -216,17 +216,21 @@ class Embedding:
         Parameters
         ----------
         dout : ndarray of shape (*indices.shape, ...)
-            The gradient at the output. In C order and of the dtype of ``W`` it is used as it is, not copied.
+            The gradient at the output. Of the dtype of ``W``; in C order it is used as it is, not copied.
 
         Raises
         ------
         ValueError
             If it has another shape than the output had.
+        TypeError
+            If it has another dtype than ``W``.
         """
         expected = (*self._shape, *self.W.shape[1:])
         if np.shape(dout) != expected:
             raise ValueError(f"dout has shape {np.shape(dout)}, the output had {expected}")
-        values = np.ascontiguousarray(dout, self.W.dtype).reshape(len(self._indices), *self.W.shape[1:])
+        if np.asarray(dout).dtype != self.W.dtype:
+            raise TypeError(f"dout is {np.asarray(dout).dtype}, W is {self.W.dtype}; convert it with .astype(W.dtype)")
+        values = np.ascontiguousarray(dout).reshape(len(self._indices), *self.W.shape[1:])
         self.dW = Rows(self._indices, values)
 
 
