@@ -399,7 +399,6 @@ struct Engine::ByRows {
 // What rows lack though they will not be asked for: a dense gradient comes for them, or one that lets the others rest.
 std::vector<Arrears> Engine::due(const Plan& plan) {
   std::vector<Arrears> found;
-  if (lags_.empty()) return found;
   row_passes_->provide(team::threads());
   for (size_t i = 0; i < entries_.size(); ++i) {
     Lag* const lag = lag_of(entries_[i].key);
@@ -624,7 +623,8 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     by_rows = prepare_rows(plan);
     row_passes_->provide(team::threads());
   }
-  std::vector<Arrears> arrears = due(plan);
+  std::vector<Arrears> arrears;
+  if (!lags_.empty()) arrears = due(plan);
 
   const size_t traffic = plan.traffic();
   const int threads = pace.size_for(traffic);

@@ -108,11 +108,18 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
   const Group& group = orders.groups[tensor.group];
   const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
   std::array<void*, max_operands> at;
-  if (!tensor.axes)
-    return in_stretches(tensor, share, [&](size_t first, size_t last, bool carefully) {
-      for (size_t o = 0; o < plan_.operands(); ++o) at[o] = tensor.base[o] + first * sizeof(T);
-      ways.of(carefully).step(scalars.data(), around, last - first, at[0], at[1], &at[2]);
-    });
+  const auto run = [&](size_t first, size_t last, bool carefully) {
+    for (size_t o = 0; o < plan_.operands(); ++o) at[o] = tensor.base[o] + first * sizeof(T);
+    ways.of(carefully).step(scalars.data(), around, last - first, at[0], at[1], &at[2]);
+  };
+  if (!tensor.axes) {
+    const bool short_run = share.to - share.from <= block_elements && !share.guide->watches();
+    if (!short_run)
+      in_stretches(tensor, share, run);
+    else if (share.from != share.to)
+      run(share.from, share.to, share.guide->carefully(Met::none));
+    return;
+  }
   each_block<T>(tensor, share, all, all_but_gradient, [&](const Block<T>& block) {
     std::copy(block.at.begin(), block.at.end(), at.begin());
     Met& met = steps_[block.index];
@@ -121,9 +128,9 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
   });
 }
 
-// run(first, last, carefully) over a share of a contiguous array: over many blocks at once where all go the plain way.
-// What was met in a stretch counts for all its blocks, and they are told apart the next time. A block that was not
-// worked on before goes as the one before it.
+// run(first, last, carefully) over a share of a contiguous array: all of it at once, or where the thread watches over
+// as many blocks as go the plain way. What was met in such a stretch counts for all its blocks, and they are told apart
+// the next time. A block that was not worked on before goes as the one before it.
 template <class Run>
 void Passes::in_stretches(const Tensor& tensor, const Share& share, Run run) {
   if (share.from == share.to) return;
@@ -132,9 +139,11 @@ void Passes::in_stretches(const Tensor& tensor, const Share& share, Run run) {
   constexpr size_t line = 64, long_run = 4096, stretch = 16;
   const size_t past_line = (reinterpret_cast<uintptr_t>(tensor.base[0]) + share.from * tensor.itemsize()) % line;
   const size_t head = past_line && share.to - share.from > long_run ? (line - past_line) / tensor.itemsize() : 0;
-  const size_t start = share.from + head, blocks = (share.to - start + block_elements - 1) / block_elements;
+  const size_t start = share.from + head;
   Met* const met = &steps_[tensor.first_block + share.from / block_elements];
   if (head) run(share.from, start, share.guide->carefully(met[0]));
+  if (!share.guide->watches()) return run(start, share.to, share.guide->carefully(Met::none));
+  const size_t blocks = (share.to - start + block_elements - 1) / block_elements;
   Met before = Met::none;
   for (size_t block = 0, end; block < blocks; block = end) {
     const bool carefully = share.guide->carefully(met[block] == Met::untold ? before : met[block]);

@@ -103,9 +103,10 @@ void set_care(std::optional<int> care);
 class Guide {
  public:
   explicit Guide(Care care) : care_(care), watch_(care == Care::where_met) {}
-  bool carefully(Met met) const { return care_ == Care::always || (care_ == Care::where_met && met == Met::some); }
+  bool watches() const { return care_ == Care::where_met; }
+  bool carefully(Met met) const { return care_ == Care::always || (watches() && met == Met::some); }
   // Asked after the work on a block.
-  Met met() { return care_ == Care::where_met && watch_.met_any() ? Met::some : Met::none; }
+  Met met() { return watches() && watch_.met_any() ? Met::some : Met::none; }
 
  private:
   const Care care_;
