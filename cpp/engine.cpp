@@ -283,7 +283,8 @@ namespace {
 
 [[noreturn]] void refuse_another(const Name& name) {
   throw py::value_error(name.text() +
-                        " is another array than the one that has rows behind; call catch_up() before it is replaced");
+                        ", or its state, is another array than the one that has rows behind, or cannot be written any "
+                        "more; call catch_up() before that");
 }
 
 }  // namespace
@@ -309,15 +310,26 @@ void Engine::catch_up(Arrears& arrears) {
   work_on(traffic, [&] { row_passes_->catch_up(arrears, team::Pace{}.size_for(traffic)); });
 }
 
+// From within or not.
+class Engine::Visit {
+ public:
+  explicit Visit(Engine& engine)
+      : engine_(engine), within_(engine.owner_.load(std::memory_order_relaxed) == std::this_thread::get_id()) {
+    if (!within_) engine_.enter("rows were to be caught up");
+  }
+  ~Visit() {
+    if (!within_) engine_.leave();
+  }
+  Visit(const Visit&) = delete;
+  Visit& operator=(const Visit&) = delete;
+
+ private:
+  Engine& engine_;
+  const bool within_;
+};
+
 void Engine::catch_up_all() {
-  const bool within = owner_.load(std::memory_order_relaxed) == std::this_thread::get_id();
-  if (!within) enter("rows are being caught up");
-  struct Turn {
-    Engine* engine;
-    ~Turn() {
-      if (engine) engine->leave();
-    }
-  } const turn{within ? nullptr : this};
+  const Visit visit(*this);
   if (lags_.empty()) return;
   row_passes_->provide(team::threads());
   std::vector<Arrears> arrears;
@@ -331,36 +343,42 @@ void Engine::catch_up_all() {
 }
 
 void Engine::catch_up(const py::object& params, const py::object& rows) {
-  if (lags_.empty()) return;
-  row_passes_->provide(team::threads());
+  const Visit visit(*this);
+  if (!lags_.empty()) row_passes_->provide(team::threads());
   std::vector<Arrears> arrears;
-  // A null object where there is none.
-  const auto find = [&](py::handle key) {
-    py::object p = py::reinterpret_steal<py::object>(PyObject_GetItem(params.ptr(), key.ptr()));
-    if (!p && !PyErr_ExceptionMatches(PyExc_LookupError)) throw py::error_already_set();
-    if (!p) PyErr_Clear();
-    return p;
-  };
   const auto add = [&](py::handle key, Lag* lag, const py::object& p, py::handle indices) {
     const Name name{Role::parameter, key, "p"};
     const View view = look(p, name);
-    if (lag && lag->any_behind()) {
-      if (!lag->lies_in(view)) refuse_another(name);
-      arrears.emplace_back(*lag, indices.is_none()
-                                     ? lag->all_behind()
-                                     : name_rows(indices, py::len(indices), lag->table().rows, name).rows);
+    const bool behind = lag && lag->any_behind();
+    if (behind && (!lag->lies_in(view) || !lag->intact())) refuse_another(name);
+    if (!indices.is_none()) {
+      const size_t n = view.layout.ndim() > 0 ? static_cast<size_t>(view.layout.shape()[0]) : 0;
+      Named named = name_rows(indices, py::len(indices), n, name);
+      if (behind) arrears.emplace_back(*lag, std::move(named.rows));
+    } else if (behind) {
+      arrears.emplace_back(*lag, lag->all_behind());
     }
     add_others(view, lag, arrears);
   };
   if (rows.is_none()) {
     // Of those that are in `params`: an optimizer may serve several networks.
-    for (const auto& [key, number] : py::dict(lag_numbers_.attr("copy")()))
-      if (const py::object p = find(key)) add(key, lags_[number.cast<size_t>()].get(), p, py::none());
+    std::string behind;
+    bool found = false;
+    for (const auto& [key, number] : py::dict(lag_numbers_.attr("copy")())) {
+      if (lags_[number.cast<size_t>()]->any_behind())
+        behind += (behind.empty() ? "" : ", ") + py::repr(key).cast<std::string>();
+      const py::object p = py::reinterpret_steal<py::object>(PyObject_GetItem(params.ptr(), key.ptr()));
+      if (!p && !PyErr_ExceptionMatches(PyExc_LookupError)) throw py::error_already_set();
+      if (!p) PyErr_Clear();
+      if (!p) continue;
+      found = true;
+      add(key, lags_[number.cast<size_t>()].get(), p, py::none());
+    }
+    if (!found && !behind.empty()) throw py::key_error("params has none of the names with rows behind: " + behind);
   } else {
     for (const py::handle pair : rows) {
       const auto [key, indices] = pair.cast<std::pair<py::object, py::object>>();
-      Lag* const lag = lag_of(key);
-      if (const py::object p = lag ? py::object(params[key]) : find(key)) add(key, lag, p, indices);
+      add(key, lag_of(key), params[key], indices);
     }
   }
   for (Arrears& each : arrears) catch_up(each);

@@ -60,8 +60,9 @@ class Engine {
 
   // Makes the steps that rows lack because gradients by rows did not name them: those of `rows`, pairs of a name and
   // the numbers of rows, of arrays in `params`; or, if that is None, of all that are in `params`.
+  // Where the thread is not within it goes in meanwhile.
   void catch_up(const py::object& params, const py::object& rows);
-  void catch_up_all();  // of all parameters; also where the thread is not within
+  void catch_up_all();  // of all parameters
   bool behind() const;
 
   // Sets attributes of which `_orders` tells. No Python code runs between them, a signal's handler neither.
@@ -106,6 +107,7 @@ class Engine {
   State state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const;
   // A plan of the entries, and the state of all parameters with that which it has made; no object where there was none
   // to be made.
+  class Visit;
   struct ByRows;
   Lag* lag_of(const py::object& key) const;
   std::vector<ByRows> prepare_rows(const Plan& plan);

@@ -209,7 +209,7 @@ struct Tiny : Lanes<T>, Range<T> {
     Bit first, size;
   };
   static Window window(T c) {
-    const T size = c < 0 ? -c : c, quotient = T(0.5) / size;
+    const T size = c < 0 ? -c : c == 0 ? T(0) : c, quotient = T(0.5) / size;
     if (!(size - size == 0)) return {0, least_normal};  // infinite or NaN
     const Bit n = quotient < T(least_normal) ? static_cast<Bit>(quotient) : least_normal;
     const Bit first = n + !(L::fused(all(size), all(T(n)), all(T(-0.5)))[0] > 0);

@@ -47,6 +47,7 @@ def everywhere(dtype, rng, n=40) -> np.ndarray:
 # Factors whose products with small numbers are ties, zeros, subnormal, just normal.
 FACTORS = [
     0.0,
+    -0.0,
     1e-3,
     0.1,
     0.25,

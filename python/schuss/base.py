@@ -81,7 +81,7 @@ class Optimizer(Arguments):
         How many updates have been made.
     state : mapping
         Name of a parameter -> name of a slot -> its array, of the parameter's shape and dtype. The
-        arrays are the live ones: what is written into them counts.
+        arrays are the live ones: what is written into them counts. After an update with gradients by rows ask anew.
 
     Notes
     -----
@@ -239,16 +239,17 @@ class Optimizer(Arguments):
         ValueError
             If an index is out of range, or a parameter is another array than the one with rows behind.
         KeyError
-            If ``params`` lacks a name.
+            If ``params`` lacks a name of ``rows``, or all of those that have rows behind.
 
         Notes
         -----
         With ``sparse="touched"``, dense gradients, and rules and options to which a gradient of zero is none (SGD and
         AdaGrad without weight decay and average) no row is ever behind; then this does nothing. Saving, copying,
         :attr:`state`, :attr:`ema_params` and an update with a dense gradient catch up by themselves. Reading a
-        parameter does not: that is an array of the caller's, and so are copies and pickles of it. What was read
-        without it shows in the next update, which refuses gradients for rows that are behind. An optimizer that is
-        let go of while rows are behind leaves them so.
+        parameter does not: it is an array of the caller's. Before it is evaluated, copied, pickled or put into a file,
+        catch up; an optimizer that is let go of while rows are behind leaves them so. What was read without it shows in
+        the next update, which refuses gradients for rows that are behind; unless they are caught up after the forward
+        pass, which is too late, and is not found out.
 
         Examples
         --------
@@ -265,9 +266,10 @@ class Optimizer(Arguments):
                [0.62 , 0.62 ],
                [0.9  , 0.9  ]])
         """
+        if not (hasattr(params, "keys") or isinstance(params, (list, tuple))):
+            raise TypeError(f"params must be a dict of name -> numpy.ndarray, or a list of them; got {shown(params)}")
         if rows is None:
-            with self._engine:
-                self._engine.catch_up(params, None)
+            self._engine.catch_up(params, None)
             return
         if not isinstance(rows, Mapping):
             raise TypeError(f"rows must be a mapping of name -> integers, got {shown(rows)}")
@@ -277,8 +279,7 @@ class Optimizer(Arguments):
             if array.size and array.dtype.kind not in "iu":
                 raise TypeError(f"rows[{name!r}] must be integers, got {array.dtype}")
             pairs.append((name, array.astype(np.int64).ravel()))
-        with self._engine:
-            self._engine.catch_up(params, pairs)
+        self._engine.catch_up(params, pairs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all there is to know as a plain dict: format, class, arguments, ``t``, and copies of the state.

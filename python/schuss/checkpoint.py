@@ -77,6 +77,8 @@ def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
             "lr is a function, which a checkpoint cannot hold; use a schedule of schuss.schedules, or keep state_dict()"
         )
     made_from({**saved, "state": {}}, type(opt))  # what could not be read must not take the place of what can
+    if params is not None and (hasattr(params, "keys") or isinstance(params, (list, tuple))):
+        opt._engine.catch_up(params, None)  # which refuses other arrays than those that have rows behind
     arrays: dict[str, NDArray[Any]] = {}
     state = [
         [_saved_name(name), {slot: _put(arrays, f"state/{i}/{slot}", array) for slot, array in slots.items()}]

@@ -35,10 +35,14 @@ class Rows:
     See Also
     --------
     schuss.nn.Embedding : A layer whose backward pass gives such a gradient.
+    schuss.Optimizer.catch_up : What brings the rows up to date that the next forward pass reads.
 
     Notes
     -----
-    PyTorch has sparse COO tensors for this, TensorFlow ``IndexedSlices``.
+    With ``sparse="exact"``, the default, an optimizer wants ``catch_up(params, {name: indices})`` before rows are read;
+    with ``sparse="touched"`` it does not. The gradients of two layers with one table are added by
+    ``Rows(numpy.concatenate(indices), numpy.concatenate(values))`` of both. PyTorch has sparse COO tensors for this,
+    TensorFlow ``IndexedSlices``.
 
     Examples
     --------
@@ -55,8 +59,12 @@ class Rows:
 
     def __init__(self, indices: NDArray[np.int64], values: NDArray[Any]) -> None:
         for name, array in (("indices", indices), ("values", values)):
-            if not isinstance(array, np.ndarray):
+            if type(array) not in (np.ndarray, np.memmap):  # other subclasses may mean more than their numbers
                 raise TypeError(f"Rows: {name} must be a numpy.ndarray, got {type(array).__name__}")
+        if indices.dtype == np.bool_:
+            raise TypeError("Rows: indices are a mask; pass numpy.flatnonzero(mask), and values[mask]")
+        if indices.dtype.kind == "f":
+            raise TypeError(f"Rows: indices must be of int64, got {indices.dtype}; they come first, then the values")
         if indices.dtype != np.int64:
             raise TypeError(
                 f"Rows: indices must be of int64, got {indices.dtype}; convert them with .astype(numpy.int64)"

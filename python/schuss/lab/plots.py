@@ -501,7 +501,7 @@ def words_figure(race: WordRace) -> Any:
     figure = _figure(_WIDTH, 3.8)
     axes, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     axes.set(xlabel="iteration", ylabel="training loss")
-    bars.set(xlabel="time of a step in us")
+    bars.set(xlabel="an iteration in us: gradient (pale), step")
     color = colors([run.name for run in race.runs])
     for i, run in enumerate(race.runs):
         drawn_over = race.same_bits and i == 1  # the dense way's line lies under that of its rows
@@ -509,12 +509,13 @@ def words_figure(race: WordRace) -> Any:
         smooth = smooth_curve(run.losses, 201)
         label = f"{run.name}{': the same line' if drawn_over else ''}"
         axes.plot(np.arange(1, len(smooth) + 1), smooth, color=color[run.name], label=label, **style)
-        mean = float(np.mean(run.update_ns)) / 1e3
-        bars.barh(i, mean, color=color[run.name])
-        bars.annotate(f" {mean:.0f}", (mean, i), va="center", fontsize=8)
+        gradient, step = (float(np.mean(times)) / 1e3 for times in (run.gradient_ns, run.update_ns))
+        bars.barh(i, gradient, color=color[run.name], alpha=0.35)
+        bars.barh(i, step, left=gradient, color=color[run.name])
+        bars.annotate(f" {gradient:.0f} + {step:.0f}", (gradient + step, i), va="center", fontsize=8)
     bars.set_yticks([])
     bars.invert_yaxis()
-    bars.margins(x=0.15)
+    bars.margins(x=0.3)
     _dress(axes)
     _dress(bars)
     _legend(figure, axes)
