@@ -501,7 +501,7 @@ def words_figure(race: WordRace) -> Any:
     figure = _figure(_WIDTH, 3.8)
     axes, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     axes.set(xlabel="iteration", ylabel="training loss")
-    bars.set(xlabel="an iteration in us: gradient (pale), step")
+    bars.set(xlabel="us: gradient (pale), step")
     color = colors([run.name for run in race.runs])
     for i, run in enumerate(race.runs):
         drawn_over = race.same_bits and i == 1  # the dense way's line lies under that of its rows
@@ -515,7 +515,7 @@ def words_figure(race: WordRace) -> Any:
         bars.annotate(f" {gradient:.0f} + {step:.0f}", (gradient + step, i), va="center", fontsize=8)
     bars.set_yticks([])
     bars.invert_yaxis()
-    bars.margins(x=0.3)
+    bars.margins(x=0.45)
     _dress(axes)
     _dress(bars)
     _legend(figure, axes)
