@@ -158,6 +158,21 @@ T* at(const Table& table, size_t operand, size_t row, size_t column) {
   return reinterpret_cast<T*>(table.base[operand] + static_cast<std::ptrdiff_t>(row) * table.stride[operand]) + column;
 }
 
+// n elements of a row from a column on, of all operands but the gradient, to their i-th place in a block, and back.
+template <class T>
+void gather(const Table& table, size_t row, size_t column, size_t n, const std::array<void*, max_operands>& block,
+            size_t i) {
+  for (size_t o = 0; o < table.operands; ++o)
+    if (o != 1) copy(static_cast<T*>(block[o]) + i * n, at<T>(table, o, row, column), n * sizeof(T));
+}
+
+template <class T>
+void scatter(const Table& table, size_t row, size_t column, size_t n, const std::array<void*, max_operands>& block,
+             size_t i) {
+  for (size_t o = 0; o < table.operands; ++o)
+    if (o != 1) copy(at<T>(table, o, row, column), static_cast<T*>(block[o]) + i * n, n * sizeof(T));
+}
+
 // Which part of [0, n) is a thread's.
 size_t cut(size_t n, int rank, int size) {
   return n / static_cast<size_t>(size) * static_cast<size_t>(rank) +
@@ -227,8 +242,7 @@ void RowPasses::step(const Table& table, const Named& named, const char* values,
       each_block<T>(table, from, to, [&](size_t first, size_t count, size_t column, size_t n) {
         for (size_t i = 0; i < count; ++i) {
           fill(table, named, values, first + i, column, n, scratch.of<T>(1) + i * n);
-          for (size_t o = 0; o < table.operands; ++o)
-            if (o != 1) copy(scratch.of<T>(o) + i * n, at<T>(table, o, named.rows[first + i], column), n * sizeof(T));
+          gather<T>(table, named.rows[first + i], column, n, operands, i);
         }
         {
           const Flush mode(step.flush);  // from here on: repeated rows were added as NumPy adds
@@ -238,9 +252,7 @@ void RowPasses::step(const Table& table, const Named& named, const char* values,
                     &operands[2]);
         }
         met = guide.met();
-        for (size_t i = 0; i < count; ++i)
-          for (size_t o = 0; o < table.operands; ++o)
-            if (o != 1) copy(at<T>(table, o, named.rows[first + i], column), scratch.of<T>(o) + i * n, n * sizeof(T));
+        for (size_t i = 0; i < count; ++i) scatter<T>(table, named.rows[first + i], column, n, operands, i);
       });
     });
   });
@@ -255,9 +267,7 @@ void RowPasses::catch_up_sorted(const Lag& lag, size_t n_rows, Scratch& scratch)
   Met met = Met::none;
   each_block<T>(table, 0, n_rows, [&](size_t first, size_t count, size_t column, size_t n) {
     const size_t* const rows = &scratch.rows[first];
-    for (size_t i = 0; i < count; ++i)
-      for (size_t o = 0; o < table.operands; ++o)
-        if (o != 1) copy(scratch.of<T>(o) + i * n, at<T>(table, o, rows[i], column), n * sizeof(T));
+    for (size_t i = 0; i < count; ++i) gather<T>(table, rows[i], column, n, operands, i);
     size_t active = 0;
     for (uint64_t made = lag.made_[rows[0]]; made < lag.count_;) {
       const bool flush = lag.step(made).flush;
@@ -273,9 +283,7 @@ void RowPasses::catch_up_sorted(const Lag& lag, size_t n_rows, Scratch& scratch)
         met = guide.met();
       }
     }
-    for (size_t i = 0; i < count; ++i)
-      for (size_t o = 0; o < table.operands; ++o)
-        if (o != 1) copy(at<T>(table, o, rows[i], column), scratch.of<T>(o) + i * n, n * sizeof(T));
+    for (size_t i = 0; i < count; ++i) scatter<T>(table, rows[i], column, n, operands, i);
   });
 }
 
