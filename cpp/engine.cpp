@@ -497,22 +497,23 @@ std::vector<Engine::ByRows> Engine::prepare_rows(const Plan& plan) {
   return found;
 }
 
-// What was found in the gradients, before anything is written. False: this step is to be skipped.
-bool Engine::heed(const Passes::Survey& found) {
-  if (caution_.on_nonfinite != OnNonfinite::propagate && found.first_not_finite) {
-    const Entry& entry = entries_[*found.first_not_finite];
+// What was found in the gradients, before anything is written: their norm, and the name of the first that is not
+// finite. False: this step is to be skipped.
+bool Engine::heed(double norm, const py::object* not_finite) {
+  if (caution_.on_nonfinite != OnNonfinite::propagate && not_finite) {
     if (caution_.on_nonfinite == OnNonfinite::raise) {
-      const std::string text = entry.g_name().text() + " has an element that is NaN or infinite; nothing was updated";
+      const std::string text = Name{Role::gradient, *not_finite, "g"}.text() +
+                               " has an element that is NaN or infinite; nothing was updated";
       PyErr_SetString(PyExc_FloatingPointError, text.c_str());
       throw py::error_already_set();
     }
-    last_nonfinite_[0] = entry.key;
-    last_grad_norm_ = found.norm;
+    last_nonfinite_[0] = *not_finite;
+    last_grad_norm_ = norm;
     ++skipped_;
     return false;
   }
   // A NaN norm makes every gradient NaN, as in PyTorch; what is added keeps a norm of zero from dividing.
-  const double shrink = caution_.clip_norm >= 0 ? caution_.clip_norm / (found.norm + 1e-6) : 1;
+  const double shrink = caution_.clip_norm >= 0 ? caution_.clip_norm / (norm + 1e-6) : 1;
   orders_.shrink = shrink >= 1 ? 1 : shrink;
   return true;
 }
@@ -538,14 +539,20 @@ void copy_pending(const py::object& pending) {
 }
 
 // The step of a part of the parameters. ratio(i, p_norm) is asked of a rule whose second half needs Python: before
-// anything but its workspace is written.
+// anything but its workspace is written, and so before the ranks are ready.
 template <class Ratio>
 void advance(const Plan& plan, Passes& passes, Part part, const Kernel& kernel, const Orders& orders, int threads,
-             const Ratio& ratio, const py::object& pending) {
+             const Ratio& ratio, const py::object& pending, const std::vector<Entry>& entries, const Ranks& ranks) {
   const size_t traffic = plan.traffic();
+  const bool late = kernel.halves() && !kernel.ratio;
+  if (!late) ranks.ready(orders);
   if (kernel.halves()) {
     std::vector<Passes::Norms> norms;
-    work_on(traffic, [&] { norms = passes.measure(part, orders, threads); });
+    work_on(traffic, [&] {
+      passes.measure(part, orders, threads);
+      if (!ranks || late) norms = passes.measured(part);
+    });
+    if (ranks && !late) norms = ranks.norms(entries, plan, passes);
     for (size_t i = 0; i < norms.size(); ++i) {
       const Tensor& tensor = plan.tensors()[i];
       if (tensor.part != part) continue;
@@ -554,7 +561,11 @@ void advance(const Plan& plan, Passes& passes, Part part, const Kernel& kernel, 
     }
   }
   if (pending) check_pending(pending);
-  work_on(traffic, [&] { passes.step(part, orders, threads); });
+  if (late) ranks.ready(orders);
+  if (!ranks) return work_on(traffic, [&] { passes.step(part, orders, threads); });
+  ranks.each_window(plan.bytes(), [&](size_t low, size_t high) {
+    work_on(traffic, [&] { passes.step(part, orders, threads, low, high); });
+  });
 }
 
 }  // namespace
@@ -576,7 +587,7 @@ void Engine::step_in_numpy(const Plan& plan, const py::object& optimizer, const 
 
 template <class Lap>
 void Engine::step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale,
-                  Lap lap) {
+                  const Ranks& ranks, Lap lap) {
   enter("update() was called");
   updating_ = true;
   struct Turn {
@@ -646,18 +657,25 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
 
   const size_t traffic = plan.traffic();
   const int threads = pace.size_for(traffic);
-  const bool timed = traffic >= worth_releasing_the_gil;
+  const bool timed = traffic >= worth_releasing_the_gil && !ranks;
   const auto begin = timed ? Clock::now() : Clock::time_point();
   passes.provide(threads, caution_.survey());
-  Passes::Survey found{};
+  double norm = 0;
   if (caution_.survey()) {
     work_on(traffic, [&] { passes.survey(orders_, threads); });
     for (const ByRows& each : by_rows) {
       const auto [sums, finite] = passes.blank_survey(each.i);
       row_passes_->survey(each.table, each.named, each.values, orders_.scale, orders_.flush, sums, finite);
     }
-    found = passes.surveyed();
-    if (!heed(found)) return;
+    py::object not_finite;
+    if (ranks) {
+      std::tie(norm, not_finite) = ranks.survey(entries_, plan, passes);
+    } else {
+      const Passes::Survey found = passes.surveyed();
+      norm = found.norm;
+      if (found.first_not_finite) not_finite = entries_[*found.first_not_finite].key;
+    }
+    if (!heed(norm, not_finite ? &not_finite : nullptr)) return;
   }
   const bool in_numpy = kernel_ == &numpy_kernel;
   const py::object pending = kernel_->workspace || in_numpy ? py::list() : py::object();
@@ -675,29 +693,32 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     const py::object state = fresh.state ? fresh.state : py::object(state_[0]);
     step_in_numpy(plan, optimizer, state, rebound, pending);
   } else if (plan.has_floats()) {
-    advance(plan, passes, Part::floats, *kernel_, orders_, 1, ratio, pending);
+    advance(plan, passes, Part::floats, *kernel_, orders_, 1, ratio, pending, entries_, Ranks());
     for (size_t i = 0; i < entries_.size(); ++i)
       if (plan.tensors()[i].part == Part::floats)
         rebound.set(entries_[i], float_like(entries_[i].p_view, plan.float_result(i)));
   }
   lap("floats");
+  if (in_numpy) ranks.ready(orders_);
   for (Arrears& each : arrears) catch_up(each);
   for (ByRows& each : by_rows) step_rows(each);
-  if (plan.has_arrays() && !in_numpy) advance(plan, passes, Part::arrays, *kernel_, orders_, threads, ratio, pending);
+  if ((plan.has_arrays() || ranks) && !in_numpy)
+    advance(plan, passes, Part::arrays, *kernel_, orders_, threads, ratio, pending, entries_, ranks);
   // From the first write on no Python code has run, which could raise, and none runs until all is done.
   copy_pending(pending);
   if (plan.has_floats() && !in_numpy) plan.store_float_state();
   fresh.made = false;
   if (fresh.state) state_[0] = std::exchange(fresh.state, {});
-  if (caution_.survey()) last_grad_norm_ = found.norm;
+  if (caution_.survey()) last_grad_norm_ = norm;
   t_.store(t_ + 1, std::memory_order_release);
   rebound.keep();
   if (timed) pace.took(std::chrono::nanoseconds(Clock::now() - begin).count());
   lap("region and kernel");
 }
 
-void Engine::update(const py::object& optimizer, const py::object& params, const py::object& grads,
-                    const py::object& grad_scale) {
+namespace {
+
+double checked_scale(const py::object& grad_scale) {
   const double scale = PyBool_Check(grad_scale.ptr()) ? NAN : PyFloat_AsDouble(grad_scale.ptr());
   // That it is no number, or one beyond all floats, is told below; anything else, as Ctrl-C, is not the argument's
   // doing.
@@ -709,7 +730,34 @@ void Engine::update(const py::object& optimizer, const py::object& params, const
     if (PyFloat_Check(grad_scale.ptr())) throw py::value_error(text);
     throw py::type_error(text);
   }
-  step(optimizer, params, grads, scale, [](const char*) {});
+  return scale;
+}
+
+}  // namespace
+
+void Engine::update(const py::object& optimizer, const py::object& params, const py::object& grads,
+                    const py::object& grad_scale) {
+  step(optimizer, params, grads, checked_scale(grad_scale), Ranks(), [](const char*) {});
+}
+
+void Engine::update_share(const py::object& optimizer, const py::object& params, const py::object& grads,
+                          const py::object& grad_scale, const py::object& ranks) {
+  step(optimizer, params, grads, checked_scale(grad_scale), Ranks(ranks), [](const char*) {});
+}
+
+void check(const py::object& params, const py::object& grads) {
+  std::vector<Entry> entries;
+  collect(params, grads, nullptr, entries);
+  std::vector<Claim> claims;
+  for (const Entry& entry : entries) {
+    refuse_mismatch(entry);
+    claims.push_back({entry.p_name(), &entry.p_view, entry.p});
+    claims.push_back({entry.g_name(), &entry.g_view, entry.g});
+    if (!entry.by_rows()) continue;
+    const size_t n = static_cast<size_t>(entry.p_view.layout.shape()[0]);
+    name_rows(entry.indices, static_cast<size_t>(entry.g_view.layout.shape()[0]), n, entry.g_name());
+  }
+  refuse_overlaps(claims);
 }
 
 void step_once(const std::string& rule, const py::tuple& scalars, const py::object& p, const py::object& g,
@@ -738,7 +786,7 @@ void step_once(const std::string& rule, const py::tuple& scalars, const py::obje
   passes.provide(threads, false);
   advance(
       plan, passes, Part::arrays, kernel, orders, threads,
-      [&](size_t, double p_norm) { return ratio(p_norm).cast<double>(); }, pending);
+      [&](size_t, double p_norm) { return ratio(p_norm).cast<double>(); }, pending, entries, Ranks());
   copy_pending(pending);
 }
 
@@ -751,7 +799,7 @@ std::map<std::string, int64_t> Engine::profile(const py::object& optimizer, cons
     times[part] = std::chrono::nanoseconds(now - last).count();
     last = Clock::now();
   };
-  step(optimizer, params, grads, 1, lap);
+  step(optimizer, params, grads, 1, Ranks(), lap);
   // A region in which there is nothing to do, of as many threads as the one that was timed.
   team::run(plans_.front()->pace.last_size(), [](void*, int, int) {}, nullptr);
   lap("region");

@@ -14,6 +14,7 @@
 #include "entries.hpp"
 #include "passes.hpp"
 #include "plan.hpp"
+#include "ranks.hpp"
 #include "rows.hpp"
 #include "team.hpp"
 
@@ -42,7 +43,21 @@ class Engine {
   void update(const py::object& optimizer, const py::object& params, const py::object& grads,
               const py::object& grad_scale);
 
-  // The same, and how many nanoseconds each part of it took: for the benchmark.
+  // The same of a share: `params` are this process's parts of the parameters, and `ranks` asks those who have the other
+  // parts. Each of its methods is called by all of them at once, and raises for all where one of them has failed:
+  //   survey(names, finite, sums)  before the step: each gradient's sums of squares by blocks; returns the norm over
+  //   all
+  //                        gradients, and the name of the first that is not finite, or None
+  //   ready(scalars)       nothing is written before that
+  //   norms(names, p, u)   of a rule in two halves: the sums of squares of its parameters and directions; returns a
+  //   pair
+  //                        of norms for each
+  //   windows              ends of stretches of the row, in bytes
+  //   before(i), after(i)  around the step of the i-th stretch
+  void update_share(const py::object& optimizer, const py::object& params, const py::object& grads,
+                    const py::object& grad_scale, const py::object& ranks);
+
+  // The same as update(), and how many nanoseconds each part of it took: for the benchmark.
   std::map<std::string, int64_t> profile(const py::object& optimizer, const py::object& params,
                                          const py::object& grads);
 
@@ -99,7 +114,8 @@ class Engine {
 
   // lap(name) is called at the end of each part.
   template <class Lap>
-  void step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale, Lap lap);
+  void step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale,
+            const Ranks& ranks, Lap lap);
 
   void learn(const Structure& structure);
   void ask_orders(const py::object& optimizer);
@@ -118,7 +134,7 @@ class Engine {
   void catch_up(Arrears& arrears);
   void forget_lags();
   std::pair<Plan, py::object> make_plan(const py::object& optimizer, const py::object& params) const;
-  bool heed(const Passes::Survey& found);
+  bool heed(double norm, const py::object* not_finite);
   Step step_of(size_t group) const;
   void step_in_numpy(const Plan& plan, const py::object& optimizer, const py::object& state, Rebound& rebound,
                      const py::list& pending) const;
@@ -157,6 +173,9 @@ class Engine {
   bool updating_ = false;
   std::atomic<unsigned> forks_{0};  // as they were when the mutex was last taken
 };
+
+// What update() would refuse before any state is made: of the mappings, the arrays, and what they have in common.
+void check(const py::object& params, const py::object& grads);
 
 // One step of a rule on one array, with state and scalars of the caller's; state is given as (name, array), first what
 // the kernel takes. `ratio` is asked as `_ratio` above is, with the norm of p, where the rule needs it; `pending` is

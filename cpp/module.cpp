@@ -154,6 +154,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("set_grain", &team::set_grain, py::arg("bytes"));
   m.def("grain", &team::grain);
 
+  m.def("check", &schuss::check, py::arg("params"), py::arg("grads"));
   m.def("learn_rows", &schuss::learn_rows, py::arg("type"));
   m.def("care", [] { return static_cast<int>(schuss::care()); });
   m.def("set_care", &schuss::set_care, py::arg("care"));
@@ -171,6 +172,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(py::init<>())
       .def("update", &schuss::Engine::update, py::arg("optimizer"), py::arg("params"), py::arg("grads"),
            py::arg("grad_scale"))
+      .def("update_share", &schuss::Engine::update_share, py::arg("optimizer"), py::arg("params"), py::arg("grads"),
+           py::arg("grad_scale"), py::arg("ranks"))
       .def("profile", &schuss::Engine::profile, py::arg("optimizer"), py::arg("params"), py::arg("grads"))
       .def("restore", &schuss::Engine::restore, py::arg("optimizer"), py::arg("attributes"), py::arg("structure"),
            py::arg("t"), py::arg("skipped"), py::arg("state"))

@@ -39,10 +39,10 @@ void Passes::provide(int threads, bool surveyed) {
   ratios_.resize(plan_.tensors().size(), 1);
 }
 
-// work(T(), tensor, share) for each thread's part of the row of all tensors: equal bytes to each, cut between blocks.
-// T is the type that the tensor is computed in.
+// work(T(), tensor, share) for each thread's part of the bytes [from, to) of the row of all tensors: equal bytes to
+// each, cut between blocks. T is the type that the tensor is computed in.
 template <class Work>
-void Passes::each_share(int threads, bool flush, Work work) {
+void Passes::each_share(int threads, bool flush, size_t from, size_t to, Work work) {
   const auto of_rank = [&](int rank, int size) {
     const Flush mode(flush);
     Guide guide(flush || !kernel_.ways.f32.careful.step ? Care::never : care());
@@ -50,9 +50,9 @@ void Passes::each_share(int threads, bool flush, Work work) {
     const std::vector<Tensor>& tensors = plan_.tensors();
     const std::vector<size_t>& ends = plan_.ends();
     if (ends.empty()) return;
-    const size_t total = ends.back();
-    const size_t low = total / static_cast<size_t>(size) * static_cast<size_t>(rank);
-    const size_t high = rank + 1 == size ? total : total / static_cast<size_t>(size) * static_cast<size_t>(rank + 1);
+    const size_t each = (to - from) / static_cast<size_t>(size);
+    const size_t low = from + each * static_cast<size_t>(rank);
+    const size_t high = rank + 1 == size ? to : from + each * static_cast<size_t>(rank + 1);
     size_t i = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), low) - ends.begin());
     for (; i < tensors.size(); ++i) {
       const Tensor& tensor = tensors[i];
@@ -95,8 +95,8 @@ std::array<double, max_scalars> Passes::scalars_of(const Tensor& tensor, const S
   return scalars;
 }
 
-void Passes::step(Part part, const Orders& orders, int threads) {
-  each_share(threads, orders.flush, [&](auto type, const Tensor& tensor, const Share& share) {
+void Passes::step(Part part, const Orders& orders, int threads, size_t low, size_t high) {
+  each_share(threads, orders.flush, low, high, [&](auto type, const Tensor& tensor, const Share& share) {
     if (tensor.part == part) step<decltype(type)>(tensor, share, orders);
   });
 }
@@ -154,10 +154,13 @@ void Passes::in_stretches(const Tensor& tensor, const Share& share, Run run) {
   }
 }
 
-std::vector<Passes::Norms> Passes::measure(Part part, const Orders& orders, int threads) {
-  each_share(threads, orders.flush, [&](auto type, const Tensor& tensor, const Share& share) {
+void Passes::measure(Part part, const Orders& orders, int threads) {
+  each_share(threads, orders.flush, 0, plan_.bytes(), [&](auto type, const Tensor& tensor, const Share& share) {
     if (tensor.part == part) measure<decltype(type)>(tensor, share, orders);
   });
+}
+
+std::vector<Passes::Norms> Passes::measured(Part part) {
   std::vector<Norms> norms;
   for (const Tensor& tensor : plan_.tensors()) {
     if (tensor.part != part) {
@@ -189,7 +192,7 @@ void Passes::measure(const Tensor& tensor, const Share& share, const Orders& ord
 }
 
 void Passes::survey(const Orders& orders, int threads) {
-  each_share(threads, orders.flush, [&](auto type, const Tensor& tensor, const Share& share) {
+  each_share(threads, orders.flush, 0, plan_.bytes(), [&](auto type, const Tensor& tensor, const Share& share) {
     survey<decltype(type)>(tensor, share, orders.scale);
   });
 }
@@ -203,13 +206,18 @@ std::pair<double*, char*> Passes::blank_survey(size_t i) {
   return {sums, finite};
 }
 
+bool Passes::all_finite(size_t i) const {
+  const char* const first = finite_.data() + plan_.tensors()[i].first_block;
+  const char* const last = first + plan_.tensors()[i].blocks();
+  return std::find(first, last, 0) == last;
+}
+
 Passes::Survey Passes::surveyed() {
   Survey found{0, {}};
   std::vector<double> sums;
   for (size_t i = 0; i < plan_.tensors().size(); ++i) {
     const size_t first = plan_.tensors()[i].first_block, n = plan_.tensors()[i].blocks();
-    const char* const finite = finite_.data() + first;
-    if (!found.first_not_finite && std::find(finite, finite + n, 0) != finite + n) found.first_not_finite = i;
+    if (!found.first_not_finite && !all_finite(i)) found.first_not_finite = i;
     sums.push_back(tree_sum(u_sums_.data() + first, n));
   }
   found.norm = std::sqrt(tree_sum(sums.data(), sums.size()));

@@ -56,16 +56,25 @@ class Passes {
   std::pair<double*, char*> blank_survey(size_t i);
   Survey surveyed();
 
-  // The first half of a rule that has two, and the norms of each tensor's parameter and direction; zeros for what is
+  // The first half of a rule that has two; then the norms of each tensor's parameter and direction, zeros for what is
   // not of this part.
   struct Norms {
     double p, u;
   };
-  std::vector<Norms> measure(Part part, const Orders& orders, int threads);
+  void measure(Part part, const Orders& orders, int threads);
+  std::vector<Norms> measured(Part part);
   void set_ratio(size_t i, double ratio) { ratios_[i] = ratio; }
 
-  // The step, or the second half of it.
-  void step(Part part, const Orders& orders, int threads);
+  // What surveyed() and measured() are made from: of the i-th tensor's blocks the sums of squares, and whether they are
+  // finite.
+  const double* p_sums(size_t i) const { return p_sums_.data() + plan_.tensors()[i].first_block; }
+  const double* u_sums(size_t i) const { return u_sums_.data() + plan_.tensors()[i].first_block; }
+  bool all_finite(size_t i) const;
+
+  // The step, or the second half of it: on all of the row, or on the bytes [low, high) of it, which begin and end where
+  // a block does.
+  void step(Part part, const Orders& orders, int threads) { step(part, orders, threads, 0, plan_.bytes()); }
+  void step(Part part, const Orders& orders, int threads, size_t low, size_t high);
 
   // How many blocks met subnormal numbers in the last step.
   size_t met_subnormals() const { return static_cast<size_t>(std::count(steps_.begin(), steps_.end(), Met::some)); }
@@ -99,7 +108,7 @@ class Passes {
   std::array<double, max_scalars> scalars_of(const Tensor& tensor, const Share& share, const Orders& orders) const;
 
   template <class Work>
-  void each_share(int threads, bool flush, Work work);
+  void each_share(int threads, bool flush, size_t low, size_t high, Work work);
   template <class T, class Work>
   void each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, Work work) const;
   template <class T>

@@ -236,7 +236,7 @@ void Plan::store_float_state() const {
 
 size_t Plan::traffic() const {
   const size_t streams = 3 + 2 * slots_;  // p and each slot both ways, g in
-  return ends_.empty() ? 0 : ends_.back() * streams;
+  return bytes() * streams;
 }
 
 int Plan::visit_all(visitproc visit, void* arg) const {

@@ -75,6 +75,7 @@ class Plan {
   // The row of work.
   const std::vector<Tensor>& tensors() const { return tensors_; }
   const std::vector<size_t>& ends() const { return ends_; }  // running sum of the tensors' bytes
+  size_t bytes() const { return ends_.empty() ? 0 : ends_.back(); }
   size_t operands() const { return 2 + slots_; }
   size_t blocks() const { return blocks_; }
   bool staged() const { return staged_; }  // whether any tensor has axes

@@ -23,7 +23,7 @@ import pytest
 import schuss
 import schuss.torch
 from conftest import assert_same_bits, assert_same_optimizers
-from schuss import checkpoint, states
+from schuss import files, states
 from schuss.schedules import Cosine, Linear, ReduceOnPlateau, Scaled, Warmup, join
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed (extra checkpoint)")
@@ -301,7 +301,7 @@ HOSTILE = {
 def test_parameters_of_another_dtype_are_refused(tmp_path):
     array = np.ones(3, int)
     document = {**states.without_arrays(schuss.SGD()), "state": [], "params": [["W", "params/0"]], "list": False}
-    text = json.dumps({**document, "crc32": {"params/0": checkpoint._sum_of(array)}})
+    text = json.dumps({**document, "crc32": {"params/0": files.sum_of(array)}})
     (tmp_path / "file").write_bytes(safetensors.save({"params/0": array}, signed(text)))
     with pytest.raises(ValueError, match=r"params\['W'\] is int64, not float32 or float64"):
         schuss.load(tmp_path / "file")

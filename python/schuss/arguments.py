@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import wraps
 from inspect import Signature
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from . import _core
 from .checks import number, shown
@@ -19,6 +19,8 @@ from .signatures import defaults_of, full_signature
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+LooksAt: TypeAlias = Literal["elements", "norms", "whole"]
+
 
 class Arguments:
     """The arguments of an optimizer, each checked when it is set; for each group a twin that has the group's."""
@@ -28,6 +30,8 @@ class Arguments:
     _ranges: ClassVar[Mapping[str, tuple[float, float, bool]]] = {}
     # Whether weight decay is the rule's own and not a part of the gradient.
     _decoupled: ClassVar[bool] = False
+    # What the step of an element depends on beside the element: nothing, norms of its array, or all of that.
+    _looks_at: ClassVar[LooksAt] = "elements"
     # Arguments of which one is given at a time; those that decide which state is kept; attributes in which a rule
     # remembers past steps.
     _alternatives: ClassVar[tuple[str, ...]] = ()
@@ -85,6 +89,8 @@ class Arguments:
         cls._accepted = tuple(cls.__signature__.parameters)
         if rule:
             cls._rule, cls._arguments, cls._in_numpy = cls, cls._accepted, in_numpy
+            if in_numpy:
+                cls._looks_at = "whole"
         if rule and not cls._open:
             OPTIMIZERS[cls.__name__] = cls
         if "__init__" not in vars(cls):

@@ -16,24 +16,21 @@ The file is in the format safetensors: arrays, and all else as JSON in its metad
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import stat
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._extras import need
+from .files import read_whole, saved_name, sum_of, write_whole
 from .memory import copy_of
-from .registry import OPTIMIZERS
-from .states import made_from, without_arrays
+from .shards import Index, is_index
+from .states import made_from, savable
 
 if TYPE_CHECKING:
     from .base import Optimizer
@@ -66,22 +63,12 @@ def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> No
 
 
 def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
-    name = type(opt).__name__
-    if OPTIMIZERS.get(name, type(opt)) is not type(opt):
-        raise ValueError(
-            f"your class {name} is named like one of ours, which is what would be read; give it another name"
-        )
-    saved = without_arrays(opt)
-    if any("function" in text for text in _kinds(saved["arguments"])):
-        raise ValueError(
-            "lr is a function, which a checkpoint cannot hold; use a schedule of schuss.schedules, or keep state_dict()"
-        )
-    made_from({**saved, "state": {}}, type(opt))  # what could not be read must not take the place of what can
+    saved = savable(opt)
     if params is not None and (hasattr(params, "keys") or isinstance(params, (list, tuple))):
         opt._engine.catch_up(params, None)  # which refuses other arrays than those that have rows behind
     arrays: dict[str, NDArray[Any]] = {}
     state = [
-        [_saved_name(name), {slot: _put(arrays, f"state/{i}/{slot}", array) for slot, array in slots.items()}]
+        [saved_name(name), {slot: _put(arrays, f"state/{i}/{slot}", array) for slot, array in slots.items()}]
         for i, (name, slots) in enumerate(opt.state.items())
     ]
     listed, named = None, hasattr(params, "keys") and hasattr(params, "__getitem__")
@@ -92,35 +79,14 @@ def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
             )
         pairs = [(name, params[name]) for name in list(params.keys())] if named else enumerate(params)
         listed = [
-            [_saved_name(name), _put(arrays, f"params/{i}", _checked_param(name, p))]
+            [saved_name(name), _put(arrays, f"params/{i}", _checked_param(name, p))]
             for i, (name, p) in enumerate(pairs)
         ]
-    sums = {key: _sum_of(array) for key, array in arrays.items()}
+    sums = {key: sum_of(array) for key, array in arrays.items()}
     document = {**saved, "state": state, "params": listed, "list": not named, "crc32": sums}
     text = json.dumps(document, allow_nan=False)
     metadata = {_KEY: text, _SUM_KEY: str(zlib.crc32(text.encode()))}
-    _write_whole(path, lambda partial: safetensors.save_file(arrays, partial, metadata))
-
-
-def _sum_of(array: NDArray[Any]) -> int:
-    return zlib.crc32(array.data, zlib.crc32(f"{array.dtype}{array.shape}".encode()))
-
-
-def _kinds(value: Any) -> list[Any]:
-    """All keys within an encoded value."""
-    if isinstance(value, Mapping):
-        return [*value, *(key for each in value.values() for key in _kinds(each))]
-    if isinstance(value, list):
-        return [key for each in value for key in _kinds(each)]
-    return []
-
-
-def _saved_name(name: Any) -> Any:
-    if isinstance(name, np.integer):
-        return int(name)
-    if isinstance(name, bool) or not isinstance(name, (str, int)):
-        raise ValueError(f"names must be strings or whole numbers to be saved, got {name!r}")
-    return name
+    write_whole(path, lambda partial: safetensors.save_file(arrays, partial, metadata))
 
 
 def _checked_param(name: Any, p: Any) -> NDArray[Any]:
@@ -136,59 +102,13 @@ def _put(arrays: dict[str, NDArray[Any]], key: str, array: NDArray[Any]) -> str:
     return key
 
 
-def _write_whole(path: Path, write: Callable[[str], object]) -> None:
-    """Write a new file beside the old one, see it on the disk, put it in the old one's place, see that on the disk."""
-    path = Path(os.path.realpath(path))  # through links, as writing to them would go
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "is not a regular file, and would be replaced by one", os.fspath(path))
-    folder = path.parent
-    partial = os.fspath(folder / f".schuss-{token_hex(8)}.partial")  # known before it is made, so that it goes
-    mode = path.stat().st_mode & 0o777 if path.exists() else None
-    with _synced(folder):
-        try:
-            # Until all is there it can be read by no more than the old one could.
-            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600))
-            mode = os.stat(partial).st_mode & 0o777 if mode is None else mode
-            write(partial)
-            _sync(partial)
-            os.chmod(partial, mode)
-            os.replace(partial, path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def _synced(folder: Path) -> Iterator[None]:
-    """See on the disk, in the end, which files a folder has; where it may be read, and the system can."""
-    handle = None
-    if hasattr(os, "O_DIRECTORY"):
-        with suppress(PermissionError):
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield
-        if handle is not None:
-            os.fsync(handle)
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) -> Checkpoint:
-    """Read what :meth:`schuss.Optimizer.save` has written.
+    """Read what :meth:`schuss.Optimizer.save` has written, or the ranks of :meth:`schuss.mpi.Sharded.save`.
 
     Parameters
     ----------
     path : str or path
-        Of the file.
+        Of the file; of a sharded checkpoint, its index.
     classes : sequence of types, optional
         Classes of your own, of one of which the saved optimizer may be; what they have added to it is not in the file.
 
@@ -215,7 +135,9 @@ def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) 
     """
     safetensors = need("safetensors.numpy", "loading checkpoints", extra="checkpoint")
     unfit = need("safetensors", "loading checkpoints", extra="checkpoint").SafetensorError
-    data = _read_whole(path)
+    data = read_whole(path)
+    if is_index(data):
+        return _load_shares(path, classes)
     try:
         arrays = safetensors.load(data)  # which checks the header, and that it accounts for each byte of the file
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
@@ -227,7 +149,7 @@ def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) 
         document = json.loads(metadata[_KEY])
         state, params = _listed(document, set(arrays))
         for name, array in arrays.items():
-            if _sum_of(array) != document["crc32"][name]:
+            if sum_of(array) != document["crc32"][name]:
                 raise ValueError(f"its array {name!r} has changed since it was written: the checksum differs")
     except (unfit, ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
         raise ValueError(f"{os.fspath(path)} is not a whole checkpoint of schuss: {error}") from error
@@ -247,17 +169,19 @@ def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) 
     return Checkpoint(opt, {name: copy_of(arrays[key]) for name, key in params})
 
 
-def _read_whole(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file, which another process may cut short meanwhile: a memory map of it would crash then."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:  # not to wait for the other end of what turns out to be a pipe
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError(f"{os.fspath(path)} is not a regular file, and so no checkpoint")
-        with open(handle, "rb", closefd=False) as file:
-            return file.read(about.st_size)
-    finally:
-        os.close(handle)
+def _load_shares(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]]) -> Checkpoint:
+    """What the ranks of a sharded optimizer have saved, put together."""
+    with Index.read(path) as index:
+        state = {
+            tensor.name: {slot: index.whole_state(i, slot) for slot in index.slots[i]}
+            for i, tensor in enumerate(index.tensors)
+            if index.slots[i]
+        }
+        params = [index.whole_param(i) for i in range(len(index.tensors))] if index.has_params else None
+        opt = index.optimizer(classes, state)
+    if params is None or index.listed:
+        return Checkpoint(opt, params)
+    return Checkpoint(opt, {tensor.name: p for tensor, p in zip(index.tensors, params, strict=True)})
 
 
 def _listed(document: Any, names: set[str]) -> tuple[list[Any], list[Any] | None]:

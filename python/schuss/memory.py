@@ -1,7 +1,13 @@
-"""Memory for state: it lies as the parameter does that it belongs to."""
+"""Memory for state: it lies as its parameter does, in the process's memory or in files."""
 
 from __future__ import annotations
 
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -9,21 +15,45 @@ from numpy.typing import NDArray
 
 _LINE, _HUGE_PAGE = 64, 2 << 20
 
+_folder: ContextVar[str | os.PathLike[str] | None] = ContextVar("_folder", default=None)
+
+
+@contextmanager
+def in_files(folder: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Take memory from files in this folder, which may then be larger than what the process may have; None: do not.
+
+    The files have no names, and are gone with the arrays.
+    """
+    token = _folder.set(folder)
+    try:
+        yield
+    finally:
+        _folder.reset(token)
+
+
+def zeros(nbytes: int) -> NDArray[np.uint8]:
+    """Zeros, none of which has been touched: the thread that first works on a page places it."""
+    folder = _folder.get()
+    if folder is None or nbytes < mmap.PAGESIZE:
+        return np.zeros(nbytes, np.uint8)
+    with TemporaryFile(dir=folder) as file:
+        file.truncate(nbytes)
+        return np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)
+
 
 def zeros_like(p: Any) -> NDArray[Any]:
     """Zeros in the shape, dtype and order of axes of ``p``, which lie in memory as ``p`` does.
 
-    Unlike numpy.zeros_like this touches no memory: the thread that first works on a page places it. They
-    begin as far past a cache line as ``p`` does, so that vectors straddle lines in none of them or in all;
-    and large ones past the start of a huge page, which the system can then give.
+    They begin as far past a cache line as ``p`` does, so that vectors straddle lines in none of them or in all; and
+    large ones past the start of a huge page, which the system can then give.
     """
     p = np.asarray(p)
     axes = sorted(range(p.ndim), key=lambda axis: -abs(p.strides[axis]))
     boundary = _HUGE_PAGE if p.nbytes >= 2 * _HUGE_PAGE else _LINE
-    memory = np.zeros(p.nbytes + boundary + _LINE, np.uint8)
+    memory = zeros(p.nbytes + boundary + _LINE)
     skip = -memory.ctypes.data % boundary + p.ctypes.data % _LINE
-    zeros: NDArray[Any] = memory[skip : skip + p.nbytes].view(p.dtype).reshape([p.shape[axis] for axis in axes])
-    return zeros.transpose(np.argsort(axes)) if axes else zeros
+    found: NDArray[Any] = memory[skip : skip + p.nbytes].view(p.dtype).reshape([p.shape[axis] for axis in axes])
+    return found.transpose(np.argsort(axes)) if axes else found
 
 
 def copy_of(p: Any) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import LooksAt
 from .base import Optimizer
 from .checks import POSITIVE, SHARE, count, flag, number, shown
 from .memory import copy_of
@@ -1045,6 +1046,7 @@ class LAMB(Optimizer):
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
     _decoupled: ClassVar[bool] = True
+    _looks_at: ClassVar[LooksAt] = "norms"
 
     beta1: float
     beta2: float
@@ -1120,6 +1122,7 @@ class LARS(Optimizer):
     slots: ClassVar[tuple[str, ...]] = ("v",)
     _ranges: ClassVar = {"momentum": SHARE, "trust": POSITIVE}
     _decoupled: ClassVar[bool] = True
+    _looks_at: ClassVar[LooksAt] = "norms"
 
     momentum: float
     trust: float
@@ -1544,6 +1547,7 @@ class Muon(Optimizer):
     slots: ClassVar[tuple[str, ...]] = ("m",)
     _ranges: ClassVar = {"momentum": SHARE}
     _decoupled: ClassVar[bool] = True
+    _looks_at: ClassVar[LooksAt] = "whole"
 
     momentum: float
     nesterov: bool
@@ -1649,6 +1653,7 @@ class Adafactor(Optimizer):
     slots: ClassVar[tuple[str, ...]] = ()
     _ranges: ClassVar = {"eps": POSITIVE, "eps2": POSITIVE, "clip_threshold": POSITIVE}
     _decoupled: ClassVar[bool] = True
+    _looks_at: ClassVar[LooksAt] = "whole"
 
     beta2_decay: float
     eps: float | None = None

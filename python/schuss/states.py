@@ -122,6 +122,31 @@ def without_arrays(opt: Optimizer) -> dict[str, Any]:
     }
 
 
+def savable(opt: Optimizer) -> dict[str, Any]:
+    """The same, for a file: what could not be read from it is refused, and must not take the place of what can."""
+    name = type(opt).__name__
+    if OPTIMIZERS.get(name, type(opt)) is not type(opt):
+        raise ValueError(
+            f"your class {name} is named like one of ours, which is what would be read; give it another name"
+        )
+    saved = without_arrays(opt)
+    if any("function" in text for text in _kinds(saved["arguments"])):
+        raise ValueError(
+            "lr is a function, which a checkpoint cannot hold; use a schedule of schuss.schedules, or keep state_dict()"
+        )
+    made_from({**saved, "state": {}}, type(opt))
+    return saved
+
+
+def _kinds(value: Any) -> list[Any]:
+    """All keys within an encoded value."""
+    if isinstance(value, Mapping):
+        return [*value, *(key for each in value.values() for key in _kinds(each))]
+    if isinstance(value, list):
+        return [key for each in value for key in _kinds(each)]
+    return []
+
+
 def restore(
     opt: Optimizer, saved: Mapping[str, Any], lr: LearningRate | None = None, groups: Mapping[str, Any] | None = None
 ) -> None:

@@ -44,7 +44,7 @@ def set_num_threads(n: int, *, grain: int | None = None) -> None:
     """Let every update use at most ``n`` threads.
 
     This goes before ``SCHUSS_NUM_THREADS``, ``OMP_NUM_THREADS``, the affinity mask and the cgroup
-    quota, which decide otherwise, in that order.
+    quota, which decide otherwise, in that order; the last two are divided among the ranks that MPI has started here.
 
     Parameters
     ----------
@@ -146,6 +146,14 @@ def _usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def _ranks_here() -> int:
+    """How many ranks of MPI its launcher has started on this machine; 1 without one, or where it gave each its CPUs."""
+    for name in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"):  # MPICH and those made from it; Open MPI
+        if found := _count(os.environ.get(name, "")):
+            return found if _usable_cpus() == (os.cpu_count() or 1) else 1
+    return 1
+
+
 def _count(text: str) -> int | None:
     """The whole number from 1 on that a text is, if it is one."""
     found = int(text) if len(text) < 10 and text.isascii() and text.isdecimal() else 0
@@ -163,10 +171,11 @@ def _decide() -> tuple[int, str]:
     omp = _count(os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip())
     if omp is not None:
         return min(omp, _core.most_threads), "OMP_NUM_THREADS"
-    cpus, quota = _usable_cpus(), _cgroup_quota()
+    cpus, quota, ranks = _usable_cpus(), _cgroup_quota(), _ranks_here()
+    shared = f", for {ranks} ranks of MPI" if ranks > 1 else ""
     if quota is not None and quota < cpus:
-        return max(1, int(quota)), "cgroup CPU quota"
-    return min(cpus, _core.most_threads), "CPU affinity"
+        return max(1, int(quota / ranks)), f"cgroup CPU quota{shared}"
+    return max(1, min(cpus // ranks, _core.most_threads)), f"CPU affinity{shared}"
 
 
 def _start() -> None:

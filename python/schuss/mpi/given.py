@@ -1,0 +1,149 @@
+"""What a rank is given for a step: looked at as an update of one process does, and told to the other ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import _core
+from ..base import Optimizer
+from ..checks import shown
+from ..options import Grads, Params
+from ..rows import Rows
+from ..schedules import Schedule
+from ..shares import Shares, Tensor
+from .moves import Line
+from .ranks import Facts
+
+ARRAY, ROWS, NONE = "an array", "Rows", "None"
+
+
+class Given(NamedTuple):
+    """The parameters, how they lie, and the gradients of some parts of the batch, by parameters' numbers."""
+
+    params: list[Any]
+    tensors: tuple[Tensor, ...]
+    kinds: tuple[str, ...]  # of the gradients
+    grads: list[list[Any]]
+
+
+def look_at(params: Params, grads: Sequence[Grads], before: Given | None) -> Given:
+    """Check all that can be checked before it is known who has which share; ``before`` is the last that was taken."""
+    of_parts = [_plain(each) for each in grads]
+    for each in of_parts:
+        _core.check(params, each)
+    names = list(params.keys()) if hasattr(params, "keys") else list(range(len(params)))
+    given = [params[name] for name in names]
+    listed = [[each[name] for name in names] for each in of_parts]
+    kinds = _kinds(names, listed)
+    if before is not None and _are_alike(names, given, before):
+        return Given(given, before.tensors, kinds, listed)
+    tensors = []
+    for name, p, kind in zip(names, given, kinds, strict=True):
+        if not isinstance(p, np.ndarray):
+            raise TypeError(
+                f"params[{name!r}] is {shown(p)}: sharded parameters are arrays; wrap it in numpy.array(...)"
+            )
+        tensor = Tensor.of(name, p, by_rows=kind == ROWS)
+        if kind == ROWS and not tensor.straight:
+            raise ValueError(
+                f"params[{name!r}]: for a gradient by rows each row must lie in one piece of memory, and one after "
+                "another; use a C-contiguous copy of the parameter"
+            )
+        tensors.append(tensor)
+    if before is not None:
+        tensors = _like_before(tensors, before.tensors)
+    return Given(given, tuple(tensors), kinds, listed)
+
+
+def _plain(grads: Grads) -> Any:
+    """As a dict or a list, read once; other things are left for the check to refuse."""
+    if isinstance(grads, (dict, list, tuple)):
+        return grads
+    return {name: grads[name] for name in grads.keys()} if hasattr(grads, "keys") else grads  # noqa: SIM118
+
+
+def _kinds(names: Sequence[Any], grads: Sequence[Sequence[Any]]) -> tuple[str, ...]:
+    found = []
+    for i, name in enumerate(names):
+        kinds = [NONE if each[i] is None else ROWS if type(each[i]) is Rows else ARRAY for each in grads]
+        for part, kind in enumerate(kinds):
+            if kind != kinds[0]:
+                raise ValueError(
+                    f"grads[{name!r}] is {kinds[0]} in the first part of the batch and {kind} in part {part} of this "
+                    "rank; it must be of one kind in all"
+                )
+        found.append(kinds[0])
+    return tuple(found)
+
+
+def _are_alike(names: Sequence[Any], given: Sequence[Any], before: Given) -> bool:
+    """Whether these are the same arrays, lying as they did."""
+    if len(names) != len(before.tensors):
+        return False
+    same = zip(names, given, before.params, before.tensors, strict=True)
+    return all(p is old and name == tensor.name and p.shape == tensor.shape for name, p, old, tensor in same)
+
+
+def _like_before(tensors: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors whose shares there are already; they must be these."""
+    names, old_names = [tensor.name for tensor in tensors], [tensor.name for tensor in before]
+    if names != old_names:
+        raise ValueError(f"params has the names {shown(names)}; the ranks' shares were made of {shown(old_names)}")
+    for new, old in zip(tensors, before, strict=True):
+        if (new.shape, new.dtype) != (old.shape, old.dtype):
+            raise ValueError(
+                f"params[{new.name!r}] is {new.dtype} of shape {new.shape}, but its shares were made for "
+                f"{old.dtype} of shape {old.shape}; a changed parameter needs a new optimizer"
+            )
+        if _way(new) != _way(old):
+            raise ValueError(
+                f"params[{new.name!r}] lies in another order than when its shares were made: its axes go by other "
+                "strides; copy the new values into an array like the old one"
+            )
+    return list(before)
+
+
+def _way(tensor: Tensor) -> Any:
+    """The order of a walk; where an axis of one element stands in it makes no difference."""
+    return tensor.backwards, [axis for axis in tensor.order if tensor.shape[axis] > 1]
+
+
+def place_rows(given: Given, shares: Shares) -> None:
+    """Refuse gradients by rows for what is not cut between rows."""
+    for i, (tensor, kind) in enumerate(zip(shares.tensors, given.kinds, strict=True)):
+        width = int(np.prod(tensor.shape[1:]))
+        if kind == ROWS and width and any(p.first % width for pieces in shares.pieces for p in pieces if p.tensor == i):
+            raise ValueError(
+                f"grads[{tensor.name!r}] is by rows, but its first one was an array, and so its shares were cut within "
+                "rows; begin with Rows, if with one of no rows"
+            )
+
+
+def lines_of(given: Given) -> dict[int, Line]:
+    """What takes the slices of each parameter's walk."""
+    return {i: tensor.line(p) for i, (tensor, p) in enumerate(zip(given.tensors, given.params, strict=True))}
+
+
+def facts_of(given: Given, opt: Optimizer, others: Facts) -> Facts:
+    """What all ranks must have in common, each as a label and a text."""
+    facts = [("the class of the optimizer", type(opt).__name__), ("t", str(opt.t)), ("skipped", str(opt.skipped))]
+    facts += others
+    facts += [(f"the optimizer's {name}", _text(getattr(opt, name, None))) for name in opt._arguments]
+    facts.append(("what the optimizer remembers", repr(opt._memories(opt.t))))
+    for i, (tensor, kind) in enumerate(zip(given.tensors, given.kinds, strict=True)):
+        facts.append((f"the name of parameter {i}", repr(tensor.name)))
+        facts.append((f"the shape of params[{tensor.name!r}]", str(tensor.shape)))
+        facts.append((f"the dtype of params[{tensor.name!r}]", tensor.dtype))
+        facts.append((f"the order of strides of params[{tensor.name!r}]", str(_way(tensor))))
+        facts.append((f"grads[{tensor.name!r}]", kind))
+    return facts
+
+
+def _text(value: Any) -> str:
+    """What ranks compare: functions by what they return at a step, which is compared there."""
+    if isinstance(value, Mapping):
+        return repr({key: _text(each) for key, each in value.items()})
+    return "a function" if callable(value) and not isinstance(value, Schedule) else repr(value)

@@ -1,0 +1,236 @@
+"""The moving of gradients and parameters: in buckets, the next ones on their way while one is worked on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..shares import Piece, Shares
+from ..trees import Subtree, add_arrays, additions, subtrees
+from .ranks import Ranks
+
+Line = Any  # what takes the slices of a tensor's walk
+
+_UNDER_WAY = 2  # buckets, in each direction
+
+
+def parts_of(rank: int, ranks: int, parts: int) -> range:
+    """Which parts of the batch are a rank's."""
+    return range(rank * parts // ranks, (rank + 1) * parts // ranks)
+
+
+class Buffers:
+    """Memory in which buckets travel, used again and again: as much as the largest has needed."""
+
+    def __init__(self) -> None:
+        self._memory: dict[Any, NDArray[np.uint8]] = {}
+
+    def of(self, use: Any, size: int, dtype: str) -> NDArray[Any]:
+        """An array of so many elements, not initialised; the next call for the same use overwrites it."""
+        nbytes = size * np.dtype(dtype).itemsize
+        if use not in self._memory or self._memory[use].nbytes < nbytes:
+            self._memory[use] = np.empty(nbytes, np.uint8)
+        return self._memory[use][:nbytes].view(dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory that is, in bytes."""
+        return sum(each.nbytes for each in self._memory.values())
+
+
+class Moves:
+    """The buckets of a step.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    shares : Shares
+    tensors : collection of int
+        Those with a dense gradient.
+    parts : int
+        Of the batch, over all ranks.
+    in_order : bool
+        Whether gradients are added in the tree's order, or in MPI's.
+    nbytes : int
+        Of a bucket, over all ranks.
+    buffers : Buffers
+    allocate : callable
+        Makes an array of (size, dtype): for the sums of this rank's share.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        shares: Shares,
+        tensors: Sequence[int],
+        parts: int,
+        in_order: bool,
+        nbytes: int,
+        buffers: Buffers,
+        allocate: Callable[[int, str], NDArray[Any]],
+    ) -> None:
+        self._ranks, self._shares, self._in_order, self._buffers = ranks, shares, in_order, buffers
+        chosen = frozenset(tensors)
+        self.buckets = shares.buckets(nbytes, chosen.__contains__)
+        rank = ranks.rank
+        self._parts = parts_of(rank, ranks.size, parts)
+        self._subtrees = [
+            subtrees(mine.start, mine.stop, parts)
+            for mine in (parts_of(r, ranks.size, parts) for r in range(ranks.size))
+        ]
+        self._order = additions([each for some in self._subtrees for each in some], parts)
+        self._types = {"float32": ranks.MPI.FLOAT, "float64": ranks.MPI.DOUBLE}
+        # Of my pieces: where each bucket ends, in bytes; and the sums of the gradients.
+        sizes = [bucket.sizes()[rank] for bucket in self.buckets]
+        itemsizes = [np.dtype(bucket.dtype).itemsize for bucket in self.buckets]
+        self.windows = np.cumsum([n * b for n, b in zip(sizes, itemsizes, strict=True)], dtype=np.int64).tolist()
+        self.sums: dict[int, NDArray[Any]] = {}
+        self._sums: list[NDArray[Any]] = []
+        for dtype in dict.fromkeys(bucket.dtype for bucket in self.buckets):
+            mine = [p for p in shares.pieces[rank] if p.tensor in chosen and shares.tensors[p.tensor].dtype == dtype]
+            memory = allocate(sum(p.size for p in mine), dtype)
+            place = 0
+            for piece in mine:
+                self.sums[piece.tensor] = memory[place : place + piece.size]
+                place += piece.size
+            place = 0
+            for bucket, size in zip(self.buckets, sizes, strict=True):
+                if bucket.dtype == dtype:
+                    self._sums.append(memory[place : place + size])
+                    place += size
+        self.received = 0  # bytes from other ranks, in all
+        self.seconds = {"reduce": 0.0, "gather": 0.0}
+
+    # Gradients: each rank adds up what it can of its parts, sends it to whose share it is, and adds up what comes.
+
+    def begin(self, gradients: Mapping[int, Mapping[int, Line]]) -> None:
+        """Start with the sums: the gradients by part and tensor."""
+        self._gradients = gradients
+        self._coming: deque[tuple[int, Any, list[NDArray[Any]]]] = deque()
+        self._going: deque[tuple[int, Any, NDArray[Any]]] = deque()
+        self._sent, self._summed, self._stepped = 0, 0, 0
+        self._send_gradients()
+
+    def _send_gradients(self) -> None:
+        while self._sent < len(self.buckets) and self._sent < self._summed + _UNDER_WAY:
+            k = self._sent
+            self._coming.append((k, *(self._sent_in_order(k) if self._in_order else self._sent_to_mpi(k))))
+            self._sent += 1
+
+    def _fill(self, pieces: Sequence[Piece], parts: Subtree, out: NDArray[Any]) -> None:
+        """The sum of my parts' gradients, on some pieces."""
+        n = parts[1] - parts[0]
+        order = additions([(i, i + 1) for i in range(n)], n)
+        place = 0
+        for piece in pieces:
+            arrays = [self._gradients[part][piece.tensor][piece.slice] for part in range(*parts)]
+            add_arrays(arrays, order, out[place : place + piece.size], keep=True)
+            place += piece.size
+
+    def _sent_in_order(self, k: int) -> tuple[Any, list[NDArray[Any]]]:
+        bucket, ranks = self.buckets[k], self._ranks
+        sizes, mine = bucket.sizes(), self._subtrees[ranks.rank]
+        lengths = [0 if r == ranks.rank else size * len(mine) for r, size in enumerate(sizes)]
+        places = np.cumsum([0, *lengths]).tolist()
+        sent = self._buffers.of(("gradients out", k % _UNDER_WAY), places[-1], bucket.dtype)
+        n = sizes[ranks.rank]
+        slots = sum(map(len, self._subtrees))
+        coming = self._buffers.of(("gradients in", k % _UNDER_WAY), slots * n, bucket.dtype)
+        arrays = [coming[i * n : (i + 1) * n] for i in range(slots)]
+        first = sum(map(len, self._subtrees[: ranks.rank]))
+        for r, pieces in enumerate(bucket.pieces):
+            for i, parts in enumerate(mine):
+                at = places[r] + i * sizes[r]
+                self._fill(pieces, parts, arrays[first + i] if r == ranks.rank else sent[at : at + sizes[r]])
+        if ranks.size == 1:
+            return None, arrays
+        expected = [0 if r == ranks.rank else n * len(some) for r, some in enumerate(self._subtrees)]
+        displacements = (np.cumsum([0, *(n * len(some) for some in self._subtrees)])[:-1]).tolist()
+        self.received += sum(expected) * coming.itemsize
+        kind = self._types[bucket.dtype]
+        outgoing, incoming = [sent, (lengths, places[:-1]), kind], [coming, (expected, displacements), kind]
+        return ranks.started(ranks.comm.Ialltoallv(outgoing, incoming)), arrays
+
+    def _sent_to_mpi(self, k: int) -> tuple[Any, list[NDArray[Any]]]:
+        bucket, ranks = self.buckets[k], self._ranks
+        sizes = bucket.sizes()
+        sent = self._buffers.of(("gradients out", k % _UNDER_WAY), sum(sizes), bucket.dtype)
+        place = 0
+        for pieces, size in zip(bucket.pieces, sizes, strict=True):
+            if self._parts:
+                self._fill(pieces, (0, len(self._parts)), sent[place : place + size])
+            else:
+                sent[place : place + size] = 0
+            place += size
+        self.received += (ranks.size - 1) * self._sums[k].nbytes
+        kind = self._types[bucket.dtype]
+        request = ranks.comm.Ireduce_scatter([sent, kind], [self._sums[k], kind], sizes, op=ranks.MPI.SUM)
+        return ranks.started(request), []
+
+    def sum_up(self, k: int) -> None:
+        """Have the sums of the k-th bucket, and of those before it."""
+        start = perf_counter()
+        while self._summed <= k:
+            number, request, arrays = self._coming.popleft()
+            if request is not None:
+                self._ranks.wait(request)
+            if self._in_order:
+                add_arrays(arrays, self._order, self._sums[number], keep=False)
+            self._summed += 1
+            self._send_gradients()
+        self.seconds["reduce"] += perf_counter() - start
+
+    # Parameters: what I have stepped goes to all others.
+
+    def send(self, k: int, mine: Mapping[int, NDArray[Any]], all_lines: Mapping[int, Line]) -> None:
+        """Send the k-th bucket of my pieces, and put what has come of others' where it belongs."""
+        start = perf_counter()
+        bucket, ranks = self.buckets[k], self._ranks
+        self._stepped = k + 1
+        while len(self._going) >= _UNDER_WAY:
+            self._receive(all_lines)
+        if ranks.size > 1:
+            sizes = bucket.sizes()
+            sent = self._buffers.of(("parameters out", k % _UNDER_WAY), sizes[ranks.rank], bucket.dtype)
+            firsts = {piece.tensor: piece.first for piece in self._shares.pieces[ranks.rank]}
+            place = 0
+            for piece in bucket.pieces[ranks.rank]:
+                first = piece.first - firsts[piece.tensor]
+                sent[place : place + piece.size] = mine[piece.tensor][first : first + piece.size]
+                place += piece.size
+            coming = self._buffers.of(("parameters in", k % _UNDER_WAY), sum(sizes), bucket.dtype)
+            self.received += (sum(sizes) - sizes[ranks.rank]) * sent.itemsize
+            kind = self._types[bucket.dtype]
+            request = ranks.started(ranks.comm.Iallgatherv([sent, kind], [coming, sizes, kind]))
+            self._going.append((k, request, coming))
+        self.seconds["gather"] += perf_counter() - start
+
+    def _receive(self, lines: Mapping[int, Line]) -> None:
+        k, request, coming = self._going.popleft()
+        self._ranks.wait(request)
+        place = 0
+        for rank, pieces in enumerate(self.buckets[k].pieces):
+            for piece in pieces:
+                if rank != self._ranks.rank:
+                    lines[piece.tensor][piece.slice] = coming[place : place + piece.size]
+                place += piece.size
+
+    def drain(self) -> None:
+        """Wait for what is under way, of a step that was not made."""
+        for _, request, _ in [*self._coming, *self._going]:
+            if request is not None:
+                self._ranks.wait(request)
+
+    def end(self, mine: Mapping[int, NDArray[Any]], all_lines: Mapping[int, Line]) -> None:
+        """Send the buckets that have not been, and wait for all."""
+        for k in range(self._stepped, len(self.buckets)):
+            self.send(k, mine, all_lines)
+        start = perf_counter()
+        while self._going:
+            self._receive(all_lines)
+        self.seconds["gather"] += perf_counter() - start

@@ -1,0 +1,204 @@
+"""How ranks talk: what they agree on, how they wait, and how each hears of another's failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._extras import need
+from ..checks import shown
+
+Facts = Sequence[tuple[str, str]]
+
+_ALARM = 1  # the tag of the one kind of message that is not part of a collective
+_TEXT = 1000  # bytes of an error that others are told
+_SPINS = 200  # looks at a request before the processor is left to others for a while
+
+
+# Requests that will never be done, as a rank has failed: MPI may still write into the memory that they hold.
+_abandoned: list[Any] = []
+
+
+class RankError(RuntimeError):
+    """Another rank has failed; the message says which, and with what.
+
+    Parameters
+    ----------
+    rank : int
+        Which.
+    text : str
+        What it told.
+    """
+
+    def __init__(self, rank: int, text: str) -> None:
+        super().__init__(rank, text)
+        self.rank, self.text = rank, text
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} has failed: {self.text}"
+
+
+class Ranks:
+    """A communicator of ours alone, in which no rank waits for one that has failed.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm, or None
+        It is duplicated; all of its ranks make this at the same time. None is MPI.COMM_WORLD.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self.MPI: Any = need("mpi4py.MPI", "schuss.mpi", extra="mpi")
+        if comm is None:
+            comm = self.MPI.COMM_WORLD
+        if not isinstance(comm, self.MPI.Intracomm):
+            raise TypeError(f"comm must be an intracommunicator of mpi4py, as MPI.COMM_WORLD; got {shown(comm)}")
+        if comm == self.MPI.COMM_NULL:
+            raise ValueError("comm is MPI.COMM_NULL: this process is none of its ranks")
+        self.comm = comm.Dup()
+        self.rank, self.size = self.comm.rank, self.comm.size
+        self.ended: str | None = None  # why no step can follow
+        self.told: BaseException | None = None  # the last error that all ranks know of
+        self._under_way: dict[int, Any] = {}  # requests, by their objects' addresses
+        self._within = False
+
+    def close(self) -> None:
+        """Let go of the communicator; all ranks do this."""
+        if self.ended is None:
+            self.comm.Free()
+            self.ended = "it has been closed"
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What all ranks do at the same time: an error of one ends it for all."""
+        if self.ended is not None:
+            raise RuntimeError(f"this sharded optimizer cannot go on: {self.ended}")
+        if self._within:
+            raise RuntimeError(
+                "this sharded optimizer is in use: by another thread, or by a function that it has called"
+            )
+        self._within = True
+        try:
+            yield
+        except BaseException as error:
+            if error is not self.told:
+                self._alarm(error)
+            raise
+        finally:
+            self._within = False
+            self.told = None
+
+    def _alarm(self, error: BaseException) -> None:
+        """Tell the others, who may be waiting for this rank anywhere."""
+        text = _text_of(error)
+        self.ended = f"rank {self.rank} failed in the middle of a step ({text}); load a checkpoint"
+        data = text.encode()[:_TEXT]
+        for other in range(self.size):
+            if other != self.rank:
+                self.started(self.comm.Isend([data, self.MPI.BYTE], dest=other, tag=_ALARM))
+        _abandoned.append(self._under_way)
+
+    def _listen(self) -> None:
+        status = self.MPI.Status()
+        if not self.comm.Iprobe(source=self.MPI.ANY_SOURCE, tag=_ALARM, status=status):
+            return
+        data = bytearray(_TEXT)
+        self.comm.Recv([data, self.MPI.BYTE], source=status.Get_source(), tag=_ALARM)
+        error = RankError(status.Get_source(), bytes(data[: status.Get_count(self.MPI.BYTE)]).decode(errors="replace"))
+        self.ended = f"{error}, in the middle of a step; load a checkpoint"
+        _abandoned.append(self._under_way)
+        self._raise(error)
+
+    def _raise(self, error: BaseException) -> NoReturn:
+        self.told = error
+        raise error
+
+    def started(self, request: Any) -> Any:
+        """Have a request's memory held until it is waited for."""
+        self._under_way[id(request)] = request
+        return request
+
+    def wait(self, request: Any) -> None:
+        """Until a request is done, or another rank has failed. The processor is shared with whoever has work."""
+        spins = 0
+        while not request.Test():
+            spins += 1
+            if spins % 16 == 0:
+                self._listen()
+            if spins > _SPINS:
+                time.sleep(2e-5)
+            elif hasattr(os, "sched_yield"):
+                os.sched_yield()
+        del self._under_way[id(request)]
+
+    # What all ranks call with arrays of the same kind.
+
+    def gathered(self, mine: NDArray[Any]) -> NDArray[Any]:
+        """Arrays of the same shape from all ranks, as rows."""
+        mine = np.ascontiguousarray(mine)
+        found = np.empty((self.size, *mine.shape), mine.dtype)
+        sent, came = mine.view(np.uint8), found.view(np.uint8)
+        self.wait(self.started(self.comm.Iallgather([sent, self.MPI.BYTE], [came, self.MPI.BYTE])))
+        return found
+
+    def gathered_lists(self, mine: NDArray[Any]) -> list[NDArray[Any]]:
+        """Arrays of one axis from all ranks, each of a length of its own."""
+        counts = self.gathered(np.array([mine.nbytes])).ravel()
+        found = np.empty(int(counts.sum()), np.uint8)
+        data = np.ascontiguousarray(mine).view(np.uint8)
+        coming = [found, counts.tolist(), self.MPI.BYTE]
+        self.wait(self.started(self.comm.Iallgatherv([data, self.MPI.BYTE], coming)))
+        return [each.view(mine.dtype) for each in np.split(found, np.cumsum(counts)[:-1])]
+
+    def exchanged(self, outgoing: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """What each rank has for this one: ``outgoing`` has an array of one axis for each, all of one dtype."""
+        dtype = outgoing[0].dtype
+        sending = np.array([each.nbytes for each in outgoing])
+        coming = self.gathered(sending)[:, self.rank]
+        data = np.concatenate([np.ascontiguousarray(each) for each in outgoing]).view(np.uint8)
+        found = np.empty(int(coming.sum()), np.uint8)
+        incoming = [found, coming.tolist(), self.MPI.BYTE]
+        self.wait(self.started(self.comm.Ialltoallv([data, sending.tolist(), self.MPI.BYTE], incoming)))
+        return [each.view(dtype) for each in np.split(found, np.cumsum(coming)[:-1])]
+
+    def agree(self, error: BaseException | None = None, facts: Facts = ()) -> None:
+        """Go on if no rank has an error, and all have the same facts; else raise, in all of them."""
+        digest = blake2b("\0".join(f"{label}\0{value}" for label, value in facts).encode(), digest_size=32).digest()
+        text = b"" if error is None else _text_of(error).encode()[:_TEXT]
+        head = np.zeros(1 + 32 + _TEXT, np.uint8)
+        head[0] = error is not None
+        head[1:33] = np.frombuffer(digest, np.uint8)
+        head[33 : 33 + len(text)] = np.frombuffer(text, np.uint8)
+        heads = self.gathered(head)
+        failed = np.flatnonzero(heads[:, 0])
+        if len(failed):
+            if error is not None:
+                self._raise(error)
+            told = heads[failed[0], 33:].tobytes().rstrip(b"\0").decode(errors="replace")
+            self._raise(RankError(int(failed[0]), told))
+        if (heads[:, 1:33] != heads[0, 1:33]).any():
+            self._raise(ValueError(self._difference(facts)))
+
+    def _difference(self, facts: Facts) -> str:
+        data = np.frombuffer(json.dumps(list(facts)).encode(), np.uint8)
+        told = [json.loads(each.tobytes()) for each in self.gathered_lists(data)]
+        for place in range(max(map(len, told))):
+            lines = [each[place] if place < len(each) else ["the number of parameters", "fewer"] for each in told]
+            for other, line in enumerate(lines):
+                if line != lines[0]:
+                    label = lines[0][0] if lines[0][0] == line[0] else "what comes next"
+                    ours, theirs = (x[1] if label == x[0] else f"{x[0]} ({x[1]})" for x in (lines[0], line))
+                    return f"the ranks differ in {label}: rank 0 has {ours}, rank {other} has {theirs}"
+        return "the ranks differ in a way that cannot be told"
+
+
+def _text_of(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,455 @@
+"""An optimizer over many processes: the way of a sharded step, from the gradients of all to the parameters of all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base import Optimizer
+from ..checks import count, real, shown
+from ..memory import copy_of, in_files, zeros
+from ..options import Grads, Params
+from ..shares import Shares
+from ..states import go_on
+from .given import ARRAY, Given, facts_of, lines_of, look_at, place_rows
+from .moves import Buffers, Line, Moves, parts_of
+from .ranks import Facts, Ranks
+from .saving import save
+from .step import Step
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_MOST_WAYS = 8  # of moving, as parameters may have a gradient in one step and none in the next
+BUCKET = 32 << 20  # bytes
+
+WEIGHTS, REDUCTIONS = ("mean", "sum"), ("tree", "mpi")
+
+
+class Sharded:
+    """An optimizer whose state is spread over the ranks of an MPI communicator, as in ZeRO, stage 1.
+
+    Every rank has all parameters, and the gradients of its part of the batch. In a step the gradients are added up and
+    each rank receives the sums for its share of the parameters; it steps them, with the state that it has of them
+    alone, and sends them to all others.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        What steps, with all its options; one that has made steps already must have the same state on all ranks. From
+        now on its state is that of this rank's share: ``optimizer.t`` and the arguments are used and set there, on all
+        ranks alike, and ``optimizer.update`` is not to be called.
+    comm : mpi4py.MPI.Intracomm, optional
+        Of which ranks; ``MPI.COMM_WORLD`` if it is not given.
+    parts : int, optional
+        Into how many parts the batch is divided, over all ranks; as many as ranks if it is not given. Their gradients
+        are added in an order that depends on this number alone: with the same parts the parameters are the same, bit
+        for bit, on any number of ranks. Rank r has the parts of :attr:`my_parts`. Bytes are fewest where both numbers
+        are powers of two.
+    weight : {"mean", "sum"}, default "mean"
+        What the step goes by: the mean of the parts' gradients or their sum.
+    reduction : {"tree", "mpi"}, default "tree"
+        Who adds over the ranks: the tree described below, or MPI itself, in an order of its own. That may be faster,
+        and gives up the same bits: another number of ranks, another machine or another release of MPI may round
+        otherwise. Gradients by rows are added in order all the same.
+    bucket : int, default 32 MiB
+        How many bytes of all ranks' shares travel together. Two buckets are under way in each direction.
+    state_dir : path, optional
+        A directory in which state and sums lie in files instead of memory; they have no names and are gone with the
+        process. For what is larger than memory, together with parameters and gradients that are ``numpy.memmap``.
+
+    Attributes
+    ----------
+    optimizer : Optimizer
+        See above.
+    parts : int
+        How many parts the batch has.
+
+    Raises
+    ------
+    TypeError
+        If ``optimizer`` is none of schuss, or ``comm`` no intracommunicator.
+    ValueError
+        If another argument is not one of those named.
+    ImportError
+        If mpi4py is not installed.
+
+    See Also
+    --------
+    schuss.mpi.load : What :meth:`save` has written, on any number of ranks.
+
+    Notes
+    -----
+    The sum of parts: parts 0 and 1 are added, 2 and 3, ...; then these sums in the same way. The norms of
+    ``clip_norm``, ``last_grad_norm``, LAMB and LARS are sums over blocks in the same order as in one process. Muon,
+    Adafactor and rules of your own see whole arrays: each of their arrays is one rank's.
+
+    Memory beside the parameters: state, and the sums of gradients, of at most 1/ranks of the parameters and a block;
+    and at most 8 buckets (4 where a rank has one part, or a power of two of them, and the ranks are so many, too).
+
+    With gradients by rows (:class:`schuss.Rows`), only the rows named travel. With ``sparse="touched"``, and for rules
+    and options to which a zero gradient is none, only they are sent back; with ``sparse="exact"`` all rows move in a
+    step, and all are sent. None is ever behind. A parameter's first gradient decides whether it is cut between rows.
+
+    ZeRO: Rajbhandari et al., 2020, arXiv:1910.02054. PyTorch's counterpart is ``ZeroRedundancyOptimizer``, which gives
+    whole tensors to ranks and promises no order of sums.
+
+    Examples
+    --------
+    With one rank, which has two parts of the batch:
+
+    >>> import numpy as np, schuss
+    >>> from schuss.mpi import Sharded
+    >>> params = {"W": np.ones(3)}
+    >>> opt = Sharded(schuss.SGD(lr=0.5), parts=2)
+    >>> opt.update_parts(params, [{"W": np.array([1.0, 0.0, 0.0])}, {"W": np.array([1.0, 2.0, 0.0])}])
+    >>> params["W"]
+    array([0.5, 0.5, 1. ])
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        comm: Any = None,
+        *,
+        parts: int | None = None,
+        weight: Literal["mean", "sum"] = "mean",
+        reduction: Literal["tree", "mpi"] = "tree",
+        bucket: int = BUCKET,
+        state_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
+        with self._ranks.together():
+            error = None
+            try:
+                if not isinstance(optimizer, Optimizer):
+                    raise TypeError(f"optimizer must be one of schuss, as schuss.Adam(); got {shown(optimizer)}")
+                parts = self._ranks.size if parts is None else count("parts", parts, 1)
+                if parts < self._ranks.size:
+                    raise ValueError(
+                        f"parts must be at least one for each of the {self._ranks.size} ranks, got {parts}"
+                    )
+                for name, value, known in (("weight", weight, WEIGHTS), ("reduction", reduction, REDUCTIONS)):
+                    if not isinstance(value, str) or value not in known:
+                        raise ValueError(f"{name} must be one of {', '.join(known)}, got {shown(value)}")
+                bucket = count("bucket", bucket, 1)
+                if state_dir is not None and not Path(state_dir).is_dir():
+                    raise ValueError(f"state_dir must be a directory, got {shown(state_dir)}")
+            except Exception as found:
+                error = found
+            sharing = {"parts": parts, "weight": weight, "reduction": reduction, "bucket": bucket}
+            self._ranks.agree(error, [(name, str(value)) for name, value in sharing.items()])
+        assert parts is not None
+        self.optimizer, self.parts = optimizer, parts
+        self._weight, self._reduction, self._bucket, self._state_dir = weight, reduction, bucket, state_dir
+        # Of the last step: what was given, how it lies, and who has what.
+        self._given: Given | None = None
+        self._shares: Shares | None = None
+        self._lines: dict[int, Line] = {}
+        self._pieces: dict[int, NDArray[Any]] = {}
+        self._ways: dict[tuple[str, ...], Moves] = {}
+        self._buffers = Buffers()
+        self._seconds = {"reduce": 0.0, "gather": 0.0}
+        self._received = 0
+        self._has_whole_state = bool(optimizer._engine.state)  # as of one that has made steps in one process
+
+    def __repr__(self) -> str:
+        ranks = self._ranks
+        return f"Sharded({self.optimizer!r}, rank {ranks.rank} of {ranks.size}, parts={self.parts})"
+
+    @property
+    def my_parts(self) -> range:
+        """Which parts of the batch are this rank's, numbered from 0 over all ranks."""
+        return parts_of(self._ranks.rank, self._ranks.size, self.parts)
+
+    @property
+    def traffic(self) -> Mapping[str, float]:
+        """Since it was made: bytes received from other ranks, and seconds in which gradients and parameters moved."""
+        ways = list(self._ways.values())
+        return {
+            "received": self._received + sum(way.received for way in ways),
+            **{each: self._seconds[each] + sum(way.seconds[each] for way in ways) for each in ("reduce", "gather")},
+        }
+
+    @property
+    def nbytes(self) -> Mapping[str, int]:
+        """Memory of this rank beside the parameters, in bytes: of state, of sums of gradients, and of buckets."""
+        state = self.optimizer._engine.state.values()
+        return {
+            "state": sum(array.nbytes for slots in state for array in slots.values()),
+            "sums": sum(array.nbytes for way in self._ways.values() for array in way.sums.values()),
+            "buckets": self._buffers.nbytes,
+        }
+
+    def close(self) -> None:
+        """Let go of the communicator that this has made for itself; all ranks do this, and make no step after it."""
+        self._ranks.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self.close()
+
+    def update(self, params: Params, grads: Grads, *, grad_scale: float = 1.0) -> None:
+        """Take one step, of all ranks together.
+
+        Parameters
+        ----------
+        params : mutable mapping of name -> ndarray, or list of ndarray
+            All parameters, with the same values on all ranks; as for :meth:`schuss.Optimizer.update`, but no floats.
+        grads : mapping or list, like ``params``
+            The gradients of this rank's part of the batch. One that is None must be so on all ranks.
+        grad_scale : float, default 1
+            The gradients are multiplied by this, the same on all ranks.
+
+        Raises
+        ------
+        TypeError, ValueError, FloatingPointError
+            As :meth:`schuss.Optimizer.update` does, on the rank whose arguments are wrong; and on all ranks, with the
+            same text, where they differ in names, shapes, dtypes, options, rates or ``t``. Nothing has changed then.
+        RankError
+            On the other ranks. If a rank fails after the first write, which only a signal or MPI can make it do, no
+            step can follow.
+        RuntimeError
+            If this rank has not one part of the batch but none or several, or if an earlier step ended in its middle.
+        """
+        if len(self.my_parts) != 1:
+            self._fail(RuntimeError(f"this rank has {len(self.my_parts)} parts of the batch: call update_parts()"))
+        self._step(params, (grads,), grad_scale)
+
+    def update_parts(self, params: Params, grads: Sequence[Grads], *, grad_scale: float = 1.0) -> None:
+        """Take one step by the gradients of several parts of the batch.
+
+        Parameters
+        ----------
+        params : mapping or list, like those of :meth:`update`
+            All parameters.
+        grads : sequence
+            The gradients of each of :attr:`my_parts`, in this order; none where this rank has no part.
+        grad_scale : float, default 1
+            The gradients are multiplied by this, the same on all ranks.
+
+        Raises
+        ------
+        TypeError, ValueError, FloatingPointError, RankError, RuntimeError
+            As :meth:`update` does.
+        """
+        if not isinstance(grads, Sequence) or isinstance(grads, (str, bytes)):
+            self._fail(TypeError(f"grads must be a list, with the gradients of each part; got {shown(grads)}"))
+        if len(grads) != len(self.my_parts):
+            mine = f"{len(self.my_parts)} of the {self.parts} parts"
+            self._fail(ValueError(f"grads must have the gradients of {mine} of the batch, got {len(grads)}"))
+        self._step(params, grads, grad_scale)
+
+    def gather(self, slot: str) -> dict[Any, NDArray[Any]]:
+        """Have a slot of the state whole, on all ranks, which call this together: ``gather("ema")`` the averages.
+
+        Parameters
+        ----------
+        slot : str
+            Its name, as in :attr:`schuss.Optimizer.state`.
+
+        Returns
+        -------
+        dict
+            Name of a parameter -> array, of those that have such a slot.
+
+        Raises
+        ------
+        RankError
+            If another rank has failed.
+        """
+        ranks, found = self._ranks, {}
+        with ranks.together():
+            ranks.agree(None, [("the slot", repr(slot)), ("t", str(self.optimizer.t))])
+            state = self.optimizer._engine.state
+            shares = self._shares or Shares((), ranks.size)
+            for i, tensor in enumerate(shares.tensors):
+                mine = state.get(tensor.name, {}).get(slot)
+                flat = np.empty(0, tensor.dtype) if mine is None else np.asarray(mine, order="C").reshape(-1)
+                whole = np.concatenate(ranks.gathered_lists(flat))
+                if len(whole) == 0:
+                    continue
+                if shares.whole:
+                    shapes = ranks.gathered_lists(np.array([] if mine is None else mine.shape, np.int64))
+                    owner = next(r for r, pieces in enumerate(shares.pieces) if any(p.tensor == i for p in pieces))
+                    found[tensor.name] = whole.reshape(shapes[owner])
+                else:
+                    found[tensor.name] = np.asarray(tensor.walked(whole), order="C")
+        return found
+
+    def save(self, path: str | os.PathLike[str], params: Params | None = None) -> None:
+        """Write the optimizer, and its parameters if given: each rank a file of its share, one of them the index.
+
+        The index is the checkpoint. It is written when all shares are on the disk, and takes the place of the one
+        before; whenever a rank or a machine stops, there is the old checkpoint or the new one, whole.
+
+        Parameters
+        ----------
+        path : str or path
+            Where the index is to be, the same on all ranks; the shares, in the format safetensors, lie beside it, where
+            all ranks that will read them can.
+        params : mapping or list, optional
+            All parameters, as for :meth:`update`.
+
+        Raises
+        ------
+        ValueError, TypeError, OSError, ImportError
+            As :meth:`schuss.Optimizer.save` does; on the other ranks RankError. The old checkpoint is then as it was.
+        RuntimeError
+            If the optimizer made its steps in one process, and none since: then its own ``save`` has all of it.
+        """
+        if self._has_whole_state:
+            self._fail(
+                RuntimeError("no step has been made over ranks: use optimizer.save(path, params), on one of them")
+            )
+        sharing = {"parts": self.parts, "weight": self._weight, "reduction": self._reduction}
+        with self._ranks.together():
+            save(self._ranks, self.optimizer, path, params, self._given, self._shares, sharing)
+
+    def _fail(self, error: BaseException) -> None:
+        """Raise, when the others are told at the beginning of their step."""
+        with self._ranks.together():
+            self._ranks.agree(error)
+
+    def _step(self, params: Params, grads: Sequence[Grads], grad_scale: float) -> None:
+        ranks, opt = self._ranks, self.optimizer
+        with ranks.together():
+            error: Exception | None = None
+            facts: Facts = ()
+            step, scale = None, 1.0
+            try:
+                scale = self._checked_scale(grad_scale)
+                step, facts = self._prepared(params, grads, scale)
+            except Exception as found:
+                error = found
+            ranks.agree(error, facts)
+            assert step is not None  # as there is no error
+            self._given, self._shares, self._lines, self._pieces = step.given, step.shares, step.lines, step.pieces
+            step.begin()
+            try:
+                with in_files(self._state_dir):
+                    if self._has_whole_state:
+                        self._take_share(step.shares)
+                    opt._engine.update_share(opt, step.params, step.grads, scale, step)
+            except Exception as found:
+                if found is not ranks.told:
+                    if step.is_together:
+                        raise  # which the others, wherever they are, hear by an alarm
+                    error = found  # of this rank alone, before the next point where all agree; or found by all at once
+                if not ranks.ended:
+                    try:
+                        if error is not None:
+                            ranks.agree(error)
+                    finally:
+                        step.drain()
+                if opt.t == 0 and not opt._engine.state:  # nothing hangs on the shares yet
+                    self._given = self._shares = None
+                raise
+            if step.is_ready:
+                step.end(opt._engine)
+
+    def _checked_scale(self, grad_scale: float) -> float:
+        scale = real("grad_scale", grad_scale)
+        if not isfinite(scale):
+            raise ValueError(f"grad_scale must be a finite number, got {shown(grad_scale)}")
+        return scale / self.parts if self._weight == "mean" else scale
+
+    def _go_on(self, shares: Shares) -> None:
+        """Take the state that the optimizer has for that of these shares."""
+        self._shares, self._has_whole_state = shares, False
+        self._given = Given([None] * len(shares.tensors), shares.tensors, (), [])
+
+    def _prepared(self, params: Params, grads: Sequence[Grads], scale: float) -> tuple[Step, Facts]:
+        """The step that these arguments ask for, as far as this rank can tell."""
+        opt, ranks = self.optimizer, self._ranks
+        given = look_at(params, grads, self._given)
+        opt._groups.numbers_of([], params)  # of all names, while an engine knows those of a share
+        shares = self._shares
+        if shares is None:  # or what is kept belongs to shares that the ranks did not agree on
+            shares = Shares(given.tensors, ranks.size, whole=opt._looks_at == "whole")
+            self._ways.clear()
+        place_rows(given, shares)
+        lines, pieces = self._lines, self._pieces
+        if self._given is None or any(p is not old for p, old in zip(given.params, self._given.params, strict=True)):
+            lines = lines_of(given)
+            pieces = self._cut(given, shares, lines)
+        facts = facts_of(given, opt, [("grad_scale over parts", repr(scale))])
+        at_once = opt.clip_norm is not None or opt.on_nonfinite != "propagate" or opt._looks_at != "elements"
+        step = Step(
+            *(ranks, shares, given, lines, pieces, self._way(given, shares)),
+            parts=self.my_parts,
+            at_once=at_once,
+            bucket=self._bucket,
+        )
+        return step, facts
+
+    def _cut(self, given: Given, shares: Shares, lines: Mapping[int, Line]) -> dict[int, NDArray[Any]]:
+        """My pieces of the parameters: views, where a walk has one."""
+        pieces = {}
+        for piece in shares.pieces[self._ranks.rank]:
+            i = piece.tensor
+            if shares.whole:
+                pieces[i] = given.params[i]
+                continue
+            pieces[i] = lines[i][piece.slice]
+            if given.tensors[i].rows_stay:
+                pieces[i] = pieces[i].reshape(-1, *given.tensors[i].shape[1:])
+        return pieces
+
+    def _take_share(self, shares: Shares) -> None:
+        """Keep my pieces of the state alone, of an optimizer that has that of whole arrays."""
+        opt = self.optimizer
+        whole, state = opt.state, {}
+        names = {tensor.name for tensor in shares.tensors}
+        if not names >= set(whole):
+            raise ValueError(
+                f"the optimizer has state of {shown(sorted(set(whole) - names, key=str))}, which params lacks"
+            )
+        for piece in shares.pieces[self._ranks.rank]:
+            tensor, mine = shares.tensors[piece.tensor], self._pieces[piece.tensor]
+            if tensor.name not in whole:
+                continue
+            slots = whole[tensor.name]
+            if shares.whole:
+                state[tensor.name] = {slot: copy_of(array) for slot, array in slots.items()}
+                continue
+            for array in slots.values():
+                if (array.shape, array.dtype.name) != (tensor.shape, tensor.dtype):
+                    raise ValueError(
+                        f"params[{tensor.name!r}] is {tensor.dtype} of shape {tensor.shape}, but its state was made "
+                        f"for {array.dtype} of shape {array.shape}; a changed parameter needs a new optimizer"
+                    )
+            state[tensor.name] = {
+                slot: copy_of(np.asarray(tensor.line(array)[piece.slice]).reshape(mine.shape))
+                for slot, array in slots.items()
+            }
+        with opt._engine:
+            go_on(opt, opt, opt._memories(opt.t), opt.t, opt.skipped, state)
+        self._has_whole_state = False
+
+    def _way(self, given: Given, shares: Shares) -> Moves:
+        """How gradients of these kinds move; where there is nothing to add or to send, none does."""
+        if given.kinds not in self._ways:
+            if len(self._ways) == _MOST_WAYS:
+                for way in self._ways.values():
+                    self._received += way.received
+                    for each in self._seconds:
+                        self._seconds[each] += way.seconds[each]
+                self._ways.clear()
+            alone = self._ranks.size == self.parts == 1
+            dense = [i for i, kind in enumerate(given.kinds) if kind == ARRAY and not alone]
+            with in_files(self._state_dir):
+                self._ways[given.kinds] = Moves(
+                    *(self._ranks, shares, dense, self.parts, self._reduction == "tree", self._bucket, self._buffers),
+                    allocate=lambda size, dtype: zeros(size * np.dtype(dtype).itemsize).view(dtype),
+                )
+        return self._ways[given.kinds]

@@ -1,0 +1,233 @@
+"""One step of a share: what the engine asks of the other ranks, before, within and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._core import Engine
+from ..rows import Rows
+from ..shares import BLOCK, Piece, Shares
+from ..trees import Subtree, subtree_sum, subtrees, total
+from .given import ARRAY, NONE, ROWS, Given
+from .moves import Line, Moves
+from .ranks import Ranks
+
+
+class Step:
+    """One step: the pieces that the engine steps, and the answers to what it asks.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    shares : Shares
+    given : Given
+    lines : mapping of int -> line
+        Of each parameter.
+    pieces : mapping of int -> array
+        Of each tensor of which this rank has a piece: what the engine steps.
+    moves : Moves
+    parts : range
+        The parts of the batch whose gradients were given.
+    at_once : bool
+        Whether all gradients are wanted before the first of them is looked at.
+    bucket : int
+        Bytes that travel together.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        shares: Shares,
+        given: Given,
+        lines: dict[int, Line],
+        pieces: dict[int, NDArray[Any]],
+        moves: Moves,
+        parts: range,
+        at_once: bool,
+        bucket: int,
+    ) -> None:
+        self._ranks, self.shares, self.given, self.lines, self._moves = ranks, shares, given, lines, moves
+        self._parts, self._at_once, self._bucket = parts, at_once, bucket
+        self._active = [i for i, kind in enumerate(given.kinds) if kind != NONE]
+        self._tables = [i for i in self._active if given.kinds[i] == ROWS]
+        self._own = [piece for piece in shares.pieces[ranks.rank] if given.kinds[piece.tensor] != NONE]
+        self.pieces = pieces
+        self._rows: dict[int, Rows] = {}
+        self.params: dict[Any, Any] = {}  # by name, for the engine
+        self.grads: dict[Any, Any] = {}
+        self.is_ready = False  # whether the engine may have written
+        self.is_together = False  # whether all ranks are where an error of one alone cannot be agreed on
+        self.windows = moves.windows
+
+    # Before.
+
+    def begin(self) -> None:
+        """Have the gradients on their way; those by rows have come when it returns."""
+        tensors, grads = self.shares.tensors, self.given.grads
+        dense = [i for i in self._active if self.given.kinds[i] == ARRAY]
+        lines = {
+            part: {i: tensors[i].line(each[i]) for i in dense} for part, each in zip(self._parts, grads, strict=True)
+        }
+        self._moves.begin(lines)
+        for i in self._tables:
+            self._sum_rows(i)
+        if self._at_once:
+            self._moves.sum_up(len(self._moves.buckets) - 1)
+        for piece in self._own:
+            i = piece.tensor
+            p, name = self.pieces[i], tensors[i].name
+            self.params[name] = p
+            if i in self._rows:
+                self.grads[name] = self._rows[i]
+            elif i in self._moves.sums:
+                flat = self._moves.sums[i]
+                self.grads[name] = tensors[i].walked(flat) if self.shares.whole else flat.reshape(p.shape)
+            else:  # there is nothing to add: the gradient is the caller's
+                g = grads[0][i]
+                self.grads[name] = g if self.shares.whole else np.asarray(tensors[i].line(g)[:]).reshape(p.shape)
+        if not self._moves.buckets:
+            self.windows = [sum(g.nbytes for g in self.grads.values() if not isinstance(g, Rows))]
+
+    def _sum_rows(self, i: int) -> None:
+        """The rows of my piece that any part of the batch names, in the order of the parts."""
+        tensor = self.shares.tensors[i]
+        rows = [grads[i] for grads in self.given.grads]
+        indices = np.concatenate([each.indices for each in rows])
+        width = int(np.prod(tensor.shape[1:]))
+        values = np.concatenate([each.values.reshape(-1, width) for each in rows])
+        to_whom = [np.flatnonzero((indices >= low) & (indices < high)) for low, high in self._row_ranges(i)]
+        coming = self._ranks.exchanged([indices[chosen] for chosen in to_whom])
+        coming_values = self._ranks.exchanged([values[chosen].ravel() for chosen in to_whom])
+        self._moves.received += sum(
+            each.nbytes for came in (coming, coming_values) for r, each in enumerate(came) if r != self._ranks.rank
+        )
+        low, _ = self._row_ranges(i)[self._ranks.rank]
+        found = np.concatenate(coming_values).reshape(-1, *tensor.shape[1:])
+        self._rows[i] = Rows(np.concatenate(coming) - low, found)
+
+    def _row_ranges(self, i: int) -> list[tuple[int, int]]:
+        """Which rows of a table are each rank's."""
+        width = int(np.prod(self.shares.tensors[i].shape[1:]))
+        found = []
+        for pieces in self.shares.pieces:
+            mine = next((piece for piece in pieces if piece.tensor == i), Piece(i, 0, 0))
+            found.append((mine.first // max(width, 1), mine.last // max(width, 1)))
+        return found
+
+    # Within: what the engine calls.
+
+    def survey(self, names: Sequence[Any], finite: Sequence[bool], sums: Sequence[Any]) -> tuple[float, Any]:
+        """The norm over all gradients of all ranks, and the name of the first that is not finite."""
+        self.is_together = True
+        self._ranks.agree()
+        flags = np.array(finite, float)
+        all_flags = self._ranks.gathered_lists(flags)
+        totals = self._totals(sums)
+        bad = {
+            piece.tensor
+            for flags, pieces in zip(all_flags, self.shares.pieces, strict=True)
+            for flag, piece in zip(flags, self._among(pieces), strict=True)
+            if not flag
+        }
+        norm = sqrt(subtree_sum(np.array([totals[i] for i in self._active])))
+        self.is_together = False
+        return norm, self.shares.tensors[min(bad)].name if bad else None
+
+    def ready(self, scalars: Sequence[Sequence[float]]) -> None:
+        """All ranks go on to write, or none does."""
+        self.is_together = True
+        facts = [
+            (f"what the rate of step t and the other arguments give, group {i}", str(s)) for i, s in enumerate(scalars)
+        ]
+        self._ranks.agree(None, facts)
+        self.is_ready = True
+
+    def norms(self, names: Sequence[Any], p: Sequence[Any], u: Sequence[Any]) -> list[tuple[float, float]]:
+        """Of each of my pieces' tensors, the norms of the parameter and of its direction."""
+        of_p, of_u = self._totals(p), self._totals(u)
+        return [(sqrt(of_p[piece.tensor]), sqrt(of_u[piece.tensor])) for piece in self._own]
+
+    def before(self, k: int) -> None:
+        """Have what the k-th stretch of the row needs."""
+        if k < len(self._moves.buckets):
+            self._moves.sum_up(k)
+
+    def after(self, k: int) -> None:
+        """Send what has been stepped."""
+        if k < len(self._moves.buckets):
+            self._moves.send(k, self._flat, self.lines)
+
+    def _among(self, pieces: Sequence[Piece]) -> list[Piece]:
+        return [piece for piece in pieces if self.given.kinds[piece.tensor] != NONE]
+
+    def _totals(self, sums: Sequence[NDArray[np.float64]]) -> dict[int, float]:
+        """The sum over all blocks of each tensor, from those of my pieces' blocks: all ranks do this."""
+        mine = [
+            subtree_sum(leaves[a - first : b - first])
+            for piece, leaves in zip(self._own, sums, strict=True)
+            for first, whole in [self._blocks(piece)]
+            for a, b in whole
+        ]
+        of_tensors: dict[int, tuple[list[float], list[Subtree]]] = {i: ([], []) for i in self._active}
+        for pieces, values in zip(self.shares.pieces, self._ranks.gathered_lists(np.array(mine, float)), strict=True):
+            left = iter(values.tolist())
+            for piece in self._among(pieces):
+                for subtree in self._blocks(piece)[1]:
+                    of_tensors[piece.tensor][0].append(next(left))
+                    of_tensors[piece.tensor][1].append(subtree)
+        return {i: total(*found, self.shares.tensors[i].blocks) for i, found in of_tensors.items()}
+
+    def _blocks(self, piece: Piece) -> tuple[int, list[Subtree]]:
+        """The first block of a piece, and the whole subtrees that its blocks make up."""
+        first, last = piece.first // BLOCK, -(-piece.last // BLOCK)
+        return first, subtrees(first, last, self.shares.tensors[piece.tensor].blocks)
+
+    def drain(self) -> None:
+        """Wait for what is under way, of a step that is not made."""
+        self._moves.drain()
+
+    # After.
+
+    @property
+    def _flat(self) -> dict[int, Any]:
+        """My pieces, each by what takes the slices of its walk."""
+        if self.shares.whole:
+            return {piece.tensor: self.lines[piece.tensor] for piece in self._own}
+        return {piece.tensor: self.pieces[piece.tensor].reshape(-1) for piece in self._own}
+
+    def end(self, engine: Engine) -> None:
+        """Wait until all ranks have all parameters."""
+        self._moves.end(self._flat, self.lines)
+        if self._tables and engine.behind:
+            engine.catch_up_all()
+            everything = True
+        else:
+            everything = False
+        for i in self._tables:
+            self._send_rows(i, everything)
+        for i, flat in self._flat.items():
+            piece = next(piece for piece in self._own if piece.tensor == i)
+            if not isinstance(self.lines[i], np.ndarray) and not self.shares.whole:
+                self.lines[i][piece.slice] = flat  # which was a copy, as a walk by strides has no view
+
+    def _send_rows(self, i: int, everything: bool) -> None:
+        """Send the rows that have changed, in as many rounds as the longest list of a rank needs."""
+        tensor, ranks = self.shares.tensors[i], self._ranks
+        low, high = self._row_ranges(i)[ranks.rank]
+        changed = np.arange(high - low) if everything else np.unique(self._rows[i].indices)
+        width = int(np.prod(tensor.shape[1:]))
+        most = max(1, self._bucket // ranks.size // max(1, width * tensor.itemsize))
+        longest = int(ranks.gathered(np.array([len(changed)])).max())
+        for start in range(0, longest, most):
+            chosen = changed[start : start + most]
+            values = self.pieces[i][chosen].ravel() if len(chosen) else np.empty(0, tensor.dtype)
+            of_all, values_of_all = ranks.gathered_lists(chosen + low), ranks.gathered_lists(values)
+            for r, (rows, found) in enumerate(zip(of_all, values_of_all, strict=True)):
+                if r != ranks.rank:
+                    self.given.params[i][rows] = found.reshape(-1, *tensor.shape[1:])
+                    self._moves.received += rows.nbytes + found.nbytes
