@@ -235,6 +235,12 @@ def _parser() -> argparse.ArgumentParser:
         "--hidden", nargs="+", type=_positive, default=[512, 256], metavar="N", help="neurons of each layer (512 256)"
     )
     best.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights and batches (%(default)s)")
+    best.add_argument(
+        "--parts",
+        type=_positive,
+        metavar="N",
+        help="of each batch, among the ranks of mpiexec; their number decides the bits (default: as many as ranks)",
+    )
     best.add_argument("--data-dir", type=Path, metavar="DIR", help="a directory of the four IDX files")
     _add_common(best, commands.train_mnist)
 

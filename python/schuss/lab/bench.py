@@ -24,7 +24,7 @@ from .. import _core, threads
 from .._extras import need
 from ..info import info
 from ..optimizers import OPTIMIZERS, Adam
-from . import peers, plots, zeros
+from . import over_ranks, peers, plots, zeros
 from .peers import MNIST
 from .setting import TEXTBOOK
 from .timing import ITERATION_REST_S, ITERATION_TURN_NS, free_memory, settled, time_text, time_turns
@@ -325,6 +325,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--profile", action="store_true", help="split a call into its parts, and no more")
     parser.add_argument("--zeros", action="store_true", help="gradients full of zeros, and by rows, and no more")
     parser.add_argument(
+        "--mpi",
+        action="store_true",
+        help="a step over the ranks of mpiexec, and no more: mpiexec -n 4 schuss bench --mpi",
+    )
+    parser.add_argument(
         "--peers",
         nargs="*",
         choices=[peer.name for peer in peers.PEERS[1:]],
@@ -340,13 +345,27 @@ def _write_json(path: Path, machine: dict[str, Any], rows: Sequence[Any]) -> Non
     path.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
 
 
+def _main_mpi(args: Namespace, facts: dict[str, Any]) -> int:
+    ranks = need("mpi4py.MPI", "schuss bench --mpi", extra="mpi").COMM_WORLD
+    if ranks.rank == 0:
+        print(f"{facts['cpu']}, {facts['isa']}, numpy {facts['numpy']}")
+    sizes: list[tuple[str, Sequence[tuple[int, ...]]]] = [("MNIST tensors", MNIST), ("1e6", [(10**6,)])]
+    if not args.quick:
+        sizes += [("1e7", [(10**7,)]), ("GPT-2 small", GPT2)]
+    found = over_ranks.run(sizes, lambda line: print(line, flush=True))
+    if args.json and ranks.rank == 0:
+        _write_json(args.json, facts, found)
+    return 0
+
+
 def main(args: Namespace) -> int:
     """Run the benchmark, print it case by case, and write what was asked for, also after Ctrl-C."""
     if args.profile:
         _print_profile()
         return 0
-    if args.zeros and (args.csv or args.figure):
-        raise ValueError("schuss bench --zeros writes no --csv and no --figure; it has --json")
+    if (args.zeros or args.mpi) and (args.csv or args.figure):
+        which = "--mpi" if args.mpi else "--zeros"
+        raise ValueError(f"schuss bench {which} writes no --csv and no --figure; it has --json")
     if args.figure:
         need("matplotlib", "schuss bench --figure")
     for path in (args.json, args.csv, args.figure):
@@ -356,6 +375,8 @@ def main(args: Namespace) -> int:
     wanted = [peer for peer in peers.PEERS if args.peers is None or peer.name in ("schuss", *args.peers)]
     present = [peer for peer in wanted if not peer.missing()]
     absent = ", ".join(peer.name for peer in wanted if peer.missing())
+    if args.mpi:
+        return _main_mpi(args, facts)
     print(f"{facts['cpu']}, {facts['isa']}, {n_threads} thread(s), {facts['openmp']}, numpy {facts['numpy']}")
     print(f"contenders: {', '.join(peer.name for peer in present)}; not installed: {absent or 'none'}")
 
@@ -369,9 +390,7 @@ def main(args: Namespace) -> int:
             *zeros.run_rows(n_threads, args.quick, say),
         ]
         if args.json:
-            args.json.write_text(
-                json.dumps({"machine": facts, "rows": [asdict(row) for row in found]}, indent=1) + "\n"
-            )
+            _write_json(args.json, facts, found)
         return 0
 
     rows: list[Row] = []

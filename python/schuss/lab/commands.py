@@ -13,8 +13,10 @@ import numpy as np
 
 from .. import datasets
 from .._extras import need
-from . import experiments, plots, words
+from ..mpi import RankError
+from . import experiments, parallel, plots, words
 from .report import (
+    Failure,
     as_csv,
     as_table,
     exit_status,
@@ -373,39 +375,76 @@ def compare_embedding(args: argparse.Namespace) -> int:
 
 
 def train_mnist(args: argparse.Namespace) -> int:
-    """``schuss train mnist``: one network to its best."""
-    prepare(args.out)
+    """``schuss train mnist``: one network to its best, by one process or by the ranks of MPI."""
     with told_to_the_user():
+        team = parallel.team(args.parts)
+    try:
+        return _train_mnist(args, team)
+    except RankError as error:
+        failure = Failure(str(error))
+    except Failure as error:
+        failure = error
+    if team.shown:
+        raise failure
+    return 2
+
+
+def _train_mnist(args: argparse.Namespace, team: parallel.Alone) -> int:
+    with told_to_the_user():
+        team.in_turn(lambda: prepare(args.out))
         source = datasets.mnist_source(args.data_dir)
-        data = datasets.load_mnist(data_dir=args.data_dir)
+        data = team.in_turn(lambda: datasets.load_mnist(data_dir=args.data_dir))
     checkpoint = args.out / "mnist_network.npz"
+    bar: Any = None
+
+    def tick(step: int, steps: int) -> None:
+        nonlocal bar
+        if team.shown and bar is None:
+            tqdm = need("tqdm.auto", "the progress bar", package="tqdm").tqdm
+            # Under mpiexec no stream is a terminal.
+            quiet = None if parallel.ranks_started() == 1 else False
+            bar = tqdm(total=steps, unit="step", mininterval=0.2, leave=False, disable=quiet)
+        if team.shown:
+            bar.update(step - bar.n)
 
     def watch(training: Training) -> None:
         epoch = len(training.losses)
         if training.best_epoch == epoch:
             stream = BytesIO()
             np.savez(stream, **training.params)  # type: ignore[arg-type]
-            write(checkpoint, stream.getvalue())
+            team.once(lambda: write(checkpoint, stream.getvalue()))
+        if not team.shown:
+            return
+        bar.clear()
         print(
             f"epoch {epoch:2}: loss {training.losses[-1]:.4f}, validation {training.accuracies[-1]:.2%}, "
             f"rate {training.rates[-1]:.3g}{', the best so far' if training.best_epoch == epoch else ''}",
             file=sys.stderr,
         )
 
-    print(f"data: {source}", file=sys.stderr)
-    with told_to_the_user():
-        training = experiments.train(
-            data,
-            optimizer=args.optimizer,
-            schedule=args.schedule,
-            hidden=args.hidden,
-            epochs=args.epochs,
-            batch_size=args.batch_size,
-            patience=args.patience,
-            seed=args.seed,
-            watch=watch,
-            data_name=datasets.mnist_name(args.data_dir),
-        )
+    if team.shown:
+        print(f"data: {source}", file=sys.stderr)
+    try:
+        with told_to_the_user():
+            training = experiments.train(
+                data,
+                optimizer=args.optimizer,
+                schedule=args.schedule,
+                hidden=args.hidden,
+                epochs=args.epochs,
+                batch_size=args.batch_size,
+                patience=args.patience,
+                seed=args.seed,
+                watch=watch,
+                tick=tick,
+                data_name=datasets.mnist_name(args.data_dir),
+                team=team,
+            )
+    finally:
+        if bar is not None:
+            bar.close()
+    if not team.shown:
+        return exit_status(training.interrupted)
     if not training.params:
         raise KeyboardInterrupt  # before the first epoch was through: there is nothing to show
     files = [

@@ -23,6 +23,7 @@ from ..checks import shown
 from ..nn import MultiLayerNet
 from ..schedules import Constant, Exponential, InverseSqrt, InverseTime, Scaled, Schedule, Step, WarmupCosine, rate_at
 from ..specs import OptimizerSpec, parse_optimizer
+from .parallel import Alone
 from .results import Decay, Fit, Path, Race, Results, Run, Training, overflows_are_seen
 from .setting import TEXTBOOK, Setting
 
@@ -85,13 +86,12 @@ class _Product:
 
 
 @contextmanager
-def _at_averages(net: MultiLayerNet, opt: Any) -> Iterator[None]:
+def _at_averages(net: MultiLayerNet, averages: Mapping[Any, Array]) -> Iterator[None]:
     """Evaluate a network that a schedule-free optimizer trains at the averages, where it is meant to be."""
     kept = {}
-    for name, slots in opt.state.items():
-        if {"z", "x"} <= set(slots):
-            kept[name] = net.params[name].copy()
-            net.params[name][...] = slots["x"]
+    for name, x in averages.items():
+        kept[name] = net.params[name].copy()
+        net.params[name][...] = x
     try:
         yield
     finally:
@@ -238,7 +238,7 @@ def mnist(
                 run.seconds += (end - begin) / 1e9
                 run.losses.append(net.last_loss)
                 if iteration % max(1, iterations // 20) == 0 or iteration == iterations:
-                    with _at_averages(net, opt):
+                    with _at_averages(net, Alone().averages(opt)):
                         run.accuracies[iteration] = net.accuracy(*test)
                 watch(run)
     except KeyboardInterrupt:
@@ -478,7 +478,9 @@ def train(
     patience: int = 3,
     seed: int = 0,
     watch: Callable[[Training], object] = lambda training: None,
+    tick: Callable[[int, int], object] = lambda step, steps: None,
     data_name: str = "digits",
+    team: Alone | None = None,
 ) -> Training:
     """Train one network, keep the parameters of the epoch that reads held-back digits best, and test those.
 
@@ -497,9 +499,34 @@ def train(
         Stop after so many epochs without a better validation accuracy.
     watch : callable
         Called after each epoch.
+    tick : callable
+        Called with the number of the step and how many there may be, after each.
     data_name : str
         What the figures call the data.
+    team : optional
+        Who trains: this process if it is not given, or the ranks of MPI.
     """
+    team = Alone() if team is None else team
+    with team.settled():
+        return _train(
+            data, optimizer, schedule, hidden, epochs, batch_size, patience, seed, watch, tick, data_name, team
+        )
+
+
+def _train(
+    data: Data,
+    optimizer: str,
+    schedule: Schedule | None,
+    hidden: Sequence[int],
+    epochs: int,
+    batch_size: int,
+    patience: int,
+    seed: int,
+    watch: Callable[[Training], object],
+    tick: Callable[[int, int], object],
+    data_name: str,
+    team: Alone,
+) -> Training:
     (x, t), (x_test, t_test) = data
     if len(x) < 12:
         raise ValueError(f"training needs at least 12 examples, as a twelfth of them is held back; got {len(x)}")
@@ -514,7 +541,8 @@ def train(
         schedule = WarmupCosine(1.0, warmup=steps // 2, steps=epochs * steps)
     net = MultiLayerNet(x.shape[1], hidden, 10, seed=seed)
     spec = parse_optimizer(optimizer)
-    opt = _make(spec, optimizers.OPTIMIZERS, schedule)
+    rule = _make(spec, optimizers.OPTIMIZERS, schedule)
+    opt = team.stepper(rule)
     setting = Setting(
         data=data_name,
         counts={"to train": len(rest), "held back to validate": len(held), "to test": len(x_test)},
@@ -535,14 +563,14 @@ def train(
             losses = []
             for first in range(0, len(rest), batch_size):
                 batch = rest[first : first + batch_size]
-                opt.update(net.params, net.gradient(x[batch], t[batch]))
-                losses.append(net.last_loss)
-            loss, best_epoch, params = float(np.mean(losses)), training.best_epoch, training.params
-            with _at_averages(net, opt):
-                accuracy = net.accuracy(x_held, t_held)
+                losses.append(team.step(opt, net, x[batch], t[batch]))
+                tick(rule.t, epochs * steps)
+            loss, best_epoch, params = team.mean_loss(losses), training.best_epoch, training.params
+            with _at_averages(net, team.averages(opt)):
+                accuracy = team.accuracy(net, x_held, t_held)
                 if accuracy > best:
                     best, best_epoch, params = accuracy, epoch, {name: p.copy() for name, p in net.params.items()}
-            rate = opt.current_lr
+            rate = rule.current_lr
             # In one statement, so that Ctrl-C finds all of an epoch or nothing of it.
             training.losses, training.accuracies, training.rates, training.best_epoch, training.params = (
                 [*training.losses, loss],

@@ -114,7 +114,9 @@ class Moves:
         self._coming: deque[tuple[int, Any, list[NDArray[Any]]]] = deque()
         self._going: deque[tuple[int, Any, NDArray[Any]]] = deque()
         self._sent, self._summed, self._stepped = 0, 0, 0
+        start = perf_counter()
         self._send_gradients()
+        self.seconds["reduce"] += perf_counter() - start
 
     def _send_gradients(self) -> None:
         while self._sent < len(self.buckets) and self._sent < self._summed + _UNDER_WAY:
@@ -162,10 +164,7 @@ class Moves:
         sent = self._buffers.of(("gradients out", k % _UNDER_WAY), sum(sizes), bucket.dtype)
         place = 0
         for pieces, size in zip(bucket.pieces, sizes, strict=True):
-            if self._parts:
-                self._fill(pieces, (0, len(self._parts)), sent[place : place + size])
-            else:
-                sent[place : place + size] = 0
+            self._fill(pieces, (self._parts.start, self._parts.stop), sent[place : place + size])
             place += size
         self.received += (ranks.size - 1) * self._sums[k].nbytes
         kind = self._types[bucket.dtype]

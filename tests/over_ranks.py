@@ -1,0 +1,518 @@
+"""What tests/test_mpi.py lets all ranks do: mpiexec -n R python -m mpi4py tests/over_ranks.py NAME ARGUMENTS."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import schuss
+from conftest import assert_same_bits
+from mpi4py import MPI
+from schuss import Rows
+from schuss.mpi import Sharded, load
+from schuss.mpi.ranks import Ranks
+from schuss.mpi.step import Step
+
+COMM = MPI.COMM_WORLD
+RANK, RANKS = COMM.rank, COMM.size
+
+SHAPES = {
+    "W1": (70, 100),
+    "b1": (100,),
+    "scalar": (),
+    "empty": (0, 3),
+    "W2": (1, 5003),
+    "b2": (1024,),
+    "W3": (30, 40, 2),
+}
+MATRICES = {"A": (30, 40), "B": (100, 30), "C": (3, 50)}
+
+
+class Own(schuss.Optimizer):
+    """A rule of the user's, which looks at all of an array."""
+
+    slots = ("v",)
+
+    def __init__(self, lr=0.01, **options):
+        super().__init__(lr, **options)
+
+    def step(self, p, g, lr, v):
+        v += g - g.mean()
+        p -= lr * v / (1 + abs(v).max(initial=0))
+
+
+def schedule():
+    return schuss.schedules.Cosine(0.1, steps=300)
+
+
+# Rule and options -> the shapes that they are for.
+RULES = {
+    "AdamW": (lambda: schuss.AdamW(0.01, clip_norm=1.0, weight_decay=0.1, groups={"b*": {"lr": 0.1}}), SHAPES),
+    "Momentum": (lambda: schuss.Momentum(schedule()), SHAPES),
+    "LAMB": (lambda: schuss.LAMB(0.1, weight_decay=0.01), SHAPES),
+    "LARS": (lambda: schuss.LARS(clip_norm=2.0, ema=0.9), SHAPES),
+    "Adafactor": (lambda: schuss.Adafactor(clip_norm=1.0), SHAPES),
+    "Muon": (lambda: schuss.Muon(0.01), MATRICES),
+    "NAdam": (lambda: schuss.NAdam(clip_value=0.5, maximize=True, ema=0.99), SHAPES),
+    "ScheduleFreeAdamW": (lambda: schuss.ScheduleFreeAdamW(warmup=5, on_nonfinite="skip"), SHAPES),
+    "Own": (lambda: Own(clip_norm=3.0, ema=0.9), SHAPES),
+}
+
+
+def laid(values, order):
+    """The same values, lying otherwise in memory."""
+    if order == "Fortran":
+        return values.copy(order="F")
+    if order == "strided":
+        room = np.zeros((*values.shape, 2), values.dtype)[..., 0]
+    elif order == "backwards":
+        room = np.zeros(values.shape, values.dtype)[(slice(None, None, -1),) * values.ndim]
+    else:
+        return values.copy()
+    room = room if isinstance(room, np.ndarray) else np.zeros((), values.dtype)
+    room[...] = values
+    return room
+
+
+def numbers(shapes, key, order="C"):
+    """Parameters or gradients: every third array in float64."""
+    rng = np.random.default_rng(key)
+    return {
+        name: laid(np.asarray(rng.standard_normal(shape)).astype(np.float64 if i % 3 == 2 else np.float32), order)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def tree_sum(arrays):
+    """Neighbours are added; one without a neighbour waits."""
+    while len(arrays) > 1:
+        pairs = [a + b for a, b in zip(arrays[::2], arrays[1::2], strict=False)]
+        arrays = [*pairs, *arrays[len(pairs) * 2 :]]
+    return arrays[0]
+
+
+def whole_sum(grads):
+    """What one process steps by: the parts' sum, by rows one part after another."""
+    if isinstance(grads[0], Rows):
+        return Rows(np.concatenate([g.indices for g in grads]), np.concatenate([g.values for g in grads]))
+    return None if grads[0] is None else tree_sum(list(grads))
+
+
+def assert_same_run(sharded, params, opt, whole):
+    """Parameters, every slot of the state, and what is told of the step."""
+    for name, p in whole.items():
+        assert_same_bits(params[name], p, f"rank {RANK} of {RANKS}, {name}, t = {opt.t}")
+    assert sharded.optimizer.t == opt.t
+    assert sharded.optimizer.skipped == opt.skipped
+    assert sharded.optimizer.last_grad_norm == opt.last_grad_norm
+    for slot in sorted({slot for slots in opt.state.values() for slot in slots}):
+        found = sharded.gather(slot)
+        for name, slots in opt.state.items():
+            if slot in slots and whole[name].size:
+                assert_same_bits(found[name], slots[slot], f"rank {RANK} of {RANKS}, {slot} of {name}")
+
+
+def same_bits(rules, steps, parts, weight="mean", order="C", reduction="tree"):
+    """One process, and these ranks, side by side."""
+    parts = int(parts)
+    for rule in rules.split(","):
+        make, shapes = RULES[rule]
+        params, whole = (numbers(shapes, 0, order) for _ in range(2))
+        opt = make()
+        with Sharded(make(), parts=parts, weight=weight, bucket=30_000, reduction=reduction) as sharded:
+            for t in range(int(steps)):
+                grads = [numbers(shapes, (t, v), "C" if t % 2 else order) for v in range(parts)]
+                if t % 4 == 3:
+                    for g in grads:
+                        g[next(iter(g))] = None
+                if t == 2:
+                    grads[-1][list(shapes)[-1]].flat[-1] = np.inf
+                scale = 0.5 if t % 5 == 4 else 1.0
+                sharded.update_parts(params, [grads[v] for v in sharded.my_parts], grad_scale=scale)
+                summed = {name: whole_sum([g[name] for g in grads]) for name in shapes}
+                opt.update(whole, summed, grad_scale=scale / parts if weight == "mean" else scale)
+            if reduction == "tree":
+                assert_same_run(sharded, params, opt, whole)
+            else:
+                every = COMM.allgather({name: p.tobytes() for name, p in params.items()})
+                assert all(each == every[0] for each in every)
+                for name, p in whole.items():
+                    np.testing.assert_allclose(params[name], p, rtol=1e-3, atol=1e-5)
+
+
+def by_rows(steps):
+    """Gradients by rows, in both senses of it, for rules to which a gradient of zero is none and others."""
+    shapes = {"E": (500, 24), "b": (3000,), "F": (7, 3)}
+    for sparse in ("exact", "touched"):
+        for rule in (schuss.Adam, schuss.AdaGrad, schuss.Momentum):
+            options = {"sparse": sparse, "clip_norm": 1.0}
+            params, whole = (numbers(shapes, 0) for _ in range(2))
+            opt, parts = rule(**options), max(4, RANKS)
+            with Sharded(rule(**options), parts=parts, bucket=5000) as sharded:
+                for t in range(int(steps)):
+                    grads = []
+                    for v in range(parts):
+                        rng = np.random.default_rng((t, v))
+                        grads.append({"b": rng.standard_normal(3000).astype(params["b"].dtype)})
+                        for name in ("E", "F"):
+                            n, width = shapes[name]
+                            indices = rng.integers(0, n, rng.integers(0, 8))
+                            values = rng.standard_normal((len(indices), width)).astype(params[name].dtype)
+                            grads[-1][name] = Rows(indices, values)
+                    sharded.update_parts(params, [grads[v] for v in sharded.my_parts])
+                    opt.catch_up(whole)
+                    opt.update(
+                        whole, {name: whole_sum([g[name] for g in grads]) for name in shapes}, grad_scale=1 / parts
+                    )
+                opt.catch_up(whole)
+                assert_same_run(sharded, params, opt, whole)
+
+
+class Bang(Exception):
+    pass
+
+
+def told(work):
+    """What each rank's call has raised, told to all."""
+    try:
+        work()
+    except Exception as error:
+        return COMM.allgather((type(error).__name__, str(error)))
+    return COMM.allgather(("", ""))
+
+
+def refusals():
+    """One rank is wrong, or differs: all raise, nothing has changed, and a right step can follow."""
+    good = numbers(SHAPES, 1)
+
+    def changed(name, value):
+        return {**good, name: value} if value is not Ellipsis else {n: g for n, g in good.items() if n != name}
+
+    last = RANKS - 1
+    wrong = {
+        "grads lacks 'b1'": changed("b1", ...),
+        "grads['b1'] has shape (3,)": changed("b1", np.ones(3, np.float32)),
+        "grads['b1'] is float64": changed("b1", np.ones(100)),
+        "grads must be a dict": 3,
+    }
+    different = {
+        f"grads['b1']: rank 0 has an array, rank {last} has None": changed("b1", None),
+    }
+    params = numbers(SHAPES, 0)
+    opt = Sharded(schuss.Adam(clip_norm=1.0))
+    opt.update(params, good)
+    before = {name: p.copy() for name, p in params.items()}
+    state = {slot: opt.gather(slot) for slot in ("m", "v")}
+
+    def check(errors, text, same):
+        for rank, (kind, message) in enumerate(errors):
+            if same or rank == last:
+                assert text in message, (text, errors)
+            else:
+                assert kind == "RankError", errors
+                assert text in message, (text, errors)
+        for name, p in before.items():
+            assert_same_bits(params[name], p, text)
+        for slot, arrays in state.items():
+            for name, array in opt.gather(slot).items():
+                assert_same_bits(array, arrays[name], text)
+        assert opt.optimizer.t == 1
+
+    for text, grads in wrong.items():
+        check(told(lambda grads=grads: opt.update(params, grads if last == RANK else good)), text, RANKS == 1)
+    check(
+        told(lambda: opt.update(params, good, grad_scale="x" if last == RANK else 1.0)), "grad_scale must", RANKS == 1
+    )
+    other = {**params, "b1": np.ones(7, np.float32)} if last == RANK else params
+    check(
+        told(lambda: opt.update(other, changed("b1", np.ones(7, np.float32)) if last == RANK else good)),
+        "b1",
+        RANKS == 1,
+    )
+    if RANKS > 1:
+        for text, grads in different.items():
+            check(told(lambda grads=grads: opt.update(params, grads if last == RANK else good)), text, True)
+        text = f"grad_scale over parts: rank 0 has {1 / RANKS}, rank {last} has {2 / RANKS}"
+        check(told(lambda: opt.update(params, good, grad_scale=2.0 if last == RANK else 1.0)), text, True)
+        for name, value in (("lr", 0.5), ("beta1", 0.1), ("clip_norm", 2.0)):
+            old = getattr(opt.optimizer, name)
+            if last == RANK:
+                setattr(opt.optimizer, name, value)
+            text = f"the optimizer's {name}: rank 0 has {old!r}, rank {last} has {value!r}"
+            check(told(lambda: opt.update(params, good)), text, True)
+            setattr(opt.optimizer, name, old)
+        # Functions are told apart by what they give.
+        opt.optimizer.lr = lambda t: 0.5 if last == RANK else 0.25
+        check(told(lambda: opt.update(params, good)), "the ranks differ in what the rate of step t", True)
+        opt.optimizer.lr = 0.001
+
+        # Of the first step, and of making it.
+        for shapes, text in (
+            ({"a": (3,), "b": (4,)}, "the name of parameter 1"),
+            ({"a": (4,), "c": (4,)}, f"the shape of params['a']: rank 0 has (3,), rank {last} has (4,)"),
+            ({"a": (3,)}, "parameter 1"),
+        ):
+            mine = shapes if last == RANK else {"a": (3,), "c": (4,)}
+            fresh = Sharded(schuss.SGD())
+            arrays = {name: np.ones(shape) for name, shape in mine.items()}
+            errors = told(
+                lambda fresh=fresh, arrays=arrays: fresh.update(arrays, {n: np.ones_like(p) for n, p in arrays.items()})
+            )
+            assert all(kind == "ValueError" and text in message for kind, message in errors), errors
+            assert len(set(errors)) == 1
+            assert all((p == 1).all() for p in arrays.values())
+            right = {"x": np.ones(3)}
+            fresh.update(right, {"x": np.ones(3)})
+            assert (right["x"] == 0.99).all()
+        errors = told(lambda: Sharded(schuss.SGD(), parts=RANKS * (2 if last == RANK else 4)))
+        assert all(f"in parts: rank 0 has {RANKS * 4}, rank {last} has {RANKS * 2}" in text for _, text in errors), (
+            errors
+        )
+        errors = told(lambda: Sharded(schuss.SGD() if RANK else "SGD"))
+        assert [kind for kind, _ in errors] == ["TypeError"] + ["RankError"] * last, errors
+    errors = told(lambda: Sharded(schuss.SGD(), parts=RANKS - 1 if RANKS > 1 else 0))
+    assert all("parts must be" in text for _, text in errors), errors
+
+    # What is not finite, anywhere.
+    opt.optimizer.on_nonfinite = "raise"
+    bad = {**good, "W2": good["W2"].copy()}
+    if RANK == 0:
+        bad["W2"][0, -1] = np.nan
+    check(told(lambda: opt.update(params, bad)), "grads['W2'] has an element that is NaN or infinite", True)
+    opt.optimizer.on_nonfinite = "propagate"
+    # Tied parameters, whose pieces may lie on different ranks.
+    room = np.ones(6000)
+    tied = {"a": room[:4000], "b": room[3999:]}
+    fresh = Sharded(schuss.SGD())
+    errors = told(lambda: fresh.update(tied, {name: np.ones_like(p) for name, p in tied.items()}))
+    assert all("overlap in memory" in text for _, text in errors), errors
+
+    # A rule of the user's that fails on whoever has the array.
+    class Failing(Own):
+        def step(self, p, g, lr, v):
+            if p.size == 3 and self.t == 2:
+                raise Bang("in step()")
+            super().step(p, g, lr, v)
+
+    params = {"a": np.ones(3), "b": np.ones(2000)}
+    fresh = Sharded(Failing())
+    fresh.update(params, {"a": np.ones(3), "b": np.ones(2000)})
+    before = {name: p.copy() for name, p in params.items()}
+    errors = told(lambda: fresh.update(params, {"a": np.ones(3), "b": np.ones(2000)}))
+    assert sorted({kind for kind, _ in errors}) == sorted({"Bang", "RankError"} if RANKS > 1 else {"Bang"}), errors
+    for name, p in before.items():
+        assert_same_bits(params[name], p)
+
+    opt.update(numbers(SHAPES, 0), good)
+    assert opt.optimizer.t == 2
+
+
+def raising(rule):
+    """Rank 1 raises at each point of a step: nobody hangs, and whoever goes on is told at its next step."""
+    make, shapes = RULES[rule]
+    at, place = {"stop": None}, {"now": 0}
+
+    def passing(cls, name):
+        method = getattr(cls, name)
+
+        def observed(self, *args, **kwargs):
+            for moment in ("before", "after"):
+                if moment == "after":
+                    result = method(self, *args, **kwargs)
+                if RANK == 1 and at["stop"] is not None:
+                    place["now"] += 1
+                    if place["now"] == at["stop"]:
+                        raise Bang(f"{moment} {name}")
+            return result
+
+        setattr(cls, name, observed)
+
+    for name in ("wait", "agree", "gathered"):
+        passing(Ranks, name)
+    for name in ("begin", "before", "after", "ready", "survey", "norms", "end"):
+        passing(Step, name)
+    stops = 0
+    while True:
+        stops += 1
+        opt, params, grads = Sharded(make(), bucket=20_000), numbers(shapes, 0), numbers(shapes, (1, RANK))
+        at["stop"], place["now"] = stops, 0
+        start = time.monotonic()
+
+        def step(opt=opt, params=params, grads=grads):
+            opt.update(params, grads)
+
+        errors = told_after(at, step)
+        assert time.monotonic() - start < 20
+        if errors[1][0] == "":
+            break
+        assert errors[1][0] == "Bang", errors
+        assert {kind for rank, (kind, _) in enumerate(errors) if rank != 1} <= {"", "RankError"}, errors
+        again = told(step)
+        if any(kind for kind, _ in again):  # it had written, or was in the middle of a message
+            assert {kind for kind, _ in again} <= {"RuntimeError", "RankError"}, again
+            assert all("rank 1" in message for _, message in again), again
+        else:  # all of them had refused that step
+            assert all(kind for kind, _ in errors), errors
+            assert opt.optimizer.t == 1
+    assert stops > 20
+
+
+def told_after(at, work):
+    try:
+        work()
+        found = ("", "")
+    except Exception as error:
+        found = (type(error).__name__, str(error))
+    at["stop"] = None
+    return COMM.allgather(found)
+
+
+def killed(step):
+    """Rank 1 dies within a step; mpiexec ends the others."""
+    make, shapes = RULES["AdamW"]
+    opt, params = Sharded(make()), numbers(shapes, 0)
+    for t in range(int(step) + 1):
+        if t == int(step) and RANK == 1:
+            Step.before = lambda self, k: os.kill(os.getpid(), signal.SIGKILL)
+        opt.update(params, numbers(shapes, (t, RANK)))
+    raise AssertionError("went on without rank 1")
+
+
+def goes_on(path, first, last, parts):
+    """From a checkpoint, or from the beginning, to another; each rule in a file of its own."""
+    for rule in ("AdamW", "LARS", "Adafactor", "ScheduleFreeAdamW"):
+        make, shapes = RULES[rule]
+        file = Path(path) / f"{rule}.json"
+        if int(first) == 0:
+            opt, params = Sharded(make(), parts=int(parts)), numbers(shapes, 0, "Fortran" if rule == "LARS" else "C")
+        else:
+            opt, params = load(file)
+        assert opt.optimizer.t == int(first)
+        assert opt.parts == int(parts)
+        for t in range(int(first), int(last)):
+            opt.update_parts(params, [numbers(shapes, (t, v)) for v in opt.my_parts])
+        opt.save(file, params)
+        whole, found = schuss.load(file)
+        assert whole.t == int(last)
+        for name, p in params.items():
+            assert_same_bits(found[name], p)
+        for slot in sorted({slot for slots in whole.state.values() for slot in slots}):
+            for name, array in opt.gather(slot).items():
+                assert_same_bits(array, whole.state[name][slot], f"{rule} {slot} {name}")
+    COMM.Barrier()
+
+
+def from_one_and_back(path):
+    """A run begun in one process goes on over ranks, and in one process again."""
+    shapes = SHAPES
+    opt, params = schuss.Adam(0.1, ema=0.9), numbers(shapes, 0, "Fortran")
+    for t in range(2):
+        opt.update(params, numbers(shapes, t))
+    whole, mine = schuss.Adam(0.1, ema=0.9), {name: p.copy(order="K") for name, p in params.items()}
+    whole.load_state_dict(opt.state_dict())
+    file = Path(path) / f"one-{RANK}.safetensors"
+    opt.save(file, params)
+    sharded = Sharded(opt, parts=4 if RANKS < 4 else RANKS)
+    loaded, theirs = load(file, parts=sharded.parts)
+    for t in range(2, 4):
+        grads = [numbers(shapes, (t, v)) for v in range(sharded.parts)]
+        for each, p in ((sharded, params), (loaded, theirs)):
+            each.update_parts(p, [grads[v] for v in each.my_parts])
+        whole.update(mine, {n: whole_sum([g[n] for g in grads]) for n in shapes}, grad_scale=1 / sharded.parts)
+    assert_same_run(sharded, params, whole, mine)
+    assert_same_run(loaded, theirs, whole, mine)
+
+
+def saves_without_end(path):
+    """Each checkpoint holds one number everywhere."""
+    opt, params = Sharded(schuss.Momentum(1.0, momentum=0.0)), {"W": np.zeros(20_000), "b": np.zeros(3000, np.float32)}
+    opt.update(params, {name: np.zeros_like(p) for name, p in params.items()})
+    value = 0
+    while True:
+        value += 1
+        for p in params.values():
+            p[...] = value
+        for slots in opt.optimizer.state.values():
+            slots["v"][...] = -value
+        opt.save(path, params)
+        if RANK == 0:
+            print(value, os.getpid() if value > 1 else "", flush=True)
+
+
+def pids():
+    """For whoever wants to end one of these ranks."""
+    found = COMM.gather(os.getpid())
+    if RANK == 0:
+        print(json.dumps(found), flush=True)
+
+
+def saves_and_is_killed(path):
+    pids()
+    saves_without_end(path)
+
+
+def beside_memory(path):
+    """State and sums above the limit of memory that is set for the process, in files."""
+    size = 24_000_000  # 96 MB of float32; Adam's state are 192 MB
+    shape = (size,)
+    arrays = []
+    for name in ("p", "g"):
+        arrays.append(np.memmap(Path(path) / f"{name}{RANK}", np.float32, "w+", shape=shape))
+        for start in range(0, size, 1 << 20):
+            arrays[-1][start : start + (1 << 20)] = 0.5 if name == "p" else 0.25
+    limit = resource.getrlimit(resource.RLIMIT_DATA)
+    used = 0
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmData"):
+                used = int(line.split()[1]) << 10
+    resource.setrlimit(resource.RLIMIT_DATA, (used + (48 << 20), limit[1]))
+    try:
+        np.ones(16 << 20)
+    except MemoryError:
+        pass
+    else:
+        raise AssertionError("there is no limit")
+    opt = Sharded(schuss.Adam(clip_norm=1e9), state_dir=path, bucket=4 << 20)
+    params, grads = {"W": arrays[0]}, {"W": arrays[1]}
+    for _ in range(2):
+        opt.update(params, grads)
+    resource.setrlimit(resource.RLIMIT_DATA, limit)
+    small, one = {"W": np.full(5, 0.5, np.float32)}, schuss.Adam()
+    for _ in range(2):
+        one.update(small, {"W": np.full(5, 0.25, np.float32)})
+    assert (arrays[0] == small["W"][0]).all()
+    assert opt.nbytes["state"] <= 2 * 4 * size / RANKS + 2 * 4 * 1024
+    assert os.listdir(path) == [] or {name[0] for name in os.listdir(path)} == {"p", "g"}
+
+
+def memory():
+    """State, sums and buckets of each rank, as the docstring bounds them."""
+    shapes = {"W": (1000, 1000), "b": (1000,), "V": (300, 7)}
+    for make, parts in ((schuss.Adam, RANKS), (schuss.AdamW, 2 * RANKS), (lambda: schuss.Adafactor(), RANKS)):
+        opt, params = (
+            Sharded(make(), parts=parts, bucket=1 << 16),
+            {n: np.ones(s, np.float32) for n, s in shapes.items()},
+        )
+        for _ in range(3):
+            opt.update_parts(params, [{n: np.ones(s, np.float32) for n, s in shapes.items()} for _ in opt.my_parts])
+        whole = sum(p.nbytes for p in params.values())
+        if opt.optimizer._looks_at == "elements":
+            assert opt.nbytes["state"] <= 2 * (whole / RANKS + 4096), opt.nbytes
+            assert opt.nbytes["sums"] <= whole / RANKS + 4096, opt.nbytes
+            assert sum(COMM.allgather(opt.nbytes["state"])) == 2 * whole
+        assert opt.nbytes["buckets"] <= 8 * max(1 << 16, 4096 * RANKS), opt.nbytes
+        if RANKS & (RANKS - 1) == 0 and opt.optimizer._looks_at == "elements":
+            moved = sum(COMM.allgather(opt.traffic["received"]))
+            assert moved == 3 * 2 * (RANKS - 1) * whole, (moved, whole)
+
+
+if __name__ == "__main__":
+    schuss.set_num_threads(1)
+    globals()[sys.argv[1]](*sys.argv[2:])
