@@ -507,7 +507,7 @@ def memory():
             assert opt.nbytes["state"] <= 2 * (whole / RANKS + 4096), opt.nbytes
             assert opt.nbytes["sums"] <= whole / RANKS + 4096, opt.nbytes
             assert sum(COMM.allgather(opt.nbytes["state"])) == 2 * whole
-        assert opt.nbytes["buckets"] <= 8 * max(1 << 16, 4096 * RANKS), opt.nbytes
+        assert opt.nbytes["buckets"] <= 7 * max(1 << 16, 4096 * RANKS), opt.nbytes
         if RANKS & (RANKS - 1) == 0 and opt.optimizer._looks_at == "elements":
             moved = sum(COMM.allgather(opt.traffic["received"]))
             assert moved == 3 * 2 * (RANKS - 1) * whole, (moved, whole)

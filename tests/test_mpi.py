@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -175,6 +176,22 @@ def test_training_over_ranks_is_training_in_parts(tmp_path):
         with np.load(out / "mnist_network.npz") as network:
             found.append((result, {name: network[name].tobytes() for name in network}))
     assert found[0] == found[1] == found[2]
+
+
+def test_the_loop_of_the_page_prints_the_same_on_any_number_of_ranks(tmp_path):
+    page = (HERE.parent / "docs" / "scale.md").read_text(encoding="utf-8")
+    code = re.search(r"## A whole training loop.*?```python\n(.*?)```", page, re.DOTALL)[1]
+    (tmp_path / "train.py").write_text(code)
+    found = {
+        ranks: subprocess.run(
+            command(ranks, sys.executable, tmp_path / "train.py"), capture_output=True, text=True, timeout=100
+        ).stdout
+        for ranks in (1, 4)
+    }
+    assert found[1] == found[4]
+    losses = [float(line.split()[1]) for line in found[1].splitlines()]
+    assert len(losses) == 5
+    assert losses[-1] < losses[0] / 2
 
 
 def test_bench(tmp_path):

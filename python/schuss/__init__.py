@@ -12,7 +12,7 @@ array([-0.001, -0.001], dtype=float32)
 from . import threads  # noqa: F401  first: it prepares the loading of the compiled core
 
 # isort: split
-from . import datasets, functional, nn, reference, schedules
+from . import datasets, functional, mpi, nn, reference, schedules
 from ._core import __version__
 from .base import Optimizer
 from .checkpoint import load
@@ -71,6 +71,7 @@ __all__ = [
     "get_num_threads",
     "info",
     "load",
+    "mpi",
     "nn",
     "reference",
     "schedules",

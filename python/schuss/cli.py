@@ -8,7 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from io import TextIOWrapper
+from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from . import __version__, datasets
 from .checks import number, shown
 from .info import info
-from .lab import bench, commands, plots
+from .lab import bench, commands, plots, scale
 from .lab.report import (
     INTERRUPTED,
     UNREAD,
@@ -61,6 +63,13 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
 _positive, _seed = _whole(1), _whole(0)
 # Of each step, and of each epoch, something is kept and drawn.
 _steps, _epochs = _whole(1, 10_000_000), _whole(1, 1_000_000)
+
+
+def _amount(text: str) -> float:
+    try:
+        return number("the number", float(text), 1e-9, 1e18, False)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number from 1e-9 to 1e18, got {shown(text)}") from None
 
 
 def _rate(text: str) -> float:
@@ -244,6 +253,28 @@ def _parser() -> argparse.ArgumentParser:
     best.add_argument("--data-dir", type=Path, metavar="DIR", help="a directory of the four IDX files")
     _add_common(best, commands.train_mnist)
 
+    planning = actions.add_parser(
+        "scale",
+        help="what a step over many ranks of MPI needs, on paper",
+        description="Bytes, memory and seconds of a sharded step of Adam in float32, by formulae and a simulation of "
+        "its buckets (docs/scale.md). Example: schuss scale --parameters 1e9 --ranks 8 64 --network 50",
+    )
+    planning.add_argument(
+        "--parameters", nargs="+", type=_amount, default=scale.SIZES, metavar="N", help="(1e8 1e9 1e10 1e11)"
+    )
+    planning.add_argument(
+        "--ranks", nargs="+", type=_whole(1, 10**6), default=scale.RANKS, metavar="N", help="(8 64 1024)"
+    )
+    planning.add_argument(
+        "--network", type=_amount, default=12.5, metavar="GB/S", help="that a rank receives (%(default)s: 100 Gbit/s)"
+    )
+    planning.add_argument(
+        "--memory", type=_amount, default=100.0, metavar="GB/S", help="through a rank's memory (%(default)s)"
+    )
+    planning.add_argument("--latency", type=_amount, default=20.0, metavar="US", help="of a message (%(default)s)")
+    planning.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    planning.set_defaults(run=_scale)
+
     drawing = actions.add_parser("plot", help="draw a thing by itself")
     things = drawing.add_subparsers(required=True, metavar="THING")
     course = things.add_parser(
@@ -345,6 +376,14 @@ def _rates(text: str, schedule: Schedule, steps: int) -> NDArray[np.float64]:
         except (TypeError, ValueError, OverflowError) as error:
             raise Failure(f"{shown(text)}, step {step}: {error}") from None
     return rates
+
+
+def _scale(args: argparse.Namespace) -> int:
+    machine = scale.Machine(args.network * 1e9, args.memory * 1e9, args.latency * 1e-6)
+    rows = scale.table(list(product(args.parameters, args.ranks)), machine)
+    result = {"machine": asdict(machine), "rows": [dict(zip(scale.HEADER, row, strict=True)) for row in rows]}
+    show(args.json, result, as_table(scale.HEADER, rows), [])
+    return 0
 
 
 def _data_mnist(args: argparse.Namespace) -> int:

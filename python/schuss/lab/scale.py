@@ -3,7 +3,7 @@
 With N parameters of b bytes, R ranks and a state of s numbers a parameter, each rank
 
 - receives at least 2 (R - 1)/R N b bytes: the sums of its share, and the parameters of the others';
-- keeps N b of parameters and N b of gradients, s N b/R of state and N b/R of sums, and at most 8 buckets;
+- keeps N b of parameters and N b of gradients, s N b/R of state and N b/R of sums, and 6 + 2/R buckets;
 - steps N/R parameters, which moves (3 + 2 s) N b/R bytes through its memory.
 
 >>> job = Job(parameters=1e9, ranks=8)
@@ -52,7 +52,7 @@ class Job:
     @property
     def memory(self) -> float:
         """Bytes of parameters, gradients, state, sums and buckets on each rank."""
-        buckets = 4 * min(self.bucket, self.size) if self.ranks > 1 else 0.0
+        buckets = (6 + 2 / self.ranks) * min(self.bucket, self.size) if self.ranks > 1 else 0.0
         return 2 * self.size + self.state + self.size / self.ranks + buckets
 
     @property
@@ -144,7 +144,7 @@ def simulated(job: Job, machine: Machine) -> Times:
     return Times(now, n * (pack + move + add), n * step, n * (pack_own + move + unpack))
 
 
-PLANNED = tuple((n, r) for n in (1e8, 1e9, 1e10, 1e11) for r in (8, 64, 1024))
+SIZES, RANKS = (1e8, 1e9, 1e10, 1e11), (8, 64, 1024)
 
 
 def table(cases: Sequence[tuple[float, int]], machine: Machine) -> list[tuple[str, ...]]:
@@ -156,7 +156,7 @@ def table(cases: Sequence[tuple[float, int]], machine: Machine) -> list[tuple[st
         times = simulated(job, machine)
         rows.append(
             (
-                f"{n:.0e}".replace("e+", "e").replace("e0", "e"),
+                f"{n:.3g}".replace("e+", "e").replace("e0", "e"),
                 f"{ranks:,}",
                 _size(job.least_bytes),
                 _size(job.state),

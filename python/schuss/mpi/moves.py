@@ -76,13 +76,14 @@ class Moves:
     ) -> None:
         self._ranks, self._shares, self._in_order, self._buffers = ranks, shares, in_order, buffers
         chosen = frozenset(tensors)
-        self.buckets = shares.buckets(nbytes, chosen.__contains__)
         rank = ranks.rank
         self._parts = parts_of(rank, ranks.size, parts)
         self._subtrees = [
             subtrees(mine.start, mine.stop, parts)
             for mine in (parts_of(r, ranks.size, parts) for r in range(ranks.size))
         ]
+        # A rank sends its share of a bucket once for each of its subtrees.
+        self.buckets = shares.buckets(nbytes // max(map(len, self._subtrees)), chosen.__contains__)
         self._order = additions([each for some in self._subtrees for each in some], parts)
         self._types = {"float32": ranks.MPI.FLOAT, "float64": ranks.MPI.DOUBLE}
         # Of my pieces: where each bucket ends, in bytes; and the sums of the gradients.

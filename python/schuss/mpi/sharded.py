@@ -90,8 +90,8 @@ class Sharded:
     ``clip_norm``, ``last_grad_norm``, LAMB and LARS are sums over blocks in the same order as in one process. Muon,
     Adafactor and rules of your own see whole arrays: each of their arrays is one rank's.
 
-    Memory beside the parameters: state, and the sums of gradients, of at most 1/ranks of the parameters and a block;
-    and at most 8 buckets (4 where a rank has one part, or a power of two of them, and the ranks are so many, too).
+    Memory beside the parameters: state, and the sums of gradients, of at most 1/ranks of the parameters and a block; and
+    at most 7 buckets, or blocks of all ranks.
 
     With gradients by rows (:class:`schuss.Rows`), only the rows named travel. With ``sparse="touched"``, and for rules
     and options to which a zero gradient is none, only they are sent back; with ``sparse="exact"`` all rows move in a
