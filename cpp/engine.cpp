@@ -688,6 +688,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     return optimizer.attr("_ratio")(key, state[key], plan.workspace(i), p_norm, given, pending).cast<double>();
   };
   for (ByRows& each : by_rows) settle(plan, each);
+  moved_others_ = std::any_of(by_rows.begin(), by_rows.end(), [](const ByRows& each) { return each.next.has_value(); });
   Rebound rebound(params);
   if (in_numpy) {
     const py::object state = fresh.state ? fresh.state : py::object(state_[0]);

@@ -79,6 +79,7 @@ class Engine {
   void catch_up(const py::object& params, const py::object& rows);
   void catch_up_all();  // of all parameters
   bool behind() const;
+  bool moved_others() const { return moved_others_; }  // whether the last update is one to rows that it did not name
 
   // Sets attributes of which `_orders` tells. No Python code runs between them, a signal's handler neither.
   void change(const py::object& optimizer, const py::dict& attributes);
@@ -157,7 +158,7 @@ class Engine {
   py::dict lag_numbers_;
   std::vector<std::unique_ptr<Lag>> lags_;
   std::optional<RowPasses> row_passes_;
-  bool averaged_ = false;
+  bool averaged_ = false, moved_others_ = false;
   std::atomic<bool> made_{false};
   std::atomic<int64_t> t_{0}, skipped_{0};
   std::atomic<double> last_grad_norm_{-1};  // below 0: none

@@ -182,6 +182,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            py::arg("params"), py::arg("rows"))
       .def("catch_up_all", &schuss::Engine::catch_up_all)
       .def_property_readonly("behind", &schuss::Engine::behind)
+      .def_property_readonly("moved_others", &schuss::Engine::moved_others)
       .def("forget_plans", &schuss::Engine::forget_plans)
       .def("__enter__", [](schuss::Engine& engine) { engine.enter("an option was set or the state saved"); })
       .def("__exit__", [](schuss::Engine& engine, const py::args&) { engine.leave(); })

@@ -79,6 +79,19 @@ def test_what_is_refused_changes_nothing(ranks):
     run(ranks, "refusals")
 
 
+def test_ranks_that_do_other_things_are_told(tmp_path):
+    run(3, "ranks_that_do_other_things", tmp_path)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5])
+def test_what_was_found(tmp_path, ranks):
+    run(ranks, "what_was_found", tmp_path)
+
+
+def test_interrupted_at_each_point_of_a_save(tmp_path):
+    run(3, "interrupted_saves", tmp_path)
+
+
 @pytest.mark.parametrize("rule", ["Momentum", "LARS", "Muon"])
 def test_raising_at_each_point_of_a_step(rule):
     run(3, "raising", rule)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import re
 import zlib
@@ -340,6 +341,8 @@ HOSTILE = {
     "no arguments": lambda d: d.update(arguments={}),
     "whole though cut": lambda d: d.update(whole=True),
     "a list of files": lambda d: d.update(files=3),
+    "no word of the parts": lambda d: d.pop("sharing"),
+    "too little of the parts": lambda d: d.update(sharing={}),
 }
 
 
@@ -365,6 +368,33 @@ def test_a_share_that_is_not_as_it_was_is_refused(shards):
     file.unlink()
     with pytest.raises(FileNotFoundError, match="0-of-2"):
         schuss.load(path)
+
+
+def test_a_share_that_is_cut_short_while_it_is_read_is_told(shards):
+    path, _, _ = shards
+    file = next(path.parent.glob("*.0-of-2.safetensors"))
+    with Index.read(path) as index:
+        os.truncate(file, file.stat().st_size - 8)
+        with pytest.raises(ValueError, match="is not a whole share of a checkpoint"):
+            [index.whole_param(i) for i in range(2)]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_in_place_of_a_share_is_not_waited_for(shards):
+    path, _, _ = shards
+    file = next(path.parent.glob("*.0-of-2.safetensors"))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match="it is not a regular file"):
+        schuss.load(path)
+
+
+def test_a_checkpoint_of_one_process_takes_the_place_of_shards(shards):
+    path, _, params = shards
+    opt = schuss.SGD()
+    opt.save(path, params)
+    assert [each.name for each in path.parent.iterdir()] == ["run.json"]
+    assert_same_bits(schuss.load(path).params["W"], params["W"])
 
 
 def test_an_index_that_is_not_as_it_was_is_refused(shards):

@@ -22,7 +22,7 @@ from .memory import copy_of, zeros_like
 from .options import ON_NONFINITE, Grads, L2Options, LearningRate, Options, Params
 from .reference import follow, prepared
 from .schedules import Schedule, rate_at
-from .states import rebuilt, restore, state_dict
+from .states import rebuilt, refuse_share, restore, state_dict
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -370,6 +370,7 @@ class Optimizer(Arguments):
         save(self, path, params)
 
     def __reduce__(self) -> Any:
+        refuse_share(self, "copying")
         with self._engine:
             given = {name: getattr(self, name, None) for name in self._arguments}
             given["groups"] = {pattern: dict(arguments) for pattern, arguments in self.groups.items()}

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from ._extras import need
 from .files import read_whole, saved_name, sum_of, write_whole
 from .memory import copy_of
-from .shards import Index, is_index
-from .states import made_from, savable
+from .shards import Index, is_index, real_path, remove_shares
+from .states import made_from, refuse_share, savable
 
 if TYPE_CHECKING:
     from .base import Optimizer
@@ -63,6 +63,7 @@ def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> No
 
 
 def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
+    refuse_share(opt, "save()")
     saved = savable(opt)
     if params is not None and (hasattr(params, "keys") or isinstance(params, (list, tuple))):
         opt._engine.catch_up(params, None)  # which refuses other arrays than those that have rows behind
@@ -87,6 +88,7 @@ def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
     text = json.dumps(document, allow_nan=False)
     metadata = {_KEY: text, _SUM_KEY: str(zlib.crc32(text.encode()))}
     write_whole(path, lambda partial: safetensors.save_file(arrays, partial, metadata))
+    remove_shares(real_path(path))  # if it has taken the place of a sharded one
 
 
 def _checked_param(name: Any, p: Any) -> NDArray[Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._extras import need
-from .checks import count
+from .checks import count, shown
 from .files import read_whole, saved_name, sum_of, sync, synced, write_whole
 from .shares import DTYPES, Piece, Tensor
 from .states import made_from
@@ -73,7 +74,10 @@ def write_share(
     file = path.with_name(f"{path.name}.{token}.{rank}-of-{ranks}.safetensors")
     try:
         with synced(file.parent):
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            mode = file.stat().st_mode & 0o777  # as the system has it for new files, which the library does not ask
             safetensors.save_file(arrays, file, {_KEY: text})
+            file.chmod(mode)
             sync(file)
     except BaseException:
         file.unlink(missing_ok=True)
@@ -92,16 +96,82 @@ def write_index(path: Path, document: Mapping[str, Any], tensors: Sequence[Tenso
     text = json.dumps(told, allow_nan=False)
     whole = f'{{"schuss.shares": {text},\n"crc32": {zlib.crc32(text.encode())}}}\n'
     write_whole(path, lambda partial: Path(partial).write_text(whole, encoding="utf-8"))
-    kept, ours = {share.file for share in shares}, re.compile(re.escape(path.name) + _FILE)
-    for file in path.parent.iterdir():
-        if ours.fullmatch(file.name) and file.name not in kept:
-            with suppress(OSError):  # another may have been faster
-                file.unlink()
+    remove_shares(path, {share.file for share in shares})
+
+
+def remove_shares(path: Path, kept: Collection[str] = ()) -> None:
+    """Remove the shares of checkpoints at this path but for those that are kept."""
+    ours = re.compile(re.escape(path.name) + _FILE)
+    with suppress(OSError):  # of a folder that may not be listed
+        for file in list(path.parent.iterdir()):
+            if ours.fullmatch(file.name) and file.name not in kept:
+                with suppress(OSError):  # another may have been faster
+                    file.unlink()
 
 
 def is_index(data: bytes) -> bool:
     """Whether a file's bytes begin as an index does."""
     return data.startswith(_BEGINNING)
+
+
+class _Reader:
+    """A safetensors file of which arrays are read one by one: it may be larger than memory.
+
+    The library maps files, which would crash this process where another cuts one short.
+    """
+
+    def __init__(self, path: Path) -> None:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        self._path = path
+        self._file = os.fdopen(handle, "rb", buffering=0)
+        try:  # not to wait for the other end of what turns out to be a pipe
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise ValueError("it is not a regular file")
+            length = int.from_bytes(self._exactly(8), "little")
+            if length > os.fstat(handle).st_size:
+                raise ValueError("it is shorter than its header says")
+            self.header: dict[str, Any] = json.loads(self._exactly(length))
+            self._begin = 8 + length
+        except (ValueError, RecursionError) as error:
+            self.close()
+            raise _unfit_share(path, error) from error
+
+    def _exactly(self, n: int) -> bytearray:
+        data = bytearray(n)
+        view, place = memoryview(data), 0
+        while place < n:
+            got = self._file.readinto(view[place:])
+            if not got:
+                raise ValueError("it has been cut short")
+            place += got
+        return data
+
+    def array(self, key: str) -> NDArray[Any]:
+        """One of its arrays."""
+        told = self.header[key]
+        dtype = np.dtype({"F32": "<f4", "F64": "<f8"}[told["dtype"]])
+        shape = tuple(count("a length", each, 0) for each in told["shape"])
+        first, last = (count("an offset", each, 0) for each in told["data_offsets"])
+        if last - first != prod(shape) * dtype.itemsize or self._begin + last > os.fstat(self._file.fileno()).st_size:
+            raise ValueError(f"its array {key!r} is not where its header says")
+        self._file.seek(self._begin + first)
+        found: NDArray[Any] = np.frombuffer(self._exactly(last - first), dtype).reshape(shape)
+        return found.astype(dtype.newbyteorder("="), copy=False)
+
+    def refuse_other_size(self, key: str, nbytes: int) -> None:
+        """Refuse an array that has not so many bytes, by what its header says."""
+        told = self.header.get(key)
+        offsets = told.get("data_offsets") if isinstance(told, dict) else None
+        if not isinstance(offsets, list) or len(offsets) != 2 or offsets[1] - offsets[0] != nbytes:
+            raise _unfit_share(self._path, f"its array {key!r} is not that of its piece")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def _unfit_share(path: Path, error: object) -> ValueError:
+    return ValueError(f"{os.fspath(path)} is not a whole share of a checkpoint: {error}")
 
 
 class Index:
@@ -116,7 +186,7 @@ class Index:
 
     def __init__(self, path: Path, data: bytes) -> None:
         self._path = path
-        self._open: dict[int, tuple[Any, dict[str, int]]] = {}
+        self._open: dict[int, tuple[_Reader, dict[str, int]]] = {}
         try:
             both = json.loads(data)
             document = both["schuss.shares"]
@@ -131,6 +201,7 @@ class Index:
             self.tensors = [_tensor(each) for each in document["tensors"]]
             if len({tensor.name for tensor in self.tensors}) != len(self.tensors):
                 raise ValueError("it lists a name twice")
+            self.sharing = {key: document["sharing"][key] for key in ("parts", "weight", "reduction")}
             self._shares = [Share(**each) for each in document["files"]]
             self.slots, self._holders = self._held()
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
@@ -141,23 +212,25 @@ class Index:
         """Read an index; if its shares are gone meanwhile, as another has been saved, that one."""
         where = real_path(path)
         data = read_whole(where)
-        for _ in range(10):
+        while True:
             index = cls(where, data)
             try:
                 for number in range(len(index._shares)):
                     index._opened(number)
                 return index
-            except FileNotFoundError:
-                now = read_whole(where)
+            except BaseException as error:
+                index.__exit__()
+                now = read_whole(where) if isinstance(error, FileNotFoundError) else data
                 if now == data:
                     raise
                 data = now
-        return index
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
+        for reader, _ in self._open.values():
+            reader.close()
         self._open.clear()
 
     def _unfit(self, error: object) -> ValueError:
@@ -188,36 +261,39 @@ class Index:
                 raise ValueError(f"{tensor.name!r} is in several shares, and whole")
         return [each or [] for each in slots], holders
 
-    def _opened(self, number: int) -> tuple[Any, dict[str, int]]:
+    def _opened(self, number: int) -> tuple[_Reader, dict[str, int]]:
         if number not in self._open:
-            safetensors = need("safetensors", "loading checkpoints", extra="checkpoint")
             share = self._shares[number]
             file = self._path.with_name(share.file)
+            reader = _Reader(file)
             try:
-                opened = safetensors.safe_open(file, framework="numpy")
-                text = (opened.metadata() or {}).get(_KEY, "")
+                text = reader.header["__metadata__"][_KEY]
                 if zlib.crc32(text.encode()) != share.crc32:
                     raise ValueError("its metadata is not that which the index knows")
-                self._open[number] = opened, json.loads(text)["crc32"]
-            except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{os.fspath(file)} is not a whole share of a checkpoint: {error}") from error
+                self._open[number] = reader, json.loads(text)["crc32"]
+                if not isinstance(self._open[number][1], dict):
+                    raise ValueError("it has no checksums")
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                self._open.pop(number, None)
+                reader.close()
+                raise _unfit_share(file, error) from error
         return self._open[number]
 
     def _array(self, number: int, key: str) -> NDArray[Any]:
-        safetensors = need("safetensors", "loading checkpoints", extra="checkpoint")
-        opened, sums = self._opened(number)
+        reader, sums = self._opened(number)
         try:
-            array: NDArray[Any] = opened.get_tensor(key)
+            array = reader.array(key)
             if sum_of(array) != sums[key]:
                 raise ValueError(f"its array {key!r} has changed since it was written: the checksum differs")
-        except (safetensors.SafetensorError, ValueError, KeyError) as error:
-            file = self._path.with_name(self._shares[number].file)
-            raise ValueError(f"{os.fspath(file)} is not a whole share of a checkpoint: {error}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise _unfit_share(self._path.with_name(self._shares[number].file), error) from error
         return array
 
     def _read(self, key: str, i: int, first: int, last: int) -> NDArray[Any]:
         """Elements of a tensor's walk, as they were when it was saved."""
         tensor = self.tensors[i]
+        for piece, number in self._holders[i]:  # before memory is taken for what a file may not have
+            self._opened(number)[0].refuse_other_size(key, piece.size * tensor.itemsize)
         found = np.empty(last - first, tensor.dtype)
         for piece, number in self._holders[i]:
             low, high = max(first, piece.first), min(last, piece.last)
@@ -242,6 +318,27 @@ class Index:
     def param(self, i: int, first: int, last: int) -> NDArray[Any]:
         """Elements of a parameter's walk."""
         return self._read(f"params/{i}", i, first, last)
+
+    def read_params(self, params: Any) -> None:
+        """Read all parameters into arrays, piece by piece."""
+        if not self.has_params:
+            raise ValueError(f"{os.fspath(self._path)} has no parameters")
+        names = list(params.keys()) if hasattr(params, "keys") else list(range(len(params)))
+        if names != [tensor.name for tensor in self.tensors]:
+            raise ValueError(
+                f"params has the names {shown(names)}, the checkpoint {shown([t.name for t in self.tensors])}"
+            )
+        for tensor in self.tensors:
+            p = params[tensor.name]
+            if not isinstance(p, np.ndarray) or (p.shape, p.dtype.name) != (tensor.shape, tensor.dtype):
+                what = f"{p.dtype} of shape {p.shape}" if isinstance(p, np.ndarray) else type(p).__name__
+                raise ValueError(
+                    f"params[{tensor.name!r}] is {what}, in the checkpoint it is {tensor.dtype} of shape {tensor.shape}"
+                )
+        for i, tensor in enumerate(self.tensors):
+            line = tensor.line(params[tensor.name])
+            for piece, _ in self._holders[i]:
+                line[piece.slice] = self.param(i, piece.first, piece.last)
 
     def state(self, i: int, slot: str, first: int, last: int) -> NDArray[Any]:
         """Elements of a slot's walk; of a tensor that was not cut, all of the slot as it was."""

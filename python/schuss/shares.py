@@ -65,10 +65,15 @@ class Tensor(NamedTuple):
         return -(-self.size // BLOCK)
 
     @property
+    def way(self) -> tuple[tuple[int, ...], list[int]]:
+        """The order of the walk, in which it makes no difference where an axis of one element stands."""
+        return self.backwards, [axis for axis in self.order if self.shape[axis] > 1]
+
+    @property
     def straight(self) -> bool:
         """Whether the walk goes by rows."""
-        long = [axis for axis in self.order if self.shape[axis] > 1]
-        return not self.backwards and long == sorted(long)
+        backwards, axes = self.way
+        return not backwards and axes == sorted(axes)
 
     def walk(self, array: NDArray[Any]) -> NDArray[Any]:
         """A view of an array of this shape, in the order of the walk."""

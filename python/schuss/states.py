@@ -105,8 +105,18 @@ def state_dict(opt: Optimizer) -> dict[str, Any]:
     dict
         As :meth:`schuss.Optimizer.state_dict` returns it.
     """
+    refuse_share(opt, "state_dict()")
     with opt._engine:
         return {**without_arrays(opt), "state": opt._copied_state()}
+
+
+def refuse_share(opt: Optimizer, what: str) -> None:
+    """Refuse to take for a whole optimizer what schuss.mpi.Sharded has."""
+    if opt._shared:
+        raise RuntimeError(
+            f"{what}: the state of this optimizer is one rank's share; use save() or gather() of its "
+            "schuss.mpi.Sharded, on all ranks"
+        )
 
 
 def without_arrays(opt: Optimizer) -> dict[str, Any]:
@@ -151,6 +161,7 @@ def restore(
     opt: Optimizer, saved: Mapping[str, Any], lr: LearningRate | None = None, groups: Mapping[str, Any] | None = None
 ) -> None:
     """Make of ``opt`` what was saved; where anything is wrong with that, say what, and change nothing."""
+    refuse_share(opt, "load_state_dict()")
     made = made_from(saved, type(opt), {"lr": lr, "groups": groups})
     with opt._engine:
         go_on(opt, made, made._memories(made.t), made.t, made.skipped, made._engine.state)

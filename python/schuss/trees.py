@@ -55,6 +55,7 @@ def additions(whole: Sequence[Subtree], n: int) -> list[tuple[int, int]]:
     return made
 
 
+@np.errstate(all="ignore")  # as in the core's sums
 def subtree_sum(leaves: NDArray[np.float64]) -> float:
     """The sum of all leaves of a subtree."""
     while len(leaves) > 1:
@@ -74,6 +75,7 @@ def total(sums: Sequence[float], whole: Sequence[Subtree], n: int) -> float:
     return found[0]
 
 
+@np.errstate(all="ignore")
 def add_arrays(
     arrays: Sequence[NDArray[Any]], order: Sequence[tuple[int, int]], out: NDArray[Any], *, keep: bool
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from ..checks import shown
 from ..options import Grads, Params
 from ..rows import Rows
 from ..schedules import Schedule
-from ..shares import Shares, Tensor
+from ..shares import BLOCK, Shares, Tensor
 from .moves import Line
 from .ranks import Facts
 
@@ -29,7 +31,7 @@ class Given(NamedTuple):
     grads: list[list[Any]]
 
 
-def look_at(params: Params, grads: Sequence[Grads], before: Given | None) -> Given:
+def look_at(params: Params, grads: Sequence[Grads], before: Given | None, ranks: int) -> Given:
     """Check all that can be checked before it is known who has which share; ``before`` is the last that was taken."""
     of_parts = [_plain(each) for each in grads]
     for each in of_parts:
@@ -38,6 +40,7 @@ def look_at(params: Params, grads: Sequence[Grads], before: Given | None) -> Giv
     given = [params[name] for name in names]
     listed = [[each[name] for name in names] for each in of_parts]
     kinds = _kinds(names, listed)
+    refuse_shared(listed, names)
     if before is not None and _are_alike(names, given, before):
         return Given(given, before.tensors, kinds, listed)
     tensors = []
@@ -46,7 +49,11 @@ def look_at(params: Params, grads: Sequence[Grads], before: Given | None) -> Giv
             raise TypeError(
                 f"params[{name!r}] is {shown(p)}: sharded parameters are arrays; wrap it in numpy.array(...)"
             )
-        tensor = Tensor.of(name, p, by_rows=kind == ROWS)
+        tensor = Tensor.of(name, p, by_rows=True)
+        # Where it costs next to nothing rows stay whole, in case that a gradient by rows comes later.
+        small = p.size <= 8 * BLOCK or tensor.grain * 8 * ranks <= p.size
+        if kind != ROWS and (p.ndim < 2 or not tensor.straight or not small):
+            tensor = tensor._replace(rows_stay=False)
         if kind == ROWS and not tensor.straight:
             raise ValueError(
                 f"params[{name!r}]: for a gradient by rows each row must lie in one piece of memory, and one after "
@@ -98,7 +105,7 @@ def _like_before(tensors: Sequence[Tensor], before: Sequence[Tensor]) -> list[Te
                 f"params[{new.name!r}] is {new.dtype} of shape {new.shape}, but its shares were made for "
                 f"{old.dtype} of shape {old.shape}; a changed parameter needs a new optimizer"
             )
-        if _way(new) != _way(old):
+        if new.way != old.way:
             raise ValueError(
                 f"params[{new.name!r}] lies in another order than when its shares were made: its axes go by other "
                 "strides; copy the new values into an array like the old one"
@@ -106,19 +113,34 @@ def _like_before(tensors: Sequence[Tensor], before: Sequence[Tensor]) -> list[Te
     return list(before)
 
 
-def _way(tensor: Tensor) -> Any:
-    """The order of a walk; where an axis of one element stands in it makes no difference."""
-    return tensor.backwards, [axis for axis in tensor.order if tensor.shape[axis] > 1]
+def sums_of(given: Given) -> Facts:
+    """A checksum of each parameter."""
+    return [
+        (f"the values of params[{tensor.name!r}]", f"those of checksum {zlib.crc32(np.asarray(p, order='C').data):08x}")
+        for tensor, p in zip(given.tensors, given.params, strict=True)
+    ]
+
+
+def refuse_shared(grads: Sequence[Sequence[Any]], names: Sequence[Any]) -> None:
+    """Refuse gradients of two parts that lie in the same memory: the earlier one's are no longer there."""
+    for part, (these, *others) in enumerate(grads[i:] for i in range(len(grads) - 1)):
+        for later, those in enumerate(others, part + 1):
+            for name, a, b in zip(names, these, those, strict=True):
+                a, b = (each.values if type(each) is Rows else each for each in (a, b))
+                if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.size and np.may_share_memory(a, b):
+                    raise ValueError(
+                        f"grads[{name!r}] of this rank's parts {part} and {later} lie in the same memory; copy those "
+                        "of each part, as what computes them may use its arrays again"
+                    )
 
 
 def place_rows(given: Given, shares: Shares) -> None:
     """Refuse gradients by rows for what is not cut between rows."""
-    for i, (tensor, kind) in enumerate(zip(shares.tensors, given.kinds, strict=True)):
-        width = int(np.prod(tensor.shape[1:]))
-        if kind == ROWS and width and any(p.first % width for pieces in shares.pieces for p in pieces if p.tensor == i):
+    for tensor, kind in zip(shares.tensors, given.kinds, strict=True):
+        if kind == ROWS and not tensor.rows_stay and len(tensor.shape) > 1:
             raise ValueError(
-                f"grads[{tensor.name!r}] is by rows, but its first one was an array, and so its shares were cut within "
-                "rows; begin with Rows, if with one of no rows"
+                f"grads[{tensor.name!r}] is by rows, but it was none when the shares were made, and they were cut "
+                "within rows; let the first step have Rows for it, if with no row"
             )
 
 
@@ -130,20 +152,26 @@ def lines_of(given: Given) -> dict[int, Line]:
 def facts_of(given: Given, opt: Optimizer, others: Facts) -> Facts:
     """What all ranks must have in common, each as a label and a text."""
     facts = [("the class of the optimizer", type(opt).__name__), ("t", str(opt.t)), ("skipped", str(opt.skipped))]
-    facts += others
+    facts = [*others, *facts]
     facts += [(f"the optimizer's {name}", _text(getattr(opt, name, None))) for name in opt._arguments]
     facts.append(("what the optimizer remembers", repr(opt._memories(opt.t))))
     for i, (tensor, kind) in enumerate(zip(given.tensors, given.kinds, strict=True)):
         facts.append((f"the name of parameter {i}", repr(tensor.name)))
         facts.append((f"the shape of params[{tensor.name!r}]", str(tensor.shape)))
         facts.append((f"the dtype of params[{tensor.name!r}]", tensor.dtype))
-        facts.append((f"the order of strides of params[{tensor.name!r}]", str(_way(tensor))))
+        facts.append((f"the order of strides of params[{tensor.name!r}]", str(tensor.way)))
         facts.append((f"grads[{tensor.name!r}]", kind))
     return facts
 
 
 def _text(value: Any) -> str:
-    """What ranks compare: functions by what they return at a step, which is compared there."""
+    """What ranks compare of an argument: of functions, and things of the user's, that there is one."""
+    if isinstance(value, Schedule) and is_dataclass(value):
+        return f"{type(value).__name__}({', '.join(_text(getattr(value, each.name)) for each in fields(value))})"
     if isinstance(value, Mapping):
-        return repr({key: _text(each) for key, each in value.items()})
-    return "a function" if callable(value) and not isinstance(value, Schedule) else repr(value)
+        return f"{{{', '.join(f'{_text(key)}: {_text(each)}' for key, each in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(_text, value))})"
+    if value is None or isinstance(value, (bool, int, float, str, np.generic)):
+        return repr(value)
+    return "a function" if callable(value) else f"a {type(value).__name__}"

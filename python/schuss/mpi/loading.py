@@ -6,12 +6,14 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..base import Optimizer
 from ..checkpoint import load as load_whole
 from ..files import read_whole
 from ..memory import copy_of, in_files
+from ..options import Params
 from ..shards import Index, is_index
 from ..shares import Piece, Shares, Tensor
 from .ranks import Ranks
@@ -37,6 +39,7 @@ def load(
     path: str | os.PathLike[str],
     comm: Any = None,
     *,
+    params: Params | None = None,
     classes: Sequence[type[Optimizer]] = (),
     parts: int | None = None,
     weight: Literal["mean", "sum"] | None = None,
@@ -52,6 +55,9 @@ def load(
         Of the index, or of the file; all ranks can read it and the shares beside it.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks that go on; ``MPI.COMM_WORLD`` if it is not given.
+    params : mapping or list, optional
+        Arrays of the parameters' names, shapes and dtypes, as ``numpy.memmap``, into which they are read; new ones are
+        made if it is not given. Where a file turns out to be damaged they have some of it.
     classes : sequence of types, optional
         As for :func:`schuss.load`.
     parts, weight, reduction : optional
@@ -62,7 +68,8 @@ def load(
     Returns
     -------
     Checkpoint
-        A pair of the sharded optimizer, of whose state each rank has read its share alone, and of the parameters.
+        A pair of the sharded optimizer, of whose state each rank has read its share alone, and of the parameters: those
+        that were given, a dict or list of new ones, or None where none were saved.
 
     Raises
     ------
@@ -96,8 +103,12 @@ def load(
         with ranks.together():
             try:
                 if is_index(read_whole(path)):
-                    found = _read(path, ranks, classes, state_dir)
+                    found = _read(path, ranks, classes, state_dir, params)
                     asked = {**found.sharing, **asked}
+                elif params is not None:
+                    raise ValueError(
+                        f"params: {os.fspath(path)} is of one process, and read by schuss.load into new arrays"
+                    )
                 else:
                     opt, params = load_whole(path, classes)
             except Exception as raised:
@@ -110,7 +121,8 @@ def load(
     except BaseException:
         ranks.close()
         raise
-    sharded._go_on(found.shares)
+    if found.has_state:  # else the first step cuts, as in a run that was not interrupted
+        sharded._go_on(found.shares)
     return Checkpoint(sharded, found.params)
 
 
@@ -119,15 +131,27 @@ class _Found(NamedTuple):
     params: Any
     shares: Shares
     sharing: dict[str, Any]
+    has_state: bool
 
 
-def _read(path: str | os.PathLike[str], ranks: Ranks, classes: Sequence[type[Optimizer]], state_dir: Any) -> _Found:
+def _read(
+    path: str | os.PathLike[str],
+    ranks: Ranks,
+    classes: Sequence[type[Optimizer]],
+    state_dir: str | os.PathLike[str] | None,
+    into: Params | None,
+) -> _Found:
     """What the index and the shares hold for this rank."""
     with Index.read(path) as index, in_files(state_dir):
-        params: Any = [index.whole_param(i) for i in range(len(index.tensors))] if index.has_params else None
-        tensors = index.tensors
+        tensors, params = index.tensors, into
+        if into is not None:
+            index.read_params(into)
+        elif index.has_params:
+            read = [index.whole_param(i) for i in range(len(tensors))]
+            params = read if index.listed else {t.name: p for t, p in zip(tensors, read, strict=True)}
         if params is not None:
-            tensors = [Tensor.of(t.name, p, by_rows=t.rows_stay) for t, p in zip(tensors, params, strict=True)]
+            by_name: Any = params
+            tensors = [Tensor.of(t.name, by_name[t.name], by_rows=t.rows_stay) for t in tensors]
         shares = Shares(tensors, ranks.size, whole=index.whole)
         state = {}
         for piece in shares.pieces[ranks.rank]:
@@ -135,9 +159,7 @@ def _read(path: str | os.PathLike[str], ranks: Ranks, classes: Sequence[type[Opt
             if index.slots[piece.tensor]:
                 state[tensor.name] = {slot: _share_of(index, tensor, piece, slot) for slot in index.slots[piece.tensor]}
         opt = index.optimizer(classes, state)
-        if params is not None and not index.listed:
-            params = {tensor.name: p for tensor, p in zip(tensors, params, strict=True)}
-        return _Found(opt, params, shares, dict(index.document["sharing"]))
+        return _Found(opt, params, shares, index.sharing, any(index.slots))
 
 
 def _share_of(index: Index, tensor: Tensor, piece: Piece, slot: str) -> NDArray[Any]:
@@ -145,8 +167,8 @@ def _share_of(index: Index, tensor: Tensor, piece: Piece, slot: str) -> NDArray[
     i, first, last = piece
     if index.whole:
         return copy_of(index.state(i, slot, first, last))
-    if index.tensors[i].straight or index.tensors[i] == tensor:
+    if index.tensors[i].way == tensor.way:
         flat = index.state(i, slot, first, last)
     else:
-        flat = index.whole_state(i, slot).reshape(-1)[first:last]
+        flat = np.asarray(tensor.line(index.whole_state(i, slot))[piece.slice])
     return copy_of(flat.reshape(-1, *tensor.shape[1:]) if tensor.rows_stay else flat)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -59,8 +59,8 @@ class Moves:
     nbytes : int
         Of a bucket, over all ranks.
     buffers : Buffers
-    allocate : callable
-        Makes an array of (size, dtype): for the sums of this rank's share.
+    sums : mapping of dtype -> array
+        Memory for the sums of this rank's share.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Moves:
         in_order: bool,
         nbytes: int,
         buffers: Buffers,
-        allocate: Callable[[int, str], NDArray[Any]],
+        sums: Mapping[str, NDArray[Any]],
     ) -> None:
         self._ranks, self._shares, self._in_order, self._buffers = ranks, shares, in_order, buffers
         chosen = frozenset(tensors)
@@ -94,7 +94,7 @@ class Moves:
         self._sums: list[NDArray[Any]] = []
         for dtype in dict.fromkeys(bucket.dtype for bucket in self.buckets):
             mine = [p for p in shares.pieces[rank] if p.tensor in chosen and shares.tensors[p.tensor].dtype == dtype]
-            memory = allocate(sum(p.size for p in mine), dtype)
+            memory = sums[dtype]
             place = 0
             for piece in mine:
                 self.sums[piece.tensor] = memory[place : place + piece.size]
@@ -219,6 +219,10 @@ class Moves:
                 if rank != self._ranks.rank:
                     lines[piece.tensor][piece.slice] = coming[place : place + piece.size]
                 place += piece.size
+
+    def forget(self) -> None:
+        """Let go of the gradients."""
+        self._gradients = {}
 
     def drain(self) -> None:
         """Wait for what is under way, of a step that was not made."""

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ctypes import py_object, pythonapi
 from hashlib import blake2b
 from typing import Any, NoReturn
 
@@ -23,8 +24,12 @@ _TEXT = 1000  # bytes of an error that others are told
 _SPINS = 200  # looks at a request before the processor is left to others for a while
 
 
-# Requests that will never be done, as a rank has failed: MPI may still write into the memory that they hold.
-_abandoned: list[Any] = []
+def _abandon(requests: Any) -> None:
+    """Never let go of requests that will not be done, as a rank has failed, nor of the memory that they hold.
+
+    MPI may write into it until it is finalized, which is after Python is.
+    """
+    pythonapi.Py_IncRef(py_object(requests))
 
 
 class RankError(RuntimeError):
@@ -76,6 +81,11 @@ class Ranks:
             self.comm.Free()
             self.ended = "it has been closed"
 
+    def leave(self, error: BaseException) -> None:
+        """Go, as of an error of which the others may not know: they raise when they next wait for this rank."""
+        if self.ended is None:
+            self._alarm(error)
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """What all ranks do at the same time: an error of one ends it for all."""
@@ -98,13 +108,13 @@ class Ranks:
 
     def _alarm(self, error: BaseException) -> None:
         """Tell the others, who may be waiting for this rank anywhere."""
-        text = _text_of(error)
-        self.ended = f"rank {self.rank} failed in the middle of a step ({text}); load a checkpoint"
-        data = text.encode()[:_TEXT]
+        text = text_of(error)
+        self.ended = f"rank {self.rank} has failed ({text}), and the others may have gone on; load a checkpoint"
+        data = _encoded(text)[:_TEXT]
         for other in range(self.size):
             if other != self.rank:
                 self.started(self.comm.Isend([data, self.MPI.BYTE], dest=other, tag=_ALARM))
-        _abandoned.append(self._under_way)
+        _abandon(self._under_way)
 
     def _listen(self) -> None:
         status = self.MPI.Status()
@@ -113,13 +123,17 @@ class Ranks:
         data = bytearray(_TEXT)
         self.comm.Recv([data, self.MPI.BYTE], source=status.Get_source(), tag=_ALARM)
         error = RankError(status.Get_source(), bytes(data[: status.Get_count(self.MPI.BYTE)]).decode(errors="replace"))
-        self.ended = f"{error}, in the middle of a step; load a checkpoint"
-        _abandoned.append(self._under_way)
+        self.ended = f"{error}, while this rank waited for it; load a checkpoint"
+        _abandon(self._under_way)
         self._raise(error)
 
-    def _raise(self, error: BaseException) -> NoReturn:
+    def known(self, error: BaseException) -> BaseException:
+        """An error that all ranks are about to raise."""
         self.told = error
-        raise error
+        return error
+
+    def _raise(self, error: BaseException) -> NoReturn:
+        raise self.known(error)
 
     def started(self, request: Any) -> Any:
         """Have a request's memory held until it is waited for."""
@@ -171,8 +185,8 @@ class Ranks:
 
     def agree(self, error: BaseException | None = None, facts: Facts = ()) -> None:
         """Go on if no rank has an error, and all have the same facts; else raise, in all of them."""
-        digest = blake2b("\0".join(f"{label}\0{value}" for label, value in facts).encode(), digest_size=32).digest()
-        text = b"" if error is None else _text_of(error).encode()[:_TEXT]
+        digest = blake2b(_encoded("\0".join(f"{label}\0{value}" for label, value in facts)), digest_size=32).digest()
+        text = b"" if error is None else _encoded(text_of(error))[:_TEXT]
         head = np.zeros(1 + 32 + _TEXT, np.uint8)
         head[0] = error is not None
         head[1:33] = np.frombuffer(digest, np.uint8)
@@ -200,5 +214,14 @@ class Ranks:
         return "the ranks differ in a way that cannot be told"
 
 
-def _text_of(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def text_of(error: BaseException) -> str:
+    """What others are told of an error."""
+    try:
+        text = str(error)
+    except Exception:  # of a class of the user's
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")

@@ -44,7 +44,7 @@ def save(
         given = before
         if params is not None:
             nothing = dict.fromkeys(params.keys()) if hasattr(params, "keys") else [None] * len(params)
-            given = look_at(params, [nothing], before)
+            given = look_at(params, [nothing], before, ranks.size)
         if shares is None:
             shares = Shares(() if given is None else given.tensors, ranks.size, whole=opt._looks_at == "whole")
         document["whole"] = shares.whole
@@ -54,8 +54,9 @@ def save(
         lines = lines_of(given) if params is not None and given is not None else None
         wanted = None if lines is None else [np.ascontiguousarray(lines[p.tensor][p.slice]) for p in pieces]
         state = [opt._engine.state.get(shares.tensors[piece.tensor].name, {}) for piece in pieces]
+        facts = [("what they do", "save()"), ("the path", os.fspath(where)), ("params given", str(params is not None))]
         if given is not None:
-            facts = facts_of(given, opt, [("the path", str(where)), ("params given", str(params is not None))])
+            facts = facts_of(given, opt, facts)
     except Exception as found:
         error = found
     ranks.agree(error, facts)
@@ -68,14 +69,15 @@ def save(
         error = found
     try:
         ranks.agree(error)
-        written = ranks.gathered_lists(np.frombuffer(json.dumps(share).encode(), np.uint8))
-        try:
-            if ranks.rank == 0:
-                write_index(where, document, shares.tensors, [Share(*json.loads(each.tobytes())) for each in written])
-        except Exception as found:
-            error = found
-        ranks.agree(error)
-    except BaseException:
-        if share is not None:
+    except Exception:
+        if share is not None and not ranks.ended:  # all know that there will be no index of it
             where.with_name(share.file).unlink(missing_ok=True)
         raise
+    # From here on there may be an index that names these shares; if there is none, the next save removes them.
+    written = ranks.gathered_lists(np.frombuffer(json.dumps(share).encode(), np.uint8))
+    try:
+        if ranks.rank == 0:
+            write_index(where, document, shares.tensors, [Share(*json.loads(each.tobytes())) for each in written])
+    except Exception as found:
+        error = found
+    ranks.agree(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -15,9 +16,9 @@ from ..base import Optimizer
 from ..checks import count, real, shown
 from ..memory import copy_of, in_files, zeros
 from ..options import Grads, Params
-from ..shares import Shares
+from ..shares import DTYPES, Shares
 from ..states import go_on
-from .given import ARRAY, Given, facts_of, lines_of, look_at, place_rows
+from .given import ARRAY, NONE, Given, facts_of, lines_of, look_at, place_rows, sums_of
 from .moves import Buffers, Line, Moves, parts_of
 from .ranks import Facts, Ranks
 from .saving import save
@@ -32,6 +33,23 @@ BUCKET = 32 << 20  # bytes
 WEIGHTS, REDUCTIONS = ("mean", "sum"), ("tree", "mpi")
 
 
+def _checked_optimizer(optimizer: object) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be one of schuss, as schuss.Adam(); got {shown(optimizer)}")
+
+
+def _hint(name: str) -> str:
+    return (
+        f": it is the optimizer's, .optimizer.{name}, on all ranks alike"
+        if hasattr(Optimizer, name) or name == "lr"
+        else ""
+    )
+
+
+def _bytes_of(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8)
+
+
 class Sharded:
     """An optimizer whose state is spread over the ranks of an MPI communicator, as in ZeRO, stage 1.
 
@@ -42,18 +60,20 @@ class Sharded:
     Parameters
     ----------
     optimizer : Optimizer
-        What steps, with all its options; one that has made steps already must have the same state on all ranks. From
-        now on its state is that of this rank's share: ``optimizer.t`` and the arguments are used and set there, on all
-        ranks alike, and ``optimizer.update`` is not to be called.
+        What steps, with all its options. It is :attr:`optimizer` from now on, of which ``t``, ``lr``,
+        ``last_grad_norm`` and all else are read, and set, on all ranks alike. Its ``state`` and ``ema_params`` are this
+        rank's share (:meth:`gather` has them whole), and its own ``update`` and ``save`` are not to be called. If it
+        has made steps in one process already it has the same state on all ranks.
     comm : mpi4py.MPI.Intracomm, optional
         Of which ranks; ``MPI.COMM_WORLD`` if it is not given.
     parts : int, optional
-        Into how many parts the batch is divided, over all ranks; as many as ranks if it is not given. Their gradients
-        are added in an order that depends on this number alone: with the same parts the parameters are the same, bit
-        for bit, on any number of ranks. Rank r has the parts of :attr:`my_parts`. Bytes are fewest where both numbers
-        are powers of two.
+        Into how many parts the batch is divided, over all ranks; at least as many as ranks, and so many if it is not
+        given. Their gradients are added in an order that depends on this number alone: with the same parts the
+        parameters are the same, bit for bit, on any number of ranks up to it. Rank r has the parts of :attr:`my_parts`.
+        Fewest bytes move where both numbers are powers of two.
     weight : {"mean", "sum"}, default "mean"
-        What the step goes by: the mean of the parts' gradients or their sum.
+        What the step goes by: the mean of the parts' gradients or their sum. Parts count alike, however many examples
+        each has; where they differ in that, sums over examples, ``weight="sum"`` and ``grad_scale`` make a mean.
     reduction : {"tree", "mpi"}, default "tree"
         Who adds over the ranks: the tree described below, or MPI itself, in an order of its own. That may be faster,
         and gives up the same bits: another number of ranks, another machine or another release of MPI may round
@@ -61,20 +81,21 @@ class Sharded:
     bucket : int, default 32 MiB
         How many bytes of all ranks' shares travel together. Two buckets are under way in each direction.
     state_dir : path, optional
-        A directory in which state and sums lie in files instead of memory; they have no names and are gone with the
-        process. For what is larger than memory, together with parameters and gradients that are ``numpy.memmap``.
+        A directory, which exists, in which state and sums lie in files instead of memory; they have no names and are
+        gone with the process. For what is larger than memory, together with parameters and gradients that are
+        ``numpy.memmap``.
 
     Attributes
     ----------
     optimizer : Optimizer
         See above.
     parts : int
-        How many parts the batch has.
+        How many parts the batch has, over all ranks.
 
     Raises
     ------
     TypeError
-        If ``optimizer`` is none of schuss, or ``comm`` no intracommunicator.
+        If ``optimizer`` is none of schuss, or ``comm`` no intracommunicator: that must be so on all ranks.
     ValueError
         If another argument is not one of those named.
     ImportError
@@ -90,12 +111,18 @@ class Sharded:
     ``clip_norm``, ``last_grad_norm``, LAMB and LARS are sums over blocks in the same order as in one process. Muon,
     Adafactor and rules of your own see whole arrays: each of their arrays is one rank's.
 
-    Memory beside the parameters: state, and the sums of gradients, of at most 1/ranks of the parameters and a block; and
-    at most 7 buckets, or blocks of all ranks.
+    All ranks make, step, save, gather and close together, and as often. A rank that raises in its own code between two
+    steps leaves the others waiting, as in any program of MPI: ``mpiexec -n 4 python -m mpi4py train.py`` ends them all,
+    and ``with Sharded(...) as opt:`` has the others raise at their next step.
+
+    Memory beside the parameters: state, and the sums of gradients, of at most 1/ranks of the parameters and 8 blocks of
+    1,024, or as many rows as make whole blocks where gradients come by rows; and at most 7 buckets, or blocks of all
+    ranks.
 
     With gradients by rows (:class:`schuss.Rows`), only the rows named travel. With ``sparse="touched"``, and for rules
     and options to which a zero gradient is none, only they are sent back; with ``sparse="exact"`` all rows move in a
-    step, and all are sent. None is ever behind. A parameter's first gradient decides whether it is cut between rows.
+    step, and all are sent. None is ever behind. Whether a small parameter is cut between rows its gradient at the first
+    step decides.
 
     ZeRO: Rajbhandari et al., 2020, arXiv:1910.02054. PyTorch's counterpart is ``ZeroRedundancyOptimizer``, which gives
     whole tensors to ranks and promises no order of sums.
@@ -124,16 +151,20 @@ class Sharded:
         bucket: int = BUCKET,
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
+        try:
+            self._ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
+        except TypeError:
+            _checked_optimizer(optimizer)  # which may be what is wrong
+            raise
         with self._ranks.together():
             error = None
             try:
-                if not isinstance(optimizer, Optimizer):
-                    raise TypeError(f"optimizer must be one of schuss, as schuss.Adam(); got {shown(optimizer)}")
+                _checked_optimizer(optimizer)
                 parts = self._ranks.size if parts is None else count("parts", parts, 1)
                 if parts < self._ranks.size:
                     raise ValueError(
-                        f"parts must be at least one for each of the {self._ranks.size} ranks, got {parts}"
+                        f"parts must be at least one for each of the {self._ranks.size} ranks, got {parts}; "
+                        "start fewer ranks"
                     )
                 for name, value, known in (("weight", weight, WEIGHTS), ("reduction", reduction, REDUCTIONS)):
                     if not isinstance(value, str) or value not in known:
@@ -144,8 +175,10 @@ class Sharded:
             except Exception as found:
                 error = found
             sharing = {"parts": parts, "weight": weight, "reduction": reduction, "bucket": bucket}
-            self._ranks.agree(error, [(name, str(value)) for name, value in sharing.items()])
+            facts = [("what they do", "Sharded()"), *((name, str(value)) for name, value in sharing.items())]
+            self._ranks.agree(error, facts)
         assert parts is not None
+        object.__setattr__(optimizer, "_shared", True)
         self.optimizer, self.parts = optimizer, parts
         self._weight, self._reduction, self._bucket, self._state_dir = weight, reduction, bucket, state_dir
         # Of the last step: what was given, how it lies, and who has what.
@@ -154,10 +187,19 @@ class Sharded:
         self._lines: dict[int, Line] = {}
         self._pieces: dict[int, NDArray[Any]] = {}
         self._ways: dict[tuple[str, ...], Moves] = {}
-        self._buffers = Buffers()
+        self._buffers, self._sums = Buffers(), dict[str, NDArray[Any]]()
         self._seconds = {"reduce": 0.0, "gather": 0.0}
         self._received = 0
-        self._has_whole_state = bool(optimizer._engine.state)  # as of one that has made steps in one process
+        self._begun = False  # whether there is state of these shares, or may be
+        self._has_whole_state = any(optimizer._engine.state.values())  # as of one that has made steps in one process
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"Sharded has no {name!r}{_hint(name)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and (name not in ("optimizer", "parts") or "parts" in vars(self)):
+            raise AttributeError(f"cannot set {name!r} of Sharded{_hint(name)}")
+        object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         ranks = self._ranks
@@ -179,24 +221,33 @@ class Sharded:
 
     @property
     def nbytes(self) -> Mapping[str, int]:
-        """Memory of this rank beside the parameters, in bytes: of state, of sums of gradients, and of buckets."""
+        """Bytes of this rank beside the parameters, in memory or ``state_dir``: of state, of sums and of buckets."""
         state = self.optimizer._engine.state.values()
         return {
             "state": sum(array.nbytes for slots in state for array in slots.values()),
-            "sums": sum(array.nbytes for way in self._ways.values() for array in way.sums.values()),
+            "sums": sum(array.nbytes for array in self._sums.values()),
             "buckets": self._buffers.nbytes,
         }
 
     def close(self) -> None:
-        """Let go of the communicator that this has made for itself; all ranks do this, and make no step after it."""
+        """Let go of the communicator that this has made for itself; all ranks do this, and make no step after it.
+
+        MPI has some 2,000 of them; a program that makes many of these closes each.
+        """
+        if self._ranks.ended is not None:
+            return
+        with self._ranks.together():
+            self._ranks.agree(None, [("what they do", "close()")])
         self._ranks.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if error[0] is None:
+        if error[1] is None:
             self.close()
+        elif isinstance(error[1], BaseException):
+            self._ranks.leave(error[1])
 
     def update(self, params: Params, grads: Grads, *, grad_scale: float = 1.0) -> None:
         """Take one step, of all ranks together.
@@ -219,7 +270,11 @@ class Sharded:
             On the other ranks. If a rank fails after the first write, which only a signal or MPI can make it do, no
             step can follow.
         RuntimeError
-            If this rank has not one part of the batch but none or several, or if an earlier step ended in its middle.
+            If this rank has several parts of the batch, or if an earlier step ended in its middle.
+
+        Notes
+        -----
+        At the first step the ranks compare their parameters, too, by a checksum of each array; after it that is theirs.
         """
         if len(self.my_parts) != 1:
             self._fail(RuntimeError(f"this rank has {len(self.my_parts)} parts of the batch: call update_parts()"))
@@ -233,7 +288,8 @@ class Sharded:
         params : mapping or list, like those of :meth:`update`
             All parameters.
         grads : sequence
-            The gradients of each of :attr:`my_parts`, in this order; none where this rank has no part.
+            The gradients of each of :attr:`my_parts`, in this order, in memory of their own: those of
+            :class:`schuss.nn.MultiLayerNet`, which uses its arrays again, are copied first.
         grad_scale : float, default 1
             The gradients are multiplied by this, the same on all ranks.
 
@@ -243,7 +299,8 @@ class Sharded:
             As :meth:`update` does.
         """
         if not isinstance(grads, Sequence) or isinstance(grads, (str, bytes)):
-            self._fail(TypeError(f"grads must be a list, with the gradients of each part; got {shown(grads)}"))
+            what = type(grads).__name__
+            self._fail(TypeError(f"grads must be a list, with the gradients of each part of this rank; got {what}"))
         if len(grads) != len(self.my_parts):
             mine = f"{len(self.my_parts)} of the {self.parts} parts"
             self._fail(ValueError(f"grads must have the gradients of {mine} of the batch, got {len(grads)}"))
@@ -264,26 +321,35 @@ class Sharded:
 
         Raises
         ------
+        ValueError
+            If there is no such slot.
         RankError
             If another rank has failed.
         """
         ranks, found = self._ranks, {}
         with ranks.together():
-            ranks.agree(None, [("the slot", repr(slot)), ("t", str(self.optimizer.t))])
+            ranks.agree(None, [("what they do", "gather()"), ("the slot", shown(slot)), ("t", str(self.optimizer.t))])
+            if self._has_whole_state:
+                return {name: slots[slot].copy() for name, slots in self.optimizer.state.items() if slot in slots}
             state = self.optimizer._engine.state
             shares = self._shares or Shares((), ranks.size)
-            for i, tensor in enumerate(shares.tensors):
+            for tensor in shares.tensors:
                 mine = state.get(tensor.name, {}).get(slot)
-                flat = np.empty(0, tensor.dtype) if mine is None else np.asarray(mine, order="C").reshape(-1)
-                whole = np.concatenate(ranks.gathered_lists(flat))
-                if len(whole) == 0:
+                told = b"" if mine is None else json.dumps([mine.dtype.str, mine.shape]).encode()
+                kinds = [json.loads(each.tobytes()) for each in ranks.gathered_lists(_bytes_of(told)) if each.size]
+                if not kinds and not tensor.size and self.optimizer.t:  # of which nobody has a piece
+                    empty = self.optimizer._make_state(tensor.name, np.zeros(tensor.shape, tensor.dtype))
+                    found.update({tensor.name: empty[slot]} if slot in empty else {})
+                if not kinds:
                     continue
-                if shares.whole:
-                    shapes = ranks.gathered_lists(np.array([] if mine is None else mine.shape, np.int64))
-                    owner = next(r for r, pieces in enumerate(shares.pieces) if any(p.tensor == i for p in pieces))
-                    found[tensor.name] = whole.reshape(shapes[owner])
-                else:
-                    found[tensor.name] = np.asarray(tensor.walked(whole), order="C")
+                data = np.empty(0, np.uint8) if mine is None else np.asarray(mine, order="C").reshape(-1).view(np.uint8)
+                whole = np.concatenate(ranks.gathered_lists(data)).view(kinds[0][0])
+                walked = whole.reshape(kinds[0][1]) if shares.whole else tensor.walked(whole)
+                found[tensor.name] = np.asarray(walked, order="C")
+            if not found and self.optimizer.t and slot not in self.optimizer._structure()[1]:
+                names = sorted({name for slots in state.values() for name in slots})
+                there = ", ".join(names) or "none on this rank"
+                raise self._ranks.known(ValueError(f"no parameter has the state {shown(slot)}; there is {there}"))
         return found
 
     def save(self, path: str | os.PathLike[str], params: Params | None = None) -> None:
@@ -295,8 +361,9 @@ class Sharded:
         Parameters
         ----------
         path : str or path
-            Where the index is to be, the same on all ranks; the shares, in the format safetensors, lie beside it, where
-            all ranks that will read them can.
+            Where the index is to be, the same on all ranks. The shares, in the format safetensors, lie beside it, where
+            all ranks that will read them can, and begin with its name: an index that is copied or renamed alone is
+            none, and the next save to this path removes them. To keep a checkpoint save to another path.
         params : mapping or list, optional
             All parameters, as for :meth:`update`.
 
@@ -305,11 +372,11 @@ class Sharded:
         ValueError, TypeError, OSError, ImportError
             As :meth:`schuss.Optimizer.save` does; on the other ranks RankError. The old checkpoint is then as it was.
         RuntimeError
-            If the optimizer made its steps in one process, and none since: then its own ``save`` has all of it.
+            If the optimizer has made steps in one process, and none since.
         """
         if self._has_whole_state:
             self._fail(
-                RuntimeError("no step has been made over ranks: use optimizer.save(path, params), on one of them")
+                RuntimeError("no step has been made over ranks yet: what was saved in one process is still all of it")
             )
         sharing = {"parts": self.parts, "weight": self._weight, "reduction": self._reduction}
         with self._ranks.together():
@@ -328,12 +395,13 @@ class Sharded:
             step, scale = None, 1.0
             try:
                 scale = self._checked_scale(grad_scale)
-                step, facts = self._prepared(params, grads, scale)
+                step, facts = self._prepared(params, grads, grad_scale)
             except Exception as found:
                 error = found
             ranks.agree(error, facts)
             assert step is not None  # as there is no error
-            self._given, self._shares, self._lines, self._pieces = step.given, step.shares, step.lines, step.pieces
+            self._given, self._shares = step.given._replace(grads=[]), step.shares
+            self._lines, self._pieces = step.lines, step.pieces
             step.begin()
             try:
                 with in_files(self._state_dir):
@@ -346,15 +414,16 @@ class Sharded:
                         raise  # which the others, wherever they are, hear by an alarm
                     error = found  # of this rank alone, before the next point where all agree; or found by all at once
                 if not ranks.ended:
+                    if not self._begun:  # nothing hangs on the shares
+                        self._given = self._shares = None
                     try:
                         if error is not None:
                             ranks.agree(error)
                     finally:
                         step.drain()
-                if opt.t == 0 and not opt._engine.state:  # nothing hangs on the shares yet
-                    self._given = self._shares = None
                 raise
             if step.is_ready:
+                self._begun = True
                 step.end(opt._engine)
 
     def _checked_scale(self, grad_scale: float) -> float:
@@ -365,24 +434,30 @@ class Sharded:
 
     def _go_on(self, shares: Shares) -> None:
         """Take the state that the optimizer has for that of these shares."""
-        self._shares, self._has_whole_state = shares, False
-        self._given = Given([None] * len(shares.tensors), shares.tensors, (), [])
+        self._has_whole_state, self._begun = False, True
+        nothing = (NONE,) * len(shares.tensors)
+        self._shares, self._given = shares, Given([None] * len(shares.tensors), shares.tensors, nothing, [])
 
-    def _prepared(self, params: Params, grads: Sequence[Grads], scale: float) -> tuple[Step, Facts]:
+    def _prepared(self, params: Params, grads: Sequence[Grads], grad_scale: float) -> tuple[Step, Facts]:
         """The step that these arguments ask for, as far as this rank can tell."""
         opt, ranks = self.optimizer, self._ranks
-        given = look_at(params, grads, self._given)
+        given = look_at(params, grads, self._given, ranks.size)
         opt._groups.numbers_of([], params)  # of all names, while an engine knows those of a share
         shares = self._shares
         if shares is None:  # or what is kept belongs to shares that the ranks did not agree on
             shares = Shares(given.tensors, ranks.size, whole=opt._looks_at == "whole")
             self._ways.clear()
+            self._sums.clear()
         place_rows(given, shares)
+        if self._has_whole_state:
+            self._check_whole_state(shares)
         lines, pieces = self._lines, self._pieces
         if self._given is None or any(p is not old for p, old in zip(given.params, self._given.params, strict=True)):
             lines = lines_of(given)
             pieces = self._cut(given, shares, lines)
-        facts = facts_of(given, opt, [("grad_scale over parts", repr(scale))])
+        facts = facts_of(given, opt, [("what they do", "update()"), ("grad_scale", repr(grad_scale))])
+        if self._given is None:
+            facts = [*facts, *sums_of(given)]
         at_once = opt.clip_norm is not None or opt.on_nonfinite != "propagate" or opt._looks_at != "elements"
         step = Step(
             *(ranks, shares, given, lines, pieces, self._way(given, shares)),
@@ -405,36 +480,36 @@ class Sharded:
                 pieces[i] = pieces[i].reshape(-1, *given.tensors[i].shape[1:])
         return pieces
 
-    def _take_share(self, shares: Shares) -> None:
-        """Keep my pieces of the state alone, of an optimizer that has that of whole arrays."""
-        opt = self.optimizer
-        whole, state = opt.state, {}
+    def _check_whole_state(self, shares: Shares) -> None:
+        """Refuse parameters that are not those of which an optimizer has state, from steps in one process."""
+        state = self.optimizer.state
         names = {tensor.name for tensor in shares.tensors}
-        if not names >= set(whole):
-            raise ValueError(
-                f"the optimizer has state of {shown(sorted(set(whole) - names, key=str))}, which params lacks"
-            )
-        for piece in shares.pieces[self._ranks.rank]:
-            tensor, mine = shares.tensors[piece.tensor], self._pieces[piece.tensor]
-            if tensor.name not in whole:
-                continue
-            slots = whole[tensor.name]
-            if shares.whole:
-                state[tensor.name] = {slot: copy_of(array) for slot, array in slots.items()}
-                continue
+        if not names >= set(state):
+            others = sorted(set(state) - names, key=str)
+            raise ValueError(f"the optimizer has state of {shown(others)}, which params lacks")
+        for tensor in shares.tensors:
+            slots = {} if shares.whole else state.get(tensor.name, {})
             for array in slots.values():
                 if (array.shape, array.dtype.name) != (tensor.shape, tensor.dtype):
                     raise ValueError(
                         f"params[{tensor.name!r}] is {tensor.dtype} of shape {tensor.shape}, but its state was made "
                         f"for {array.dtype} of shape {array.shape}; a changed parameter needs a new optimizer"
                     )
-            state[tensor.name] = {
-                slot: copy_of(np.asarray(tensor.line(array)[piece.slice]).reshape(mine.shape))
-                for slot, array in slots.items()
-            }
+
+    def _take_share(self, shares: Shares) -> None:
+        """Keep my pieces of that state alone."""
+        opt, state = self.optimizer, {}
+        whole = opt.state
+        for piece in shares.pieces[self._ranks.rank]:
+            tensor, mine = shares.tensors[piece.tensor], self._pieces[piece.tensor]
+            if tensor.name in whole:
+                state[tensor.name] = {
+                    slot: copy_of(array if shares.whole else tensor.line(array)[piece.slice].reshape(mine.shape))
+                    for slot, array in whole[tensor.name].items()
+                }
         with opt._engine:
             go_on(opt, opt, opt._memories(opt.t), opt.t, opt.skipped, state)
-        self._has_whole_state = False
+        self._has_whole_state, self._begun = False, True
 
     def _way(self, given: Given, shares: Shares) -> Moves:
         """How gradients of these kinds move; where there is nothing to add or to send, none does."""
@@ -448,8 +523,13 @@ class Sharded:
             alone = self._ranks.size == self.parts == 1
             dense = [i for i, kind in enumerate(given.kinds) if kind == ARRAY and not alone]
             with in_files(self._state_dir):
+                if not self._sums and not alone:
+                    for dtype in DTYPES:
+                        mine = (p for p in shares.pieces[self._ranks.rank] if shares.tensors[p.tensor].dtype == dtype)
+                        nbytes = sum(piece.size for piece in mine) * np.dtype(dtype).itemsize
+                        self._sums[dtype] = zeros(nbytes).view(dtype)
+                in_order = self._reduction == "tree"
                 self._ways[given.kinds] = Moves(
-                    *(self._ranks, shares, dense, self.parts, self._reduction == "tree", self._bucket, self._buffers),
-                    allocate=lambda size, dtype: zeros(size * np.dtype(dtype).itemsize).view(dtype),
+                    self._ranks, shares, dense, self.parts, in_order, self._bucket, self._buffers, self._sums
                 )
         return self._ways[given.kinds]

@@ -54,7 +54,7 @@ class Step:
         self._ranks, self.shares, self.given, self.lines, self._moves = ranks, shares, given, lines, moves
         self._parts, self._at_once, self._bucket = parts, at_once, bucket
         self._active = [i for i, kind in enumerate(given.kinds) if kind != NONE]
-        self._tables = [i for i in self._active if given.kinds[i] == ROWS]
+        self._tables = [i for i in self._active if given.kinds[i] == ROWS and shares.tensors[i].size]
         self._own = [piece for piece in shares.pieces[ranks.rank] if given.kinds[piece.tensor] != NONE]
         self.pieces = pieces
         self._rows: dict[int, Rows] = {}
@@ -68,6 +68,8 @@ class Step:
 
     def begin(self) -> None:
         """Have the gradients on their way; those by rows have come when it returns."""
+        for copy, line, place in self._copies():
+            copy[...] = line[place]
         tensors, grads = self.shares.tensors, self.given.grads
         dense = [i for i in self._active if self.given.kinds[i] == ARRAY]
         lines = {
@@ -141,10 +143,8 @@ class Step:
     def ready(self, scalars: Sequence[Sequence[float]]) -> None:
         """All ranks go on to write, or none does."""
         self.is_together = True
-        facts = [
-            (f"what the rate of step t and the other arguments give, group {i}", str(s)) for i, s in enumerate(scalars)
-        ]
-        self._ranks.agree(None, facts)
+        label = "the learning rate of this step, or what else it computes with (a schedule that only some report to?)"
+        self._ranks.agree(None, [(label, _numbers(each)) for each in scalars])
         self.is_ready = True
 
     def norms(self, names: Sequence[Any], p: Sequence[Any], u: Sequence[Any]) -> list[tuple[float, float]]:
@@ -190,6 +190,7 @@ class Step:
     def drain(self) -> None:
         """Wait for what is under way, of a step that is not made."""
         self._moves.drain()
+        self._moves.forget()
 
     # After.
 
@@ -200,20 +201,27 @@ class Step:
             return {piece.tensor: self.lines[piece.tensor] for piece in self._own}
         return {piece.tensor: self.pieces[piece.tensor].reshape(-1) for piece in self._own}
 
+    def _copies(self) -> list[tuple[NDArray[Any], Line, slice]]:
+        """Those of my pieces that are copies, as a walk by strides has no view, and where they belong."""
+        if self.shares.whole:
+            return []
+        return [
+            (self.pieces[piece.tensor].reshape(-1), self.lines[piece.tensor], piece.slice)
+            for piece in self._own
+            if not isinstance(self.lines[piece.tensor], np.ndarray)
+        ]
+
     def end(self, engine: Engine) -> None:
         """Wait until all ranks have all parameters."""
         self._moves.end(self._flat, self.lines)
-        if self._tables and engine.behind:
+        everything = engine.moved_others
+        if everything:
             engine.catch_up_all()
-            everything = True
-        else:
-            everything = False
         for i in self._tables:
             self._send_rows(i, everything)
-        for i, flat in self._flat.items():
-            piece = next(piece for piece in self._own if piece.tensor == i)
-            if not isinstance(self.lines[i], np.ndarray) and not self.shares.whole:
-                self.lines[i][piece.slice] = flat  # which was a copy, as a walk by strides has no view
+        for copy, line, place in self._copies():
+            line[place] = copy
+        self._moves.forget()
 
     def _send_rows(self, i: int, everything: bool) -> None:
         """Send the rows that have changed, in as many rounds as the longest list of a rank needs."""
@@ -231,3 +239,9 @@ class Step:
                 if r != ranks.rank:
                     self.given.params[i][rows] = found.reshape(-1, *tensor.shape[1:])
                     self._moves.received += rows.nbytes + found.nbytes
+
+
+def _numbers(scalars: Sequence[float]) -> str:
+    """Without the zeros at their end, which are none of the rule's."""
+    used = max((i for i, number in enumerate(scalars, 1) if number != 0), default=0)
+    return ", ".join(map(repr, scalars[:used]))
