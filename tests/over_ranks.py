@@ -18,7 +18,7 @@ import schuss
 from conftest import assert_same_bits
 from mpi4py import MPI
 from schuss import Rows
-from schuss.mpi import RankError, Sharded, load
+from schuss.mpi import RankError, Sharded, load, moves
 from schuss.mpi.ranks import Ranks
 from schuss.mpi.step import Step
 
@@ -614,6 +614,29 @@ def told_after(at, work):
         found = (type(error).__name__, str(error))
     at["stop"] = None
     return COMM.allgather(found)
+
+
+def ends_in_the_middle():
+    """Messages are under way when the process ends, and come into memory that must still be there."""
+    add, calls = moves.add_arrays, {"n": 0}
+
+    def failing(*args, **kwargs):
+        calls["n"] += 1
+        if calls["n"] > 30:
+            raise Bang
+        return add(*args, **kwargs)
+
+    moves.add_arrays = failing
+    for _ in range(3):
+        calls["n"] = 0
+        opt, grads = Sharded(schuss.SGD(), parts=2 * RANKS, bucket=4096), {"a": np.ones(200_000, np.float32)}
+        try:
+            opt.update_parts(
+                {"a": np.ones(200_000, np.float32)}, [{n: g.copy() for n, g in grads.items()} for _ in range(2)]
+            )
+        except (Bang, RankError):
+            continue
+        raise AssertionError("no error")
 
 
 def killed(step):
