@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import json
 import os
 import resource
@@ -151,8 +152,8 @@ def same_bits(rules, steps, parts, weight="mean", order="C", reduction="tree"):
 
 def by_rows(steps):
     """Gradients by rows, in both senses of it, for rules to which a gradient of zero is none and others."""
-    shapes = {"E": (500, 24), "b": (3000,), "F": (7, 3), "G": (2, 59)}
-    for sparse in ("exact", "touched"):
+    for tables, sparse in itertools.product(({"E": (500, 24), "F": (7, 3)}, {"G": (2, 59)}), ("exact", "touched")):
+        shapes = {**tables, "b": (3000,)}
         for rule in (schuss.Adam, schuss.AdaGrad, schuss.Momentum, schuss.Lion):
             options = {"sparse": sparse, "clip_norm": 1.0, "weight_decay": 0.1 if rule is schuss.Lion else 0.0}
             params, whole = (numbers(shapes, 0) for _ in range(2))
@@ -163,7 +164,7 @@ def by_rows(steps):
                     for v in range(parts):
                         rng = np.random.default_rng((t, v))
                         grads.append({"b": rng.standard_normal(3000).astype(params["b"].dtype)})
-                        for name in ("E", "F", "G"):
+                        for name in tables:
                             n, width = shapes[name]
                             indices = rng.integers(0, n, rng.integers(0, 8 if n > 2 else 2))
                             values = rng.standard_normal((len(indices), width)).astype(params[name].dtype)
