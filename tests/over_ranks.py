@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 import time
+import warnings
 import weakref
 from pathlib import Path
 
@@ -621,21 +622,16 @@ def told_after(at, work):
 
 def ends_in_the_middle():
     """Messages are under way when the process ends, and come into memory that must still be there."""
-    add = moves.add_arrays
-
-    def failing(arrays, order, out, *, keep):
-        add(arrays, order, out, keep=keep)
-        if np.isnan(out).any():
-            raise Bang
-
-    moves.add_arrays = failing
+    warnings.simplefilter("error")
+    moves.add_arrays = moves.add_arrays.__wrapped__  # without what keeps NumPy from warning
     for _ in range(3):
         opt, params = Sharded(schuss.SGD(), parts=2 * RANKS, bucket=4096), {"a": np.ones(200_000, np.float32)}
         grads = [{"a": np.ones(200_000, np.float32)} for _ in opt.my_parts]
-        grads[0]["a"][150_000] = np.nan
+        for g, infinity in zip(grads, (np.inf, -np.inf), strict=True):
+            g["a"][150_000] = infinity
         try:
             opt.update_parts(params, grads)
-        except (Bang, RankError):
+        except (RuntimeWarning, RankError):
             continue
         raise AssertionError("no error")
 
