@@ -97,10 +97,6 @@ def test_raising_at_each_point_of_a_step(rule):
     run(3, "raising", rule)
 
 
-def test_messages_that_come_after_the_end_find_their_memory():
-    run(2, "ends_in_the_middle")
-
-
 def test_a_rank_that_is_killed_ends_all():
     start = time.monotonic()
     done = subprocess.run(work(3, "killed", 2), capture_output=True, text=True, timeout=60)
