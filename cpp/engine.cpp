@@ -542,7 +542,7 @@ void copy_pending(const py::object& pending) {
 // anything but its workspace is written, and so before the ranks are ready.
 template <class Ratio>
 void advance(const Plan& plan, Passes& passes, Part part, const Kernel& kernel, const Orders& orders, int threads,
-             const Ratio& ratio, const py::object& pending, const std::vector<Entry>& entries, const Ranks& ranks) {
+             const Ratio& ratio, const py::object& pending, const Ranks& ranks) {
   const size_t traffic = plan.traffic();
   const bool late = kernel.halves() && !kernel.ratio;
   if (!late) ranks.ready(orders);
@@ -552,7 +552,7 @@ void advance(const Plan& plan, Passes& passes, Part part, const Kernel& kernel, 
       passes.measure(part, orders, threads);
       if (!ranks || late) norms = passes.measured(part);
     });
-    if (ranks && !late) norms = ranks.norms(entries, plan, passes);
+    if (ranks && !late) norms = ranks.norms(plan, passes);
     for (size_t i = 0; i < norms.size(); ++i) {
       const Tensor& tensor = plan.tensors()[i];
       if (tensor.part != part) continue;
@@ -669,7 +669,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     }
     py::object not_finite;
     if (ranks) {
-      std::tie(norm, not_finite) = ranks.survey(entries_, plan, passes);
+      std::tie(norm, not_finite) = ranks.survey(plan, passes);
     } else {
       const Passes::Survey found = passes.surveyed();
       norm = found.norm;
@@ -694,7 +694,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     const py::object state = fresh.state ? fresh.state : py::object(state_[0]);
     step_in_numpy(plan, optimizer, state, rebound, pending);
   } else if (plan.has_floats()) {
-    advance(plan, passes, Part::floats, *kernel_, orders_, 1, ratio, pending, entries_, Ranks());
+    advance(plan, passes, Part::floats, *kernel_, orders_, 1, ratio, pending, Ranks());
     for (size_t i = 0; i < entries_.size(); ++i)
       if (plan.tensors()[i].part == Part::floats)
         rebound.set(entries_[i], float_like(entries_[i].p_view, plan.float_result(i)));
@@ -704,7 +704,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
   for (Arrears& each : arrears) catch_up(each);
   for (ByRows& each : by_rows) step_rows(each);
   if ((plan.has_arrays() || ranks) && !in_numpy)
-    advance(plan, passes, Part::arrays, *kernel_, orders_, threads, ratio, pending, entries_, ranks);
+    advance(plan, passes, Part::arrays, *kernel_, orders_, threads, ratio, pending, ranks);
   // From the first write on no Python code has run, which could raise, and none runs until all is done.
   copy_pending(pending);
   if (plan.has_floats() && !in_numpy) plan.store_float_state();
@@ -787,7 +787,7 @@ void step_once(const std::string& rule, const py::tuple& scalars, const py::obje
   passes.provide(threads, false);
   advance(
       plan, passes, Part::arrays, kernel, orders, threads,
-      [&](size_t, double p_norm) { return ratio(p_norm).cast<double>(); }, pending, entries, Ranks());
+      [&](size_t, double p_norm) { return ratio(p_norm).cast<double>(); }, pending, Ranks());
   copy_pending(pending);
 }
 

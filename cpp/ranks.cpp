@@ -6,27 +6,19 @@
 namespace schuss {
 namespace {
 
-py::list names_of(const std::vector<Entry>& entries) {
-  py::list names;
-  for (const Entry& entry : entries) names.append(entry.key);
-  return names;
-}
-
 py::array_t<double> by_blocks(const Tensor& tensor, const double* sums) {
   return py::array_t<double>(static_cast<py::ssize_t>(tensor.blocks()), sums);
 }
 
 }  // namespace
 
-std::pair<double, py::object> Ranks::survey(const std::vector<Entry>& entries, const Plan& plan,
-                                            const Passes& passes) const {
+std::pair<double, py::object> Ranks::survey(const Plan& plan, const Passes& passes) const {
   py::list finite, sums;
-  for (size_t i = 0; i < entries.size(); ++i) {
+  for (size_t i = 0; i < plan.tensors().size(); ++i) {
     finite.append(passes.all_finite(i));
     sums.append(by_blocks(plan.tensors()[i], passes.u_sums(i)));
   }
-  auto [norm, name] =
-      given_.attr("survey")(names_of(entries), finite, sums).cast<std::pair<double, std::optional<py::object>>>();
+  auto [norm, name] = given_.attr("survey")(finite, sums).cast<std::pair<double, std::optional<py::object>>>();
   return {norm, name ? *name : py::object()};
 }
 
@@ -37,18 +29,16 @@ void Ranks::ready(const Orders& orders) const {
   given_.attr("ready")(scalars);
 }
 
-std::vector<Passes::Norms> Ranks::norms(const std::vector<Entry>& entries, const Plan& plan,
-                                        const Passes& passes) const {
+std::vector<Passes::Norms> Ranks::norms(const Plan& plan, const Passes& passes) const {
   py::list p, u;
-  for (size_t i = 0; i < entries.size(); ++i) {
+  for (size_t i = 0; i < plan.tensors().size(); ++i) {
     p.append(by_blocks(plan.tensors()[i], passes.p_sums(i)));
     u.append(by_blocks(plan.tensors()[i], passes.u_sums(i)));
   }
   std::vector<Passes::Norms> found;
-  for (const auto& [of_p, of_u] :
-       given_.attr("norms")(names_of(entries), p, u).cast<std::vector<std::pair<double, double>>>())
+  for (const auto& [of_p, of_u] : given_.attr("norms")(p, u).cast<std::vector<std::pair<double, double>>>())
     found.push_back({of_p, of_u});
-  if (found.size() != entries.size()) throw py::value_error("norms: expected a pair for each parameter");
+  if (found.size() != plan.tensors().size()) throw py::value_error("norms: expected a pair for each parameter");
   return found;
 }
 

@@ -15,9 +15,9 @@ class Ranks {
   explicit operator bool() const { return static_cast<bool>(given_); }
 
   // The norm over all gradients, and the name of the first that is not finite; no object where all are.
-  std::pair<double, py::object> survey(const std::vector<Entry>& entries, const Plan& plan, const Passes& passes) const;
+  std::pair<double, py::object> survey(const Plan& plan, const Passes& passes) const;
   void ready(const Orders& orders) const;
-  std::vector<Passes::Norms> norms(const std::vector<Entry>& entries, const Plan& plan, const Passes& passes) const;
+  std::vector<Passes::Norms> norms(const Plan& plan, const Passes& passes) const;
 
   // step(low, high) for each stretch of the row.
   template <class Step>

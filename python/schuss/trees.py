@@ -6,13 +6,14 @@ whoever has some neighbouring leaves can add up the whole subtrees among them, a
 
 >>> subtrees(2, 7, 7), subtrees(0, 3, 7)
 ([(2, 4), (4, 7)], [(0, 2), (2, 3)])
->>> additions([(0, 2), (2, 3), (3, 4), (4, 7)], 7)
+>>> additions(((0, 2), (2, 3), (3, 4), (4, 7)), 7)
 [(1, 2), (0, 1), (0, 3)]
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ def subtrees(first: int, last: int, n: int) -> list[Subtree]:
     return found
 
 
-def additions(whole: Sequence[Subtree], n: int) -> list[tuple[int, int]]:
+@lru_cache(maxsize=4096)
+def additions(whole: tuple[Subtree, ...], n: int) -> list[tuple[int, int]]:
     """Which two of these sums of subtrees, all of a tree's, are added when: the second to the first, by number."""
     place = {start: i for i, (start, _) in enumerate(whole)}
     made: list[tuple[int, int]] = []
@@ -70,7 +72,7 @@ def total(sums: Sequence[float], whole: Sequence[Subtree], n: int) -> float:
     if n == 0:
         return 0.0
     found = list(sums)
-    for i, j in additions(whole, n):
+    for i, j in additions(tuple(whole), n):
         found[i] += found[j]
     return found[0]
 

@@ -84,7 +84,7 @@ class Moves:
         ]
         # A rank sends its share of a bucket once for each of its subtrees.
         self.buckets = shares.buckets(nbytes // max(map(len, self._subtrees)), chosen.__contains__)
-        self._order = additions([each for some in self._subtrees for each in some], parts)
+        self._order = additions(tuple(each for some in self._subtrees for each in some), parts)
         self._types = {"float32": ranks.MPI.FLOAT, "float64": ranks.MPI.DOUBLE}
         # Of my pieces: where each bucket ends, in bytes; and the sums of the gradients.
         sizes = [bucket.sizes()[rank] for bucket in self.buckets]
@@ -128,7 +128,7 @@ class Moves:
     def _fill(self, pieces: Sequence[Piece], parts: Subtree, out: NDArray[Any]) -> None:
         """The sum of my parts' gradients, on some pieces."""
         n = parts[1] - parts[0]
-        order = additions([(i, i + 1) for i in range(n)], n)
+        order = additions(tuple((i, i + 1) for i in range(n)), n)
         place = 0
         for piece in pieces:
             arrays = [self._gradients[part][piece.tensor][piece.slice] for part in range(*parts)]

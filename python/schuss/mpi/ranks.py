@@ -165,12 +165,17 @@ class Ranks:
 
     def gathered_lists(self, mine: NDArray[Any]) -> list[NDArray[Any]]:
         """Arrays of one axis from all ranks, each of a length of its own."""
-        counts = self.gathered(np.array([mine.nbytes])).ravel()
-        found = np.empty(int(counts.sum()), np.uint8)
-        data = np.ascontiguousarray(mine).view(np.uint8)
-        coming = [found, counts.tolist(), self.MPI.BYTE]
-        self.wait(self.started(self.comm.Iallgatherv([data, self.MPI.BYTE], coming)))
-        return [each.view(mine.dtype) for each in np.split(found, np.cumsum(counts)[:-1])]
+        lengths = self.gathered(np.array([len(mine)])).ravel().tolist()
+        return self.gathered_known(mine, lengths)
+
+    def gathered_known(self, mine: NDArray[Any], lengths: Sequence[int]) -> list[NDArray[Any]]:
+        """The same where all ranks know the lengths."""
+        counts = [length * mine.itemsize for length in lengths]
+        found = np.empty(sum(lengths), mine.dtype)
+        sent, came = np.ascontiguousarray(mine).view(np.uint8), found.view(np.uint8)
+        coming = [came, counts, self.MPI.BYTE]
+        self.wait(self.started(self.comm.Iallgatherv([sent, self.MPI.BYTE], coming)))
+        return np.split(found, np.cumsum(lengths)[:-1])
 
     def exchanged(self, outgoing: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """What each rank has for this one: ``outgoing`` has an array of one axis for each, all of one dtype."""

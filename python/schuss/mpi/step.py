@@ -123,22 +123,17 @@ class Step:
 
     # Within: what the engine calls.
 
-    def survey(self, names: Sequence[Any], finite: Sequence[bool], sums: Sequence[Any]) -> tuple[float, Any]:
+    def survey(self, finite: Sequence[bool], sums: Sequence[NDArray[np.float64]]) -> tuple[float, Any]:
         """The norm over all gradients of all ranks, and the name of the first that is not finite."""
         self.is_together = True
         self._ranks.agree()
-        flags = np.array(finite, float)
-        all_flags = self._ranks.gathered_lists(flags)
-        totals = self._totals(sums)
-        bad = {
-            piece.tensor
-            for flags, pieces in zip(all_flags, self.shares.pieces, strict=True)
-            for flag, piece in zip(flags, self._among(pieces), strict=True)
-            if not flag
-        }
-        norm = sqrt(subtree_sum(np.array([totals[i] for i in self._active])))
+        squares, not_finite = self._totals(
+            sums, [np.full(len(s), not f, float) for s, f in zip(sums, finite, strict=True)]
+        )
+        norm = sqrt(subtree_sum(np.array([squares[i] for i in self._active])))
+        bad = [self.shares.tensors[i].name for i in self._active if not_finite[i]]
         self.is_together = False
-        return norm, self.shares.tensors[min(bad)].name if bad else None
+        return norm, bad[0] if bad else None
 
     def ready(self, scalars: Sequence[Sequence[float]]) -> None:
         """All ranks go on to write, or none does."""
@@ -147,9 +142,9 @@ class Step:
         self._ranks.agree(None, [(label, _numbers(each)) for each in scalars])
         self.is_ready = True
 
-    def norms(self, names: Sequence[Any], p: Sequence[Any], u: Sequence[Any]) -> list[tuple[float, float]]:
+    def norms(self, p: Sequence[NDArray[np.float64]], u: Sequence[NDArray[np.float64]]) -> list[tuple[float, float]]:
         """Of each of my pieces' tensors, the norms of the parameter and of its direction."""
-        of_p, of_u = self._totals(p), self._totals(u)
+        of_p, of_u = self._totals(p, u)
         return [(sqrt(of_p[piece.tensor]), sqrt(of_u[piece.tensor])) for piece in self._own]
 
     def before(self, k: int) -> None:
@@ -162,25 +157,35 @@ class Step:
         if k < len(self._moves.buckets):
             self._moves.send(k, self._flat, self.lines)
 
-    def _among(self, pieces: Sequence[Piece]) -> list[Piece]:
-        return [piece for piece in pieces if self.given.kinds[piece.tensor] != NONE]
-
-    def _totals(self, sums: Sequence[NDArray[np.float64]]) -> dict[int, float]:
-        """The sum over all blocks of each tensor, from those of my pieces' blocks: all ranks do this."""
+    def _totals(self, *columns: Sequence[NDArray[np.float64]]) -> list[dict[int, float]]:
+        """The sums over all blocks of each tensor, from those of my pieces' blocks: all ranks do this."""
         mine = [
             subtree_sum(leaves[a - first : b - first])
-            for piece, leaves in zip(self._own, sums, strict=True)
+            for column in columns
+            for piece, leaves in zip(self._own, column, strict=True)
             for first, whole in [self._blocks(piece)]
             for a, b in whole
         ]
-        of_tensors: dict[int, tuple[list[float], list[Subtree]]] = {i: ([], []) for i in self._active}
-        for pieces, values in zip(self.shares.pieces, self._ranks.gathered_lists(np.array(mine, float)), strict=True):
-            left = iter(values.tolist())
-            for piece in self._among(pieces):
-                for subtree in self._blocks(piece)[1]:
-                    of_tensors[piece.tensor][0].append(next(left))
-                    of_tensors[piece.tensor][1].append(subtree)
-        return {i: total(*found, self.shares.tensors[i].blocks) for i, found in of_tensors.items()}
+        whole_of = [
+            [
+                (p.tensor, subtree)
+                for p in pieces
+                if self.given.kinds[p.tensor] != NONE
+                for subtree in self._blocks(p)[1]
+            ]
+            for pieces in self.shares.pieces
+        ]
+        lengths = [len(columns) * len(each) for each in whole_of]
+        values = self._ranks.gathered_known(np.array(mine, float), lengths)
+        found = []
+        for k in range(len(columns)):
+            of_tensors: dict[int, tuple[list[float], list[Subtree]]] = {i: ([], []) for i in self._active}
+            for each, numbers in zip(whole_of, values, strict=True):
+                for (i, subtree), number in zip(each, numbers[k * len(each) :].tolist(), strict=False):
+                    of_tensors[i][0].append(number)
+                    of_tensors[i][1].append(subtree)
+            found.append({i: total(*parts, self.shares.tensors[i].blocks) for i, parts in of_tensors.items()})
+        return found
 
     def _blocks(self, piece: Piece) -> tuple[int, list[Subtree]]:
         """The first block of a piece, and the whole subtrees that its blocks make up."""
