@@ -95,10 +95,11 @@ def simulated(job: Job, machine: Machine) -> Times:
     r, own = job.ranks, job.size / job.buckets / job.ranks
     move = (size - own) / machine.network + machine.latency if r > 1 else 0.0
     # Through the memory, in and out: what is packed; r sums of what has come; what is unpacked.
-    pack = 2 * size / machine.memory
-    add = 3 * size / machine.memory if r > 1 else 0.0
     step = job.step_bytes / n / machine.memory
-    pack_own, unpack = 2 * own / machine.memory, 2 * (size - own) / machine.memory
+    pack = add = pack_own = unpack = 0.0
+    if r > 1:
+        pack, add = 2 * size / machine.memory, 3 * size / machine.memory
+        pack_own, unpack = 2 * own / machine.memory, 2 * (size - own) / machine.memory
     now, free = 0.0, 0.0  # of the rank, and of what brings messages
     coming: list[float] = []
     going: list[float] = []
