@@ -23,6 +23,8 @@ MODULES = [
 def test_docstrings(name):
     if name == "schuss.checkpoint":
         pytest.importorskip("safetensors", reason="safetensors is not installed (extra checkpoint)")
+    if name.startswith("schuss.mpi."):
+        pytest.importorskip("mpi4py", reason="mpi4py is not installed (extra mpi)")
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

@@ -221,12 +221,3 @@ def test_bench(tmp_path):
     rows = json.loads(file.read_text())["rows"]
     assert {row["way"] for row in rows} == {"sharded", "sharded, mpi's sum", "replicated"}
     assert all(row["received"] == row["least"] for row in rows if row["way"] == "sharded")
-
-
-def test_without_mpi4py_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mpi4py", None)
-    monkeypatch.setitem(sys.modules, "mpi4py.MPI", None)
-    from schuss.mpi import Sharded
-
-    with pytest.raises(ImportError):
-        Sharded(schuss.SGD())

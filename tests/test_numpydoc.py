@@ -20,6 +20,7 @@ MODULES = [
     "schuss.nn",
     "schuss.datasets",
     "schuss.checkpoint",
+    "schuss.mpi",
     "schuss.threads",
     "schuss.info",
     "schuss.textbook",

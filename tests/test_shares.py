@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import sys
 import zlib
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import schuss
 from conftest import assert_same_bits
-from schuss import _core, memory, threads
+from schuss import _core, cli, memory, threads
 from schuss.lab import scale
 from schuss.shards import Index, write_index, write_share
 from schuss.shares import BLOCK, Piece, Shares, Tensor
@@ -421,6 +422,35 @@ def test_an_index_whose_shares_go_while_it_is_read_is_read_anew(shards, monkeypa
     again, found = schuss.load(path)
     assert again.t == opt.t == 3
     assert_same_bits(found["W"], params["W"])
+
+
+class WithoutMPI:
+    """As where mpi4py is not installed."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "mpi4py":
+            raise ModuleNotFoundError(f"No module named {name!r}", name="mpi4py")
+
+
+def test_without_mpi4py_one_line_says_what_to_install(monkeypatch, capsys, tmp_path):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mpi4py"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [WithoutMPI(), *sys.meta_path])
+    with pytest.raises(ImportError, match=r'schuss\.mpi needs mpi4py: pip install "schuss\[mpi\]"'):
+        schuss.mpi.Sharded(schuss.SGD())
+    for argv in (["bench", "--mpi"], ["train", "mnist", "--parts", "2", "--out", str(tmp_path)]):
+        assert cli.main(argv) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith('needs mpi4py: pip install "schuss[mpi]"')
+
+
+def test_what_a_step_over_ranks_needs_is_printed(capsys):
+    assert cli.main(["scale", "--parameters", "1e9", "--ranks", "8"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split()[:2] == ["parameters", "ranks"]
+    assert " ".join(out.splitlines()[1].split()).startswith("1e9 8 7 GB 1 GB")
+    assert cli.main(["scale", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 12
 
 
 # What many ranks need, on paper.
