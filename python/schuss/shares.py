@@ -2,7 +2,8 @@
 
 All tensors lie in one row, those of one dtype beside each other, each in the order in which an update walks over it. A
 share is a stretch of the row. It is cut where a tensor's blocks begin, as its norm is a sum over blocks; a rule that
-needs whole tensors gets them whole, the next largest to whoever has least.
+needs whole tensors gets them whole, the next largest to whoever has least. Where an element lies in the whole, which
+does not depend on the shares, is its place in a piece and the piece's first one: what hashes of it go by.
 
 >>> import numpy as np
 >>> shares = Shares([Tensor.of("W", np.zeros((3, 1000), np.float32)), Tensor.of("b", np.zeros(5, np.float32))], ranks=2)

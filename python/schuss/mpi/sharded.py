@@ -176,7 +176,11 @@ class Sharded:
                 error = found
             sharing = {"parts": parts, "weight": weight, "reduction": reduction, "bucket": bucket}
             facts = [("what they do", "Sharded()"), *((name, str(value)) for name, value in sharing.items())]
-            self._ranks.agree(error, facts)
+            try:
+                self._ranks.agree(error, facts)
+            except Exception:
+                self._ranks.close()
+                raise
         assert parts is not None
         object.__setattr__(optimizer, "_shared", True)
         self.optimizer, self.parts = optimizer, parts
