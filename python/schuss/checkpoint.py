@@ -181,6 +181,11 @@ def _load_shares(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]
         }
         params = [index.whole_param(i) for i in range(len(index.tensors))] if index.has_params else None
         opt = index.optimizer(classes, state)
+        if opt.t and any(tensor.size == 0 for tensor in index.tensors):  # of which no share has a piece
+            for tensor in index.tensors:
+                if tensor.size == 0:
+                    state[tensor.name] = opt._make_state(tensor.name, np.zeros(tensor.shape, tensor.dtype))
+            opt = index.optimizer(classes, state)
     if params is None or index.listed:
         return Checkpoint(opt, params)
     return Checkpoint(opt, {tensor.name: p for tensor, p in zip(index.tensors, params, strict=True)})
