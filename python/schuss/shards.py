@@ -184,6 +184,13 @@ class Index:
         Of the file at this path.
     """
 
+    whole: bool
+    listed: bool
+    has_params: bool
+    tensors: list[Tensor]
+    sharing: dict[str, Any]
+    slots: list[list[str]]
+
     def __init__(self, path: Path, data: bytes) -> None:
         self._path = path
         self._open: dict[int, tuple[_Reader, dict[str, int]]] = {}

@@ -139,6 +139,12 @@ class Shares:
         Whether no tensor may be cut.
     """
 
+    tensors: tuple[Tensor, ...]
+    ranks: int
+    whole: bool
+    row: list[int]
+    pieces: tuple[tuple[Piece, ...], ...]  # by rank
+
     def __init__(self, tensors: Sequence[Tensor], ranks: int, *, whole: bool = False) -> None:
         self.tensors, self.ranks, self.whole = tuple(tensors), ranks, whole
         # In the row's order.

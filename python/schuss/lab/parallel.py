@@ -28,7 +28,7 @@ T = TypeVar("T")
 class Alone:
     """One process, and whole batches."""
 
-    shown = True  # whether this process tells the user
+    shown: bool = True  # whether this process tells the user
 
     def stepper(self, opt: Optimizer) -> Any:
         """What steps by this optimizer's rule."""
@@ -73,6 +73,8 @@ class Together(Alone):
     parts : int, optional
         As many as ranks if it is not given.
     """
+
+    parts: int
 
     def __init__(self, parts: int | None = None) -> None:
         self._ranks = Ranks(None)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..shares import Piece, Shares
+from ..shares import Bucket, Piece, Shares
 from ..trees import Subtree, add_arrays, additions, subtrees
 from .ranks import Ranks
 
@@ -62,6 +62,11 @@ class Moves:
     sums : mapping of dtype -> array
         Memory for the sums of this rank's share.
     """
+
+    buckets: list[Bucket]
+    windows: list[int]
+    received: int
+    seconds: dict[str, float]
 
     def __init__(
         self,

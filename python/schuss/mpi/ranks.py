@@ -43,6 +43,9 @@ class RankError(RuntimeError):
         What it told.
     """
 
+    rank: int
+    text: str
+
     def __init__(self, rank: int, text: str) -> None:
         super().__init__(rank, text)
         self.rank, self.text = rank, text
@@ -59,6 +62,10 @@ class Ranks:
     comm : mpi4py.MPI.Intracomm, or None
         It is duplicated; all of its ranks make this at the same time. None is MPI.COMM_WORLD.
     """
+
+    comm: Any
+    rank: int
+    size: int
 
     def __init__(self, comm: Any) -> None:
         self.MPI: Any = need("mpi4py.MPI", "schuss.mpi", extra="mpi")

@@ -140,6 +140,9 @@ class Sharded:
     array([0.5, 0.5, 1. ])
     """
 
+    optimizer: Optimizer
+    parts: int
+
     def __init__(
         self,
         optimizer: Optimizer,

@@ -39,6 +39,14 @@ class Step:
         Bytes that travel together.
     """
 
+    shares: Shares
+    given: Given
+    lines: dict[int, Line]
+    pieces: dict[int, NDArray[Any]]
+    is_ready: bool
+    is_together: bool
+    windows: list[int]
+
     def __init__(
         self,
         ranks: Ranks,
