@@ -45,13 +45,11 @@ class Engine {
 
   // The same of a share: `params` are this process's parts of the parameters, and `ranks` asks those who have the other
   // parts. Each of its methods is called by all of them at once, and raises for all where one of them has failed:
-  //   survey(finite, sums)  before the step: each gradient's sums of squares by blocks; returns the norm over
-  //   all
+  //   survey(finite, sums) before the step: each gradient's sums of squares by blocks; returns the norm over all
   //                        gradients, and the name of the first that is not finite, or None
   //   ready(scalars)       nothing is written before that
   //   norms(p, u)          of a rule in two halves: the sums of squares of its parameters and directions; returns a
-  //   pair
-  //                        of norms for each
+  //                        pair of norms for each
   //   windows              ends of stretches of the row, in bytes
   //   before(i), after(i)  around the step of the i-th stretch
   void update_share(const py::object& optimizer, const py::object& params, const py::object& grads,

@@ -68,17 +68,20 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.close(handle)
 
 
-def read_whole(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file, which another process may cut short meanwhile: a memory map of it would crash then."""
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Open a file to read, and not wait for the other end of what turns out to be a pipe."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:  # not to wait for the other end of what turns out to be a pipe
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError(f"{os.fspath(path)} is not a regular file, and so no checkpoint")
-        with open(handle, "rb", closefd=False) as file:
-            return file.read(about.st_size)
-    finally:
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
+        raise ValueError(f"{os.fspath(path)} is not a regular file, and so no checkpoint")
+    return handle
+
+
+def read_whole(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """The bytes of a file, at most so many; another process may cut it short, and a memory map of it would crash."""
+    with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return file.read(size if most is None else min(size, most))
 
 
 def saved_name(name: Any) -> Any:

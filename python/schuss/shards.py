@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from ._extras import need
 from .checks import count, shown
-from .files import read_whole, saved_name, sum_of, sync, synced, write_whole
+from .files import open_regular, read_whole, saved_name, sum_of, sync, synced, write_whole
 from .shares import DTYPES, Piece, Tensor
 from .states import made_from
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from .base import Optimizer
 
 _BEGINNING = b'{"schuss.shares"'
+INDEX_BEGINS = len(_BEGINNING)  # so many bytes tell whether a file is an index
 _VERSION = 1
 _KEY = "schuss.share"  # of a share's metadata
 _FILE = r"\.[0-9a-f]{16}\.\d+-of-\d+\.safetensors"  # what follows the index's name in a share's
@@ -121,12 +121,13 @@ class _Reader:
     """
 
     def __init__(self, path: Path) -> None:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         self._path = path
+        try:
+            handle = open_regular(path)
+        except ValueError as error:
+            raise _unfit_share(path, "it is not a regular file") from error
         self._file = os.fdopen(handle, "rb", buffering=0)
-        try:  # not to wait for the other end of what turns out to be a pipe
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise ValueError("it is not a regular file")
+        try:
             length = int.from_bytes(self._exactly(8), "little")
             if length > os.fstat(handle).st_size:
                 raise ValueError("it is shorter than its header says")

@@ -47,8 +47,13 @@ class Tensor(NamedTuple):
     @property
     def grain(self) -> int:
         """What it is cut in multiples of, in elements."""
-        width = prod(self.shape[1:]) if self.rows_stay else 1
+        width = self.width if self.rows_stay else 1
         return BLOCK * width // gcd(BLOCK, width) if width else BLOCK
+
+    @property
+    def width(self) -> int:
+        """How many elements a row has."""
+        return prod(self.shape[1:])
 
     @property
     def size(self) -> int:

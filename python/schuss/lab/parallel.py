@@ -137,14 +137,9 @@ class Together(Alone):
         self._agreed(work, self.shown)
 
     def _agreed(self, work: Callable[[], object], mine: bool) -> None:
-        error = None
-        with self._ranks.together():
-            try:
-                if mine:
-                    work()
-            except Exception as raised:
-                error = raised
-            self._ranks.agree(error)
+        with self._ranks.together(), self._ranks.agreed():
+            if mine:
+                work()
 
     @contextmanager
     def settled(self) -> Iterator[None]:

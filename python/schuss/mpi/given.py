@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
@@ -12,12 +11,12 @@ import numpy as np
 from .. import _core
 from ..base import Optimizer
 from ..checks import shown
+from ..files import sum_of
 from ..options import Grads, Params
 from ..rows import Rows
 from ..schedules import Schedule
 from ..shares import BLOCK, Shares, Tensor
 from .moves import Line
-from .ranks import Facts
 
 ARRAY, ROWS, NONE = "an array", "Rows", "None"
 
@@ -113,10 +112,10 @@ def _like_before(tensors: Sequence[Tensor], before: Sequence[Tensor]) -> list[Te
     return list(before)
 
 
-def sums_of(given: Given) -> Facts:
+def sums_of(given: Given) -> list[tuple[str, str]]:
     """A checksum of each parameter."""
     return [
-        (f"the values of params[{tensor.name!r}]", f"those of checksum {zlib.crc32(np.asarray(p, order='C').data):08x}")
+        (f"the values of params[{tensor.name!r}]", f"those of checksum {sum_of(np.asarray(p, order='C')):08x}")
         for tensor, p in zip(given.tensors, given.params, strict=True)
     ]
 
@@ -149,10 +148,9 @@ def lines_of(given: Given) -> dict[int, Line]:
     return {i: tensor.line(p) for i, (tensor, p) in enumerate(zip(given.tensors, given.params, strict=True))}
 
 
-def facts_of(given: Given, opt: Optimizer, others: Facts) -> Facts:
+def facts_of(given: Given, opt: Optimizer) -> list[tuple[str, str]]:
     """What all ranks must have in common, each as a label and a text."""
     facts = [("the class of the optimizer", type(opt).__name__), ("t", str(opt.t)), ("skipped", str(opt.skipped))]
-    facts = [*others, *facts]
     facts += [(f"the optimizer's {name}", _text(getattr(opt, name, None))) for name in opt._arguments]
     facts.append(("what the optimizer remembers", repr(opt._memories(opt.t))))
     for i, (tensor, kind) in enumerate(zip(given.tensors, given.kinds, strict=True)):

@@ -14,7 +14,7 @@ from ..checkpoint import load as load_whole
 from ..files import read_whole
 from ..memory import copy_of, in_files
 from ..options import Params
-from ..shards import Index, is_index
+from ..shards import INDEX_BEGINS, Index, is_index
 from ..shares import Piece, Shares, Tensor
 from .ranks import Ranks
 from .sharded import BUCKET, Sharded
@@ -96,24 +96,20 @@ def load(
     (1, array([0.5, 1. , 1. ]))
     """
     ranks = Ranks(comm)
-    error, found = None, None
+    found = None
     given = {"parts": parts, "weight": weight, "reduction": reduction}
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
-        with ranks.together():
-            try:
-                if is_index(read_whole(path)):
-                    found = _read(path, ranks, classes, state_dir, params)
-                    asked = {**found.sharing, **asked}
-                elif params is not None:
-                    raise ValueError(
-                        f"params: {os.fspath(path)} is of one process, and read by schuss.load into new arrays"
-                    )
-                else:
-                    opt, params = load_whole(path, classes)
-            except Exception as raised:
-                error = raised
-            ranks.agree(error)
+        with ranks.together(), ranks.agreed():
+            if is_index(read_whole(path, most=INDEX_BEGINS)):
+                found = _read(path, ranks, classes, state_dir, params)
+                asked = {**found.sharing, **asked}
+            elif params is not None:
+                raise ValueError(
+                    f"params: {os.fspath(path)} is of one process, and read by schuss.load into new arrays"
+                )
+            else:
+                opt, params = load_whole(path, classes)
         others: dict[str, Any] = {"bucket": bucket, "state_dir": state_dir}
         if found is None:
             return Checkpoint(Sharded(opt, ranks, **asked, **others), params)

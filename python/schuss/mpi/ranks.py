@@ -213,6 +213,17 @@ class Ranks:
         if (heads[:, 1:33] != heads[0, 1:33]).any():
             self._raise(ValueError(self._difference(facts)))
 
+    @contextmanager
+    def agreed(self) -> Iterator[list[tuple[str, str]]]:
+        """Around what each rank does by itself: all agree on how it has ended, and on the facts that it adds."""
+        error = None
+        facts: list[tuple[str, str]] = []
+        try:
+            yield facts
+        except Exception as found:
+            error = found
+        self.agree(error, facts)
+
     def _difference(self, facts: Facts) -> str:
         data = np.frombuffer(json.dumps(list(facts)).encode(), np.uint8)
         told = [json.loads(each.tobytes()) for each in self.gathered_lists(data)]

@@ -17,7 +17,7 @@ from ..shards import Share, real_path, write_index, write_share
 from ..shares import Shares
 from ..states import savable
 from .given import Given, facts_of, lines_of, look_at
-from .ranks import Facts, Ranks
+from .ranks import Ranks
 
 
 def save(
@@ -30,9 +30,7 @@ def save(
     sharing: dict[str, Any],
 ) -> None:
     """Write all shares, then the index; what was there before stays until that is on the disk."""
-    error: Exception | None = None
-    facts: Facts = ()
-    try:
+    with ranks.agreed() as facts:
         need("safetensors.numpy", "saving checkpoints", extra="checkpoint")
         where = real_path(path)
         document = {
@@ -54,30 +52,20 @@ def save(
         lines = lines_of(given) if params is not None and given is not None else None
         wanted = None if lines is None else [np.ascontiguousarray(lines[p.tensor][p.slice]) for p in pieces]
         state = [opt._engine.state.get(shares.tensors[piece.tensor].name, {}) for piece in pieces]
-        facts = [("what they do", "save()"), ("the path", os.fspath(where)), ("params given", str(params is not None))]
+        facts += [("what they do", "save()"), ("the path", os.fspath(where)), ("params given", str(params is not None))]
         if given is not None:
-            facts = facts_of(given, opt, facts)
-    except Exception as found:
-        error = found
-    ranks.agree(error, facts)
-    assert shares is not None
+            facts += facts_of(given, opt)
     token = ranks.gathered(np.frombuffer(token_hex(8).encode(), np.uint8))[0].tobytes().decode()
     share = None
     try:
-        share = write_share(where, token, ranks.rank, ranks.size, pieces, state, wanted)
-    except Exception as found:
-        error = found
-    try:
-        ranks.agree(error)
+        with ranks.agreed():
+            share = write_share(where, token, ranks.rank, ranks.size, pieces, state, wanted)
     except Exception:
         if share is not None and not ranks.ended:  # all know that there will be no index of it
             where.with_name(share.file).unlink(missing_ok=True)
         raise
     # From here on there may be an index that names these shares; if there is none, the next save removes them.
     written = ranks.gathered_lists(np.frombuffer(json.dumps(share).encode(), np.uint8))
-    try:
+    with ranks.agreed():
         if ranks.rank == 0:
             write_index(where, document, shares.tensors, [Share(*json.loads(each.tobytes())) for each in written])
-    except Exception as found:
-        error = found
-    ranks.agree(error)

@@ -159,9 +159,8 @@ class Sharded:
         except TypeError:
             _checked_optimizer(optimizer)  # which may be what is wrong
             raise
-        with self._ranks.together():
-            error = None
-            try:
+        try:
+            with self._ranks.together(), self._ranks.agreed() as facts:
                 _checked_optimizer(optimizer)
                 parts = self._ranks.size if parts is None else count("parts", parts, 1)
                 if parts < self._ranks.size:
@@ -175,15 +174,11 @@ class Sharded:
                 bucket = count("bucket", bucket, 1)
                 if state_dir is not None and not Path(state_dir).is_dir():
                     raise ValueError(f"state_dir must be a directory, got {shown(state_dir)}")
-            except Exception as found:
-                error = found
-            sharing = {"parts": parts, "weight": weight, "reduction": reduction, "bucket": bucket}
-            facts = [("what they do", "Sharded()"), *((name, str(value)) for name, value in sharing.items())]
-            try:
-                self._ranks.agree(error, facts)
-            except Exception:
-                self._ranks.close()
-                raise
+                sharing = {"parts": parts, "weight": weight, "reduction": reduction, "bucket": bucket}
+                facts += [("what they do", "Sharded()"), *((name, str(value)) for name, value in sharing.items())]
+        except Exception:
+            self._ranks.close()
+            raise
         assert parts is not None
         object.__setattr__(optimizer, "_shared", True)
         self.optimizer, self.parts = optimizer, parts
@@ -398,15 +393,10 @@ class Sharded:
         ranks, opt = self._ranks, self.optimizer
         with ranks.together():
             error: Exception | None = None
-            facts: Facts = ()
-            step, scale = None, 1.0
-            try:
+            with ranks.agreed() as facts:
                 scale = self._checked_scale(grad_scale)
-                step, facts = self._prepared(params, grads, grad_scale)
-            except Exception as found:
-                error = found
-            ranks.agree(error, facts)
-            assert step is not None  # as there is no error
+                step, found_facts = self._prepared(params, grads, grad_scale)
+                facts += found_facts
             self._given, self._shares = step.given._replace(grads=[]), step.shares
             self._lines, self._pieces = step.lines, step.pieces
             step.begin()
@@ -462,9 +452,9 @@ class Sharded:
         if self._given is None or any(p is not old for p, old in zip(given.params, self._given.params, strict=True)):
             lines = lines_of(given)
             pieces = self._cut(given, shares, lines)
-        facts = facts_of(given, opt, [("what they do", "update()"), ("grad_scale", repr(grad_scale))])
+        facts = [("what they do", "update()"), ("grad_scale", repr(grad_scale)), *facts_of(given, opt)]
         if self._given is None:
-            facts = [*facts, *sums_of(given)]
+            facts += sums_of(given)
         at_once = opt.clip_norm is not None or opt.on_nonfinite != "propagate" or opt._looks_at != "elements"
         step = Step(
             *(ranks, shares, given, lines, pieces, self._way(given, shares)),

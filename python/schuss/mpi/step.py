@@ -108,25 +108,25 @@ class Step:
         tensor = self.shares.tensors[i]
         rows = [grads[i] for grads in self.given.grads]
         indices = np.concatenate([each.indices for each in rows])
-        width = int(np.prod(tensor.shape[1:]))
-        values = np.concatenate([each.values.reshape(-1, width) for each in rows])
-        to_whom = [np.flatnonzero((indices >= low) & (indices < high)) for low, high in self._row_ranges(i)]
+        values = np.concatenate([each.values.reshape(-1, tensor.width) for each in rows])
+        ranges = self._row_ranges(i)
+        to_whom = [np.flatnonzero((indices >= low) & (indices < high)) for low, high in ranges]
         coming = self._ranks.exchanged([indices[chosen] for chosen in to_whom])
         coming_values = self._ranks.exchanged([values[chosen].ravel() for chosen in to_whom])
         self._moves.received += sum(
             each.nbytes for came in (coming, coming_values) for r, each in enumerate(came) if r != self._ranks.rank
         )
-        low, _ = self._row_ranges(i)[self._ranks.rank]
+        low, _ = ranges[self._ranks.rank]
         found = np.concatenate(coming_values).reshape(-1, *tensor.shape[1:])
         self._rows[i] = Rows(np.concatenate(coming) - low, found)
 
     def _row_ranges(self, i: int) -> list[tuple[int, int]]:
-        """Which rows of a table are each rank's."""
-        width = int(np.prod(self.shares.tensors[i].shape[1:]))
+        """Which rows of a table, which has elements, are each rank's."""
+        width = self.shares.tensors[i].width
         found = []
         for pieces in self.shares.pieces:
             mine = next((piece for piece in pieces if piece.tensor == i), Piece(i, 0, 0))
-            found.append((mine.first // max(width, 1), mine.last // max(width, 1)))
+            found.append((mine.first // width, mine.last // width))
         return found
 
     # Within: what the engine calls.
@@ -241,8 +241,7 @@ class Step:
         tensor, ranks = self.shares.tensors[i], self._ranks
         low, high = self._row_ranges(i)[ranks.rank]
         changed = np.arange(high - low) if everything else np.unique(self._rows[i].indices)
-        width = int(np.prod(tensor.shape[1:]))
-        most = max(1, self._bucket // ranks.size // max(1, width * tensor.itemsize))
+        most = max(1, self._bucket // ranks.size // (tensor.width * tensor.itemsize))
         longest = int(ranks.gathered(np.array([len(changed)])).max())
         for start in range(0, longest, most):
             chosen = changed[start : start + most]
