@@ -590,6 +590,7 @@ def raising(rule):
     while True:
         stops += 1
         opt, params, grads = Sharded(make(), bucket=20_000), numbers(shapes, 0), numbers(shapes, (1, RANK))
+        COMM.Barrier()  # no rank may fail while another still makes its optimizer, which would be told there
         at["stop"], place["now"] = stops, 0
         start = time.monotonic()
 
