@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdlib>
+#include <optional>
 #include <utility>
 
 namespace schuss {
@@ -18,28 +20,71 @@ std::string type_name(py::handle value) { return Py_TYPE(value.ptr())->tp_name; 
 // The types compared on every call; never let go of, as they must outlive the interpreter's last module.
 struct {
   PyObject *ndarray, *memmap;
-  std::array<PyObject*, std::size(formats)> scalars;
+  std::array<PyObject*, std::size(formats)> scalars;  // of the formats that lie as they are computed
 } types;
 
 PyObject*& scalar_type(Format format) { return types.scalars[static_cast<size_t>(format)]; }
+
+// The number that the package ml_dtypes was given for its bfloat16 by NumPy, once an array of it was met.
+std::atomic<int> bfloat16_number{known_later};
+
+int number_of(Format format) {
+  const int number = about(format).numpy_type;
+  return number == known_later ? bfloat16_number.load(std::memory_order_relaxed) : number;
+}
+
+// Types that are not NumPy's own have numbers from here on. Ours is known by its name and where it comes from: the
+// package need not be imported.
+constexpr int first_of_others = 256;
+
+bool is_bfloat16(const py::detail::PyArrayDescr_Proxy& descr) {
+  if (descr.type_num < first_of_others || !descr.typeobj) return false;
+  const py::handle type(descr.typeobj);
+  const auto is = [&](const char* attribute, const char* text) {
+    const py::object value = py::getattr(type, attribute, py::none());
+    return PyUnicode_Check(value.ptr()) && PyUnicode_CompareWithASCIIString(value.ptr(), text) == 0;
+  };
+  return is("__name__", "bfloat16") && is("__module__", "ml_dtypes");
+}
+
+// The format of an array in this processor's order of bytes, if it is one of ours.
+std::optional<Format> format_of(const py::detail::PyArrayDescr_Proxy& descr) {
+  for (const FormatLine& line : formats)
+    if (descr.type_num == number_of(line.format)) return line.format;
+  if (!is_bfloat16(descr)) return {};
+  bfloat16_number = descr.type_num;
+  return Format::bfloat16;
+}
 
 // Of a Python float, or of one of NumPy's scalars.
 std::optional<Format> float_format(py::handle value) {
   if (PyFloat_CheckExact(value.ptr())) return Format::float64;
   for (const FormatLine& line : formats)
-    if (reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())) == scalar_type(line.format)) return line.format;
+    if (lies_plainly(line.format) && reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())) == scalar_type(line.format))
+      return line.format;
   return {};
 }
 
-// "float32 or float64".
-std::string accepted() {
+// What arrays of some uses are called: "float32 or float64".
+std::string accepted(Use last) {
   std::string names;
-  for (const FormatLine& line : formats) names += (names.empty() ? "" : " or ") + std::string(line.name);
-  return names;
+  for (const FormatLine& line : formats)
+    if (line.use <= last) names += (names.empty() ? "" : ", ") + std::string(line.name);
+  const size_t comma = names.rfind(", ");
+  return names.replace(comma, 2, " or ");
 }
 
+// A function on arrays by themselves takes them as they are computed: what is coded has something beside it.
+Use last_use(const Name& name) {
+  if (!name.key) return Use::plain;
+  return name.role == Role::state ? Use::state : Use::coded;
+}
+
+bool is_native(const py::detail::PyArrayDescr_Proxy& descr) { return descr.byteorder == '=' || descr.byteorder == '|'; }
+
 [[noreturn]] void refuse_type(py::handle value, const Name& name) {
-  std::string text = name.text() + ": expected a numpy.ndarray of " + accepted() + ", got " + type_name(value);
+  std::string text =
+      name.text() + ": expected a numpy.ndarray of " + accepted(last_use(name)) + ", got " + type_name(value);
   if (name.role == Role::state)
     text += "; state is kept from step to step, and a number cannot change in place";
   else if (PyBool_Check(value.ptr()) || PyLong_Check(value.ptr()))
@@ -59,9 +104,10 @@ std::string accepted() {
 }
 
 [[noreturn]] void refuse_dtype(py::handle descr, const Name& name) {
-  const py::dtype dtype = py::reinterpret_borrow<py::dtype>(descr);
-  std::string text = name.text() + ": expected dtype " + accepted() + ", got " + py::str(descr).cast<std::string>();
-  if (format_of(dtype.num()))
+  std::string text =
+      name.text() + ": expected dtype " + accepted(last_use(name)) + ", got " + py::str(descr).cast<std::string>();
+  const auto& proxy = *array_descriptor_proxy(descr.ptr());
+  if (format_of(proxy) && !is_native(proxy))
     text += ", which is byte-swapped; convert it once with .astype(dtype.newbyteorder('='))";
   else
     text += "; convert it once with .astype(numpy.float32) or numpy.float64";
@@ -90,7 +136,8 @@ void learn_types() {
   const py::module_ numpy = py::module_::import("numpy");
   const auto type = [&numpy](const char* name) { return py::object(numpy.attr(name)).release().ptr(); };
   types = {type("ndarray"), type("memmap"), {}};
-  for (const FormatLine& line : formats) scalar_type(line.format) = type(line.name);
+  for (const FormatLine& line : formats)
+    if (lies_plainly(line.format)) scalar_type(line.format) = type(line.name);
 }
 
 Layout::Layout(int ndim, const py::ssize_t* shape, const py::ssize_t* strides) : ndim_(ndim) {
@@ -129,8 +176,8 @@ bool View::is_like(py::handle value) const {
   if (kind != Kind::array || !is_array(value)) return false;
   const auto* now = array_proxy(value.ptr());
   const auto* descr = array_descriptor_proxy(now->descr);
-  return descr->type_num == about(format).numpy_type && (descr->byteorder == '=' || descr->byteorder == '|') &&
-         now->flags & npy_api::NPY_ARRAY_ALIGNED_ && layout.same(now->nd, now->dimensions, now->strides);
+  return descr->type_num == number_of(format) && is_native(*descr) && now->flags & npy_api::NPY_ARRAY_ALIGNED_ &&
+         layout.same(now->nd, now->dimensions, now->strides);
 }
 
 char* data_of(py::handle array) { return array_proxy(array.ptr())->data; }
@@ -164,9 +211,8 @@ View look(py::handle value, const Name& name) {
   }
   const auto* array = array_proxy(value.ptr());
   const auto* descr = array_descriptor_proxy(array->descr);
-  const bool native = descr->byteorder == '=' || descr->byteorder == '|';
-  const std::optional<Format> format = format_of(descr->type_num);
-  if (!format || !native) refuse_dtype(array->descr, name);
+  const std::optional<Format> format = format_of(*descr);
+  if (!format || !is_native(*descr) || about(*format).use > last_use(name)) refuse_dtype(array->descr, name);
   view.data = array->data;
   view.format = *format;
   view.layout = Layout(array->nd, array->dimensions, array->strides);
@@ -187,6 +233,7 @@ View look(py::handle value, const Name& name) {
 View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape) {
   View view = look(value, name);
   if (view.kind != Kind::array) refuse_type(value, name);
+  if (!lies_plainly(view.format)) refuse_dtype(array_proxy(value.ptr())->descr, {Role::gradient, {}, name.slot});
   const auto fits = [](py::ssize_t length, py::ssize_t any) { return any < 0 || length == any; };
   const py::ssize_t* const found = view.layout.shape();
   if (shape.size() != static_cast<size_t>(view.layout.ndim()) ||

@@ -82,6 +82,9 @@ void refuse_other_rows(const Entry& entry) {
   if (axes != g.layout.ndim() || !std::equal(p.layout.shape() + 1, p.layout.shape() + axes, g.layout.shape() + 1))
     throw py::value_error(entry.g_name().text() + " has values of shape " + shape_text(g) +
                           ", its parameter has shape " + shape_text(p) + "; all axes but the first must be equal");
+  if (!lies_plainly(g.format))
+    throw py::type_error(entry.g_name().text() + " is by rows, whose values are " + g.dtype() +
+                         "; convert them with .astype(numpy.float32)");
   if (!has_whole_rows(g) || (g.layout.shape()[0] > 1 && g.layout.strides()[0] != row_bytes(g)))
     throw py::value_error(entry.g_name().text() +
                           ": its values must be a C-contiguous array; pass numpy.ascontiguousarray(...) of them");
@@ -106,9 +109,10 @@ bool has_whole_rows(const View& view) {
 
 void refuse_mismatch(const Entry& entry) {
   const View &p = entry.p_view, &g = entry.g_view;
-  if (p.format != g.format)
+  const bool alike = p.format == g.format || (computed(p.format) == computed(g.format) && p.kind == Kind::array);
+  if (!alike)
     throw py::type_error(entry.g_name().text() + " is " + g.dtype() + ", its parameter is " + p.dtype() +
-                         "; convert the gradient with .astype(numpy." + p.dtype() + ")");
+                         "; convert the gradient with .astype(numpy." + about(computed(p.format)).name + ")");
   if (entry.by_rows()) return refuse_other_rows(entry);
   if (!p.layout.same_shape(g.layout))
     throw py::value_error(entry.g_name().text() + " has shape " + shape_text(g) + ", its parameter has shape " +
@@ -117,7 +121,10 @@ void refuse_mismatch(const Entry& entry) {
 
 void refuse_change(const Entry& entry, const Name& name, const View& state) {
   const View& p = entry.p_view;
-  if (p.format == state.format && p.layout.same_shape(state.layout)) return;
+  const bool fewer_bits = about(state.format).use != Use::plain && state.format != Format::float16 &&
+                          state.format != Format::int16 && computed(p.format) == Format::float32 &&
+                          p.kind == Kind::array;
+  if ((state.format == computed(p.format) || fewer_bits) && p.layout.same_shape(state.layout)) return;
   const std::string made = entry.p_name().text() + " is " + p.dtype() + " of shape " + shape_text(p) + ", but ";
   if (!entry.key)
     throw py::value_error(made + name.text() + " is " + state.dtype() + " of shape " + shape_text(state) +

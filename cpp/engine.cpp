@@ -24,7 +24,7 @@ namespace {
 using isa::kernels;
 
 // A rule of the user's, whose step is NumPy's: it has a rate, and no loop.
-const Kernel numpy_kernel = {"NumPy", 1, 0, {}, false, nullptr, nullptr};
+const Kernel numpy_kernel = {"NumPy", 1, 0, {}, false, nullptr, nullptr, nullptr};
 
 const Kernel& find_kernel(const std::string& rule) {
   if (rule == numpy_kernel.rule) return numpy_kernel;
@@ -270,7 +270,12 @@ std::pair<Plan, py::object> Engine::make_plan(const py::object& optimizer, const
     for (const Entry& entry : entries_) names.append(entry.key);
     groups = optimizer.attr("_groups").attr("numbers_of")(names, params).cast<std::vector<size_t>>();
   }
-  Plan plan(*kernel_, averaged_, entries_, states, groups);
+  const auto place_of = [&](size_t i) {
+    const auto [number, first, mastered] =
+        optimizer.attr("_place_of")(entries_[i].key).cast<std::tuple<uint32_t, uint64_t, bool>>();
+    return Place{number, first, mastered};
+  };
+  Plan plan(*kernel_, averaged_, entries_, states, groups, place_of);
   py::object all;
   if (!fresh.empty()) {
     all = state_[0].attr("copy")();
@@ -465,18 +470,42 @@ Step Engine::step_of(size_t i) const {
   return {group.scalars, orders_.around(group), orders_.plain(group), orders_.flush};
 }
 
+void Engine::refuse_rows(const Entry& entry) const {
+  if (kernel_->halves() || kernel_ == &numpy_kernel)
+    throw py::type_error(entry.g_name().text() + " is by rows, which " +
+                         (kernel_->halves()
+                              ? std::string(kernel_->rule) + " cannot take: its step needs all of an array"
+                              : std::string("a rule of your own cannot take")) +
+                         "; give it Rows.dense(n), or another rule for this parameter");
+}
+
+// Of gradients by rows for what has fewer bits: they are filled in block by block, and all rows make the step.
+std::vector<std::pair<size_t, Named>> Engine::prepare_filled(const Plan& plan) const {
+  std::vector<std::pair<size_t, Named>> found;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (!plan.tensors()[i].filled) continue;
+    const Entry& entry = entries_[i];
+    refuse_rows(entry);
+    if (touched_)
+      throw py::value_error(entry.g_name().text() +
+                            " is by rows, and sparse=\"touched\" lets the other rows rest, which " +
+                            entry.p_name().text() +
+                            " cannot with a dtype or state of fewer than 32 bits; use float32 for both: "
+                            "groups={name: {\"state_dtype\": \"float32\"}}");
+    const size_t rows = static_cast<size_t>(entry.p_view.layout.shape()[0]);
+    found.emplace_back(
+        i, name_rows(entry.indices, static_cast<size_t>(entry.g_view.layout.shape()[0]), rows, entry.g_name()));
+  }
+  return found;
+}
+
 std::vector<Engine::ByRows> Engine::prepare_rows(const Plan& plan) {
   std::vector<ByRows> found;
   for (size_t i = 0; i < entries_.size(); ++i) {
     const Tensor& tensor = plan.tensors()[i];
     if (!tensor.table) continue;
     const Entry& entry = entries_[i];
-    if (kernel_->halves() || kernel_ == &numpy_kernel)
-      throw py::type_error(entry.g_name().text() + " is by rows, which " +
-                           (kernel_->halves()
-                                ? std::string(kernel_->rule) + " cannot take: its step needs all of an array"
-                                : std::string("a rule of your own cannot take")) +
-                           "; give it Rows.dense(n), or another rule for this parameter");
+    refuse_rows(entry);
     const size_t k = static_cast<size_t>(entry.g_view.layout.shape()[0]);
     Named named = name_rows(entry.indices, k, tensor.table->rows, entry.g_name());
     ByRows& each = found.emplace_back(i, *tensor.table, entry.g_view.data, std::move(named));
@@ -602,6 +631,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
   ask_scalars(optimizer);
   orders_.scale = grad_scale;
   orders_.shrink = 1;
+  orders_.t = t_ + 1;
   lap("scalars");
 
   // The vector is kept for its memory; the arrays are held for the time of this call alone.
@@ -648,8 +678,13 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
   lap("plan");
 
   std::vector<ByRows> by_rows;
+  std::vector<std::pair<size_t, Named>> filled;
   if (plan.has_tables()) {
     by_rows = prepare_rows(plan);
+    filled = prepare_filled(plan);
+    for (const auto& [i, named] : filled)
+      passes.fill_from(i, named, static_cast<size_t>(row_bytes(entries_[i].p_view)) / plan.tensors()[i].itemsize(),
+                       entries_[i].g_view.data);
     row_passes_->provide(team::threads());
   }
   std::vector<Arrears> arrears;
@@ -780,7 +815,7 @@ void step_once(const std::string& rule, const py::tuple& scalars, const py::obje
   State state;
   for (const auto& [name, array] : slots)
     (state.operands.size() < wanted ? state.operands : state.others).push_back({name.c_str(), array});
-  Plan plan(kernel, false, entries, {state}, {});
+  Plan plan(kernel, false, entries, {state}, {}, [](size_t) { return Place{}; });
   plan.load_floats(entries);
   const int threads = team::Pace{}.size_for(plan.traffic());
   Passes passes(kernels(), kernel, plan);

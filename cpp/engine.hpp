@@ -33,6 +33,8 @@ class Engine {
   //   _groups.numbers_of(names, params)
   //                        the number of each parameter's group, where there are any
   //   _make_state(name, p) the state of a parameter that it has not met
+  //   _place_of(name)      of one that has fewer bits than it is computed with, in itself or its state: its number and
+  //                        its first element's place, by which random numbers go, and whether it is to have a master
   //   _workspace(name, p)  the array through which the two halves of a rule meet
   //   _ratio(name, state, u, p_norm, scalars, pending)
   //                        the ratio of a rule whose second half needs Python; `pending` is a list of pairs of arrays
@@ -125,7 +127,9 @@ class Engine {
   class Visit;
   struct ByRows;
   Lag* lag_of(const py::object& key) const;
+  void refuse_rows(const Entry& entry) const;
   std::vector<ByRows> prepare_rows(const Plan& plan);
+  std::vector<std::pair<size_t, Named>> prepare_filled(const Plan& plan) const;
   std::vector<Arrears> due(const Plan& plan);
   void add_others(const View& p, const Lag* own, std::vector<Arrears>& arrears) const;
   void settle(const Plan& plan, ByRows& each);

@@ -4,26 +4,36 @@
 
 #include <cstddef>
 #include <iterator>
-#include <optional>
 
 namespace schuss {
 
-enum class Format : char { float32, float64 };
+enum class Format : char { float32, float64, float16, bfloat16, int16, int8, uint8 };
 
 // The types that rules compute in.
 enum class Arithmetic : char { f32, f64 };
 
+// What an array of a format may be.
+enum class Use : char { plain, coded, state };  // a parameter or a gradient, as it is computed or not; state alone
+
 struct FormatLine {
   Format format;
   const char* name;  // NumPy's: of the dtype and of its scalars
-  int numpy_type;
+  int numpy_type;    // known_later: of a type that NumPy does not have by itself
   size_t itemsize;
   Arithmetic arithmetic;
+  Use use;
 };
 
+constexpr int known_later = -1;
+
 constexpr FormatLine formats[] = {
-    {Format::float32, "float32", pybind11::detail::npy_api::NPY_FLOAT_, sizeof(float), Arithmetic::f32},
-    {Format::float64, "float64", pybind11::detail::npy_api::NPY_DOUBLE_, sizeof(double), Arithmetic::f64},
+    {Format::float32, "float32", pybind11::detail::npy_api::NPY_FLOAT_, 4, Arithmetic::f32, Use::plain},
+    {Format::float64, "float64", pybind11::detail::npy_api::NPY_DOUBLE_, 8, Arithmetic::f64, Use::plain},
+    {Format::float16, "float16", 23, 2, Arithmetic::f32, Use::coded},  // NPY_HALF
+    {Format::bfloat16, "bfloat16", known_later, 2, Arithmetic::f32, Use::coded},
+    {Format::int16, "int16", pybind11::detail::npy_api::NPY_SHORT_, 2, Arithmetic::f32, Use::state},
+    {Format::int8, "int8", pybind11::detail::npy_api::NPY_BYTE_, 1, Arithmetic::f32, Use::state},
+    {Format::uint8, "uint8", pybind11::detail::npy_api::NPY_UBYTE_, 1, Arithmetic::f32, Use::state},
 };
 
 static_assert(
@@ -36,12 +46,8 @@ static_assert(
 
 constexpr const FormatLine& about(Format format) { return formats[static_cast<size_t>(format)]; }
 
-// The format of a native array with this type number, if it is one of ours.
-inline std::optional<Format> format_of(int numpy_type) {
-  for (const FormatLine& line : formats)
-    if (line.numpy_type == numpy_type) return line.format;
-  return {};
-}
+// Whether numbers of a format lie in memory as they are computed: elsewhere there is something to decode and encode.
+constexpr bool lies_plainly(Format format) { return about(format).use == Use::plain; }
 
 // call(T()) with the type that numbers of a format are computed in.
 template <class Call>
@@ -49,12 +55,9 @@ constexpr auto with_type_of(Format format, Call call) {
   return about(format).arithmetic == Arithmetic::f64 ? call(double{}) : call(float{});
 }
 
-// Whether all formats lie in memory as they are computed. What reads memory as such asserts it: where it is true no
-// longer, there is something to decode and encode.
-constexpr bool all_lie_as_computed() {
-  for (const FormatLine& line : formats)
-    if (line.itemsize != with_type_of(line.format, [](auto type) { return sizeof type; })) return false;
-  return true;
+// That type's own format.
+constexpr Format computed(Format format) {
+  return about(format).arithmetic == Arithmetic::f64 ? Format::float64 : Format::float32;
 }
 
 }  // namespace schuss

@@ -1,6 +1,8 @@
 // The table of rules x {float, double}. This file is compiled once per ISA.
 #include "kernels.hpp"
 
+#include "codes.hpp"
+#include "fused.hpp"
 #include "queries.hpp"
 #include "rules.hpp"
 #include "sweep.hpp"
@@ -24,8 +26,11 @@ template <template <class> class Rule, bool halves = false>
 constexpr Kernel kernel(const char* name) {
   constexpr int scalars = sizeof(Rule<float>) / sizeof(float);
   static_assert(Rule<float>::slots <= max_slots && scalars <= max_scalars);
-  return {name,    scalars, Rule<float>::slots, {ways<Rule, float, halves>(), ways<Rule, double, halves>()}, false,
-          nullptr, nullptr};
+  Kernel k{
+      name,    scalars, Rule<float>::slots, {ways<Rule, float, halves>(), ways<Rule, double, halves>()}, false, nullptr,
+      nullptr, nullptr};
+  if constexpr (!halves) k.fused = fused_steps<Rule<float>>;
+  return k;
 }
 
 // A rule to which a gradient of zero may be none.
@@ -76,10 +81,16 @@ constexpr Kernel rules[] = {
     halves<LARS>("LARS", LARS<double>::ratio_of),
     halves<Muon>("Muon"),
     halves<Adafactor>("Adafactor"),
-    {nullptr, 0, 0, {}, false, nullptr, nullptr},
+    {nullptr, 0, 0, {}, false, nullptr, nullptr, nullptr},
 };
 
-constexpr Kernels kernels = {rules, {queries<float>, queries<double>}, {traffic<float>, traffic<double>}};
+// In the order of Code.
+constexpr Codec codecs[] = {
+    {nullptr, nullptr},       codec<Elements<Alone<Float16>>>, codec<Elements<Alone<BFloat16>>>, codec<Blocks<Signed8>>,
+    codec<Blocks<Unsigned8>>, codec<Mastered<Float16>>,        codec<Mastered<BFloat16>>,        codec<Elements<Split>>,
+};
+
+constexpr Kernels kernels = {rules, codecs, hash, {queries<float>, queries<double>}, {traffic<float>, traffic<double>}};
 
 }  // namespace
 

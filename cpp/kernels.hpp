@@ -1,6 +1,7 @@
 // What a compiled set of kernels offers to the rest: plain data, the same for every ISA.
 #pragma once
 #include <stddef.h>
+#include <stdint.h>
 
 // What stands around a rule, the same for each: what the gradient goes through before it, in this order, and the
 // running average of the parameter after it.
@@ -51,6 +52,39 @@ struct Ways {
   const Loops& of(bool carefully) const { return carefully ? careful : plain; }
 };
 
+// How an operand lies where it is not how it is computed: in fewer bits, with something beside them. Each but the first
+// has a line in kernels.cpp.
+enum class Code : unsigned char {
+  none,
+  float16,  // rounded at random, as are those that follow up to the masters
+  bfloat16,
+  signed8,           // blocks of 128 with a scale each beside them
+  unsigned8,         // the same of numbers that are never negative
+  float16_mastered,  // a parameter with its float32 master beside it
+  bfloat16_mastered,
+  split,  // bfloat16 with the other half of a float32 beside it
+};
+constexpr size_t scaled_block = 128;
+
+// Whose random numbers: of a parameter, by its number, at step t. Two operands share 32 bits.
+struct Whose {
+  uint32_t number, pair;
+  uint64_t t;
+};
+
+// An operand from some element on: its numbers, and what is beside them.
+struct Lying {
+  void *code, *beside;
+};
+
+// One step of a rule with nothing around it over n elements of operands that have fewer bits. All places have the same
+// upper 32 bits.
+using FusedStep = void (*)(const double* scalars, size_t n, const Lying* at, const Whose* whose, uint64_t place);
+
+// Which formats have a loop of their own: all state in bfloat16; or a split parameter with a gradient of bfloat16; or
+// both.
+enum class Fused : unsigned char { none, brain_state, split, split_brain_state };
+
 struct Kernel {
   const char* rule;  // nullptr ends the table
   int scalars;       // how many the rule takes, max_scalars at most
@@ -61,6 +95,7 @@ struct Kernel {
   double (*ratio)(const double* scalars, double p_norm, double u_norm);
   // Whether a gradient of zero changes nothing, by these scalars rounded to float32; nullptr where it always may.
   bool (*rests)(const double* scalars);
+  const FusedStep* fused;  // by Fused; nullptr where a step has halves
 
   bool halves() const { return ways.f32.plain.measure != nullptr; }
 };
@@ -75,8 +110,17 @@ struct Queries {
 // p += g, and s += g for each of so many slots: the memory traffic of a step with next to no arithmetic.
 using Traffic = void (*)(size_t n, void* p, const void* g, void* const* slots, int count);
 
+// n elements, from where a block begins. What is rounded at random goes by the upper bits of random numbers, or by the
+// lower ones.
+struct Codec {
+  void (*decode)(size_t n, const void* code, const void* beside, float* x);
+  void (*encode)(size_t n, void* code, void* beside, const float* x, const uint32_t* random, bool upper);
+};
+
 struct Kernels {
   const Kernel* rules;
+  const Codec* codecs;  // by Code
+  void (*hash)(size_t n, const Whose* whose, uint64_t place, uint32_t* to);
   ByType<Queries<float>, Queries<double>> queries;
   ByType<Traffic, Traffic> traffic;
 };

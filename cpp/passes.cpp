@@ -20,10 +20,10 @@ double tree_sum(double* x, size_t n) {
   return x[0];
 }
 
-static_assert(all_lie_as_computed(), "kernels are given the arrays' own memory, and scratch what lies in it");
-
 // Operands, as bits.
 constexpr unsigned gradient = 2, all = ~0u, all_but_gradient = ~2u, state_alone = ~3u, nothing = 0;
+
+constexpr uint32_t no_pair = ~0u;
 
 }  // namespace
 
@@ -71,21 +71,70 @@ void Passes::each_share(int threads, bool flush, size_t from, size_t to, Work wo
   team::each_rank(threads, of_rank);
 }
 
-// For each block: stages in the operands that are read, calls work(block), stages out those that are written.
+// For each block: brings in the operands that are read, calls work(block), puts back those that are written.
 template <class T, class Work>
-void Passes::each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, Work work) const {
+void Passes::each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, int64_t t,
+                        Work work) const {
   for (size_t first = share.from; first < share.to; first += block_elements) {
     Block<T> block{tensor.first_block + first / block_elements, std::min(block_elements, share.to - first), {}};
-    for (size_t o = 0; o < plan_.operands(); ++o) {
-      if (!(read >> o & 1)) continue;
-      block.at[o] = tensor.staged[o] ? share.scratch->of<T>(o) : reinterpret_cast<T*>(tensor.base[o]) + first;
-      if (tensor.staged[o]) stage_in(*tensor.axes, o, tensor.base[o], sizeof(T), first, block.n, block.at[o]);
-    }
-    work(block);
     for (size_t o = 0; o < plan_.operands(); ++o)
-      if (tensor.staged[o] && (read & written) >> o & 1)
-        stage_out(*tensor.axes, o, tensor.base[o], sizeof(T), first, block.n, block.at[o]);
+      if (read >> o & 1) block.at[o] = bring<T>(tensor, share, o, first, block.n);
+    work(block);
+    Whose whose{0, no_pair, static_cast<uint64_t>(t)};
+    for (size_t o = 0; o < plan_.operands(); ++o)
+      if ((read & written) >> o & 1) put_back(tensor, share, o, first, block.n, block.at[o], whose);
   }
+}
+
+// A block of an operand as it is computed with: the array's own memory, or scratch.
+template <class T>
+T* Passes::bring(const Tensor& tensor, const Share& share, size_t o, size_t first, size_t n) const {
+  Scratch* const scratch = share.scratch;
+  if (o == 1 && tensor.filled) {
+    const auto& [named, width, values] = by_rows_[share.i];
+    const auto row = std::lower_bound(named->rows.begin(), named->rows.end(), first / width);
+    fill_block(*named, width, values, first, first + n, static_cast<size_t>(row - named->rows.begin()),
+               scratch->of<T>(o));
+    return scratch->of<T>(o);
+  }
+  const Code code = tensor.code(o);
+  const size_t itemsize = tensor.itemsize(o);
+  char* at = tensor.base[o] + first * itemsize;
+  if (tensor.staged[o]) {
+    at = code == Code::none ? reinterpret_cast<char*>(scratch->of<T>(o)) : reinterpret_cast<char*>(scratch->raw[o]);
+    stage_in(*tensor.axes, o, tensor.base[o], itemsize, first, n, at);
+  }
+  if (code == Code::none) return reinterpret_cast<T*>(at);
+  kernels_.codecs[static_cast<size_t>(code)].decode(n, at, tensor.coded->at(o, first), scratch->of<float>(o));
+  return scratch->of<T>(o);
+}
+
+// `whose` tells which random numbers the scratch holds.
+template <class T>
+void Passes::put_back(const Tensor& tensor, const Share& share, size_t o, size_t first, size_t n, T* from,
+                      Whose& whose) const {
+  Scratch* const scratch = share.scratch;
+  const Code code = tensor.code(o);
+  const size_t itemsize = tensor.itemsize(o);
+  if (code != Code::none) {
+    char* const at = tensor.staged[o] ? reinterpret_cast<char*>(scratch->raw[o]) : tensor.base[o] + first * itemsize;
+    const Place& place = tensor.coded->place;
+    const auto pair = static_cast<uint32_t>(o / 2);
+    if (code < Code::float16_mastered && whose.pair != pair) {
+      whose.number = place.number, whose.pair = pair;
+      kernels_.hash(n, &whose, place.first + first, scratch->random);
+    }
+    kernels_.codecs[static_cast<size_t>(code)].encode(n, at, tensor.coded->at(o, first), scratch->of<float>(o),
+                                                      scratch->random, o % 2 != 0);
+    if (tensor.staged[o]) stage_out(*tensor.axes, o, tensor.base[o], itemsize, first, n, at);
+  } else if (tensor.staged[o]) {
+    stage_out(*tensor.axes, o, tensor.base[o], itemsize, first, n, from);
+  }
+}
+
+void Passes::fill_from(size_t i, const Named& named, size_t width, const char* values) {
+  by_rows_.resize(plan_.tensors().size());
+  by_rows_[i] = {&named, width, values};
 }
 
 std::array<double, max_scalars> Passes::scalars_of(const Tensor& tensor, const Share& share,
@@ -112,7 +161,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
     for (size_t o = 0; o < plan_.operands(); ++o) at[o] = tensor.base[o] + first * sizeof(T);
     ways.of(carefully).step(scalars.data(), around, last - first, at[0], at[1], &at[2]);
   };
-  if (!tensor.axes) {
+  if (!tensor.axes && !tensor.coded) {
     const bool short_run = share.to - share.from <= block_elements && !share.guide->watches();
     if (!short_run)
       in_stretches(tensor, share, run);
@@ -120,12 +169,53 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
       run(share.from, share.to, share.guide->carefully(Met::none));
     return;
   }
-  each_block<T>(tensor, share, all, all_but_gradient, [&](const Block<T>& block) {
-    std::copy(block.at.begin(), block.at.end(), at.begin());
-    Met& met = steps_[block.index];
-    ways.of(share.guide->carefully(met)).step(scalars.data(), around, block.n, at[0], at[1], &at[2]);
-    met = share.guide->met();
+  const auto by_blocks = [&](const Share& part) {
+    each_block<T>(tensor, part, all, all_but_gradient, orders.t, [&](const Block<T>& block) {
+      std::copy(block.at.begin(), block.at.end(), at.begin());
+      Met& met = steps_[block.index];
+      ways.of(share.guide->carefully(met)).step(scalars.data(), around, block.n, at[0], at[1], &at[2]);
+      met = share.guide->met();
+    });
+  };
+  const Fused with = tensor.axes || tensor.filled || around ? Fused::none : tensor.coded->fused;
+  if (with == Fused::none) return by_blocks(share);
+  const FusedStep fused = kernel_.fused[static_cast<size_t>(with)];
+  in_stretches_of_blocks(tensor, share, by_blocks, [&](size_t first, size_t last) {
+    std::array<Lying, max_operands> lying;
+    for (size_t o = 0; o < plan_.operands(); ++o)
+      lying[o] = {tensor.base[o] + first * tensor.itemsize(o), tensor.coded->at(o, first)};
+    const Whose whose{tensor.coded->place.number, 0, static_cast<uint64_t>(orders.t)};
+    fused(scalars.data(), last - first, lying.data(), &whose, tensor.coded->place.first + first);
   });
+}
+
+// The same where a run has formats in it, and no careful way: what went so before goes by blocks. A run ends where the
+// upper half of a place changes.
+template <class ByBlocks, class Run>
+void Passes::in_stretches_of_blocks(const Tensor& tensor, const Share& share, ByBlocks by_blocks, Run run) {
+  constexpr size_t stretch = 16;
+  Met* const met = &steps_[tensor.first_block];
+  Met before = Met::none;
+  for (size_t first = share.from, last; first < share.to; first = last) {
+    const size_t block = first / block_elements, end = (share.to + block_elements - 1) / block_elements;
+    size_t next = block + 1;
+    if (share.guide->carefully(met[block] == Met::untold ? before : met[block])) {
+      last = std::min(share.to, next * block_elements);
+      Share part = share;
+      part.from = first, part.to = last;
+      by_blocks(part);
+      before = met[block];
+      continue;
+    }
+    const uint64_t upper = (tensor.coded->place.first + first) >> 32;
+    while (next < end && next < block + stretch && met[next] != Met::some &&
+           (tensor.coded->place.first + next * block_elements) >> 32 == upper)
+      ++next;
+    last = std::min(share.to, next * block_elements);
+    run(first, last);
+    before = share.guide->met();
+    std::fill(met + block, met + next, before);
+  }
 }
 
 // run(first, last, carefully) over a share of a contiguous array: all of it at once, or where the thread watches over
@@ -180,7 +270,11 @@ void Passes::measure(const Tensor& tensor, const Share& share, const Orders& ord
   const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
   const Around around = orders.around(orders.groups[tensor.group]);
   T* const u = share.scratch->of<T>(max_operands);
-  each_block<T>(tensor, share, all, state_alone, [&](const Block<T>& block) {
+  // State of fewer bits belongs to rules whose first half does not change it.
+  unsigned written = state_alone;
+  for (size_t o = 0; o < plan_.operands(); ++o)
+    if (tensor.code(o) != Code::none) written &= ~(1u << o);
+  each_block<T>(tensor, share, all, written, orders.t, [&](const Block<T>& block) {
     std::array<void*, max_operands> at;
     std::copy(block.at.begin(), block.at.end(), at.begin());
     Met& met = measures_[block.index];
@@ -193,7 +287,7 @@ void Passes::measure(const Tensor& tensor, const Share& share, const Orders& ord
 
 void Passes::survey(const Orders& orders, int threads) {
   each_share(threads, orders.flush, 0, plan_.bytes(), [&](auto type, const Tensor& tensor, const Share& share) {
-    survey<decltype(type)>(tensor, share, orders.scale);
+    survey<decltype(type)>(tensor, share, orders);
   });
 }
 
@@ -225,13 +319,13 @@ Passes::Survey Passes::surveyed() {
 }
 
 template <class T>
-void Passes::survey(const Tensor& tensor, const Share& share, double scale) {
+void Passes::survey(const Tensor& tensor, const Share& share, const Orders& orders) {
   const Queries<T>& queries = kernels_.queries.of<T>();
-  each_block<T>(tensor, share, gradient, nothing, [&](const Block<T>& block) {
+  each_block<T>(tensor, share, gradient, nothing, orders.t, [&](const Block<T>& block) {
     // Squares of finite numbers may overflow; only then are the numbers themselves looked at.
-    const double sum = queries.squares(block.n, block.at[1], scale);
+    const double sum = queries.squares(block.n, block.at[1], orders.scale);
     u_sums_[block.index] = sum;
-    finite_[block.index] = std::isfinite(sum) || queries.finite(block.n, block.at[1], scale);
+    finite_[block.index] = std::isfinite(sum) || queries.finite(block.n, block.at[1], orders.scale);
   });
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -13,6 +14,7 @@
 
 #include "kernels.hpp"
 #include "plan.hpp"
+#include "rows.hpp"
 #include "subnormals.hpp"
 
 namespace schuss {
@@ -30,6 +32,7 @@ struct Orders {
   double shrink = 1;    // the factor that brings their norm down to what it may be
   double average = -1;  // what is left of the running average of the parameters; below 0 there is none
   bool flush = false;   // whether subnormal numbers count as zero
+  int64_t t = 0;        // which step it is, for what is rounded at random
 
   Around around(const Group& group) const { return {scale, shrink, group.clip_value, group.sign, group.l2, average}; }
   bool plain(const Group& group) const {
@@ -52,6 +55,8 @@ class Passes {
     std::optional<size_t> first_not_finite;
   };
   void survey(const Orders& orders, int threads);
+  // The gradient by rows of the i-th tensor, where it is filled in; held until the step is made.
+  void fill_from(size_t i, const Named& named, size_t width, const char* values);
   // The sums of squares of the i-th tensor's blocks, and whether they are finite: all zeros, for a gradient by rows.
   std::pair<double*, char*> blank_survey(size_t i);
   Survey surveyed();
@@ -84,6 +89,8 @@ class Passes {
   // stack, which may be small.
   struct Scratch {
     alignas(64) double block[max_operands + 1][block_elements];
+    alignas(64) uint16_t raw[2][block_elements];  // p and g of 16 bits that are strided, before they are decoded
+    alignas(64) uint32_t random[block_elements];
     template <class T>
     T* of(size_t operand) {
       return reinterpret_cast<T*>(block[operand]);
@@ -110,20 +117,35 @@ class Passes {
   template <class Work>
   void each_share(int threads, bool flush, size_t low, size_t high, Work work);
   template <class T, class Work>
-  void each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, Work work) const;
+  void each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, int64_t t,
+                  Work work) const;
+  template <class T>
+  T* bring(const Tensor& tensor, const Share& share, size_t operand, size_t first, size_t n) const;
+  template <class T>
+  void put_back(const Tensor& tensor, const Share& share, size_t operand, size_t first, size_t n, T* from,
+                Whose& whose) const;
   template <class T>
   void step(const Tensor& tensor, const Share& share, const Orders& orders);
+  template <class ByBlocks, class Run>
+  void in_stretches_of_blocks(const Tensor& tensor, const Share& share, ByBlocks by_blocks, Run run);
   template <class Run>
   void in_stretches(const Tensor& tensor, const Share& share, Run run);
   template <class T>
   void measure(const Tensor& tensor, const Share& share, const Orders& orders);
   template <class T>
-  void survey(const Tensor& tensor, const Share& share, double scale);
+  void survey(const Tensor& tensor, const Share& share, const Orders& orders);
 
   const Kernels& kernels_;
   const Kernel& kernel_;
   const Plan& plan_;
+  struct ByRows {
+    const Named* named = nullptr;
+    size_t width = 0;  // elements of a row
+    const char* values = nullptr;
+  };
+
   std::vector<Scratch> scratch_;         // by thread
+  std::vector<ByRows> by_rows_;          // by tensor, where any is filled in
   std::vector<double> p_sums_, u_sums_;  // of squares, by block
   std::vector<char> finite_;             // by block
   std::vector<Met> measures_, steps_;    // by block: the last time that the first half, or the step, was made

@@ -8,9 +8,60 @@
 
 namespace schuss {
 
+namespace {
+
+bool is_contiguous(const View& view) {
+  py::ssize_t expected = static_cast<py::ssize_t>(view.itemsize());
+  for (int axis = view.layout.ndim(); axis-- > 0; expected *= view.layout.shape()[axis])
+    if (view.layout.shape()[axis] > 1 && view.layout.strides()[axis] != expected) return false;
+  return true;
+}
+
+Code code_of_state(Format format) {
+  if (format == Format::bfloat16) return Code::bfloat16;
+  if (format == Format::int8) return Code::signed8;
+  return format == Format::uint8 ? Code::unsigned8 : Code::none;
+}
+
+// What lies beside the elements from `first` on.
+std::ptrdiff_t beside_at(Code code, size_t first) {
+  if (code == Code::signed8 || code == Code::unsigned8)
+    return static_cast<std::ptrdiff_t>(first / scaled_block * sizeof(float));
+  return static_cast<std::ptrdiff_t>(first * (code == Code::split ? sizeof(int16_t) : sizeof(float)));
+}
+
+// The loop of a rule that has these formats in it, if there is one.
+Fused fused_of(const Kernel& kernel, size_t slots, const Coded& coded) {
+  const auto state = [&](Code code) {
+    for (size_t slot = 0; slot < slots; ++slot)
+      if (coded.code[2 + slot] != code) return false;
+    return true;
+  };
+  const bool plain = coded.code[0] == Code::none && coded.code[1] == Code::none;
+  const bool split = coded.code[0] == Code::split && coded.code[1] == Code::bfloat16;
+  if (!kernel.fused || static_cast<size_t>(kernel.slots) != slots || !(plain || split)) return Fused::none;
+  if (state(Code::none)) return split ? Fused::split : Fused::none;
+  if (!state(Code::bfloat16)) return Fused::none;
+  return split ? Fused::split_brain_state : Fused::brain_state;
+}
+
+// Bytes: all but the gradient both ways.
+size_t traffic_of(const Tensor& tensor, size_t operands) {
+  size_t bytes = 0;
+  for (size_t o = 0; o < operands && !tensor.table; ++o) {
+    bytes += (o == 1 ? 1 : 2) * tensor.size * tensor.itemsize(o);
+    if (tensor.code(o) != Code::none && tensor.coded->beside[o])
+      bytes += 2 * static_cast<size_t>(beside_at(tensor.code(o), tensor.size));
+  }
+  return bytes;
+}
+
+}  // namespace
+
 Plan::Plan(const Kernel& kernel, bool averaged, const std::vector<Entry>& entries, const std::vector<State>& states,
-           const std::vector<size_t>& groups)
-    : slots_(static_cast<size_t>(kernel.slots) + averaged),
+           const std::vector<size_t>& groups, const PlaceOf& place_of)
+    : kernel_(kernel),
+      slots_(static_cast<size_t>(kernel.slots) + averaged),
       workspace_(kernel.workspace ? 1 + static_cast<size_t>(kernel.slots) : max_operands) {
   std::vector<Claim> claims;
   size_t bytes = 0;
@@ -32,49 +83,128 @@ Plan::Plan(const Kernel& kernel, bool averaged, const std::vector<Entry>& entrie
         claims.push_back({name, &row.state.back().view, slot.array});
       }
     for (size_t slot = 0; slot < slots_; ++slot) watched_.push_back(row.state[slot].array);
-    tensors_.push_back(flatten(entry, row));
+    tensors_.push_back(flatten(entry, row, coded_of(entry, row, states[i], [&] { return place_of(i); })));
     Tensor& tensor = tensors_.back();
     tensor.group = groups.empty() ? 0 : groups[i];
     tensor.first_block = blocks_;
     (tensor.part == Part::floats ? floats_ : arrays_) = true;
     cells_ |= tensor.part == Part::floats || !entry.g_view.data;
     tables_ |= row.by_rows;
-    staged_ |= tensor.axes != nullptr;
+    staged_ |= tensor.axes || tensor.coded;
     blocks_ += tensor.blocks();
     ends_.push_back(bytes += tensor.bytes());
+    traffic_ += traffic_of(tensor, operands());
   }
   // is_free() searches these by bisection; where extents interleave, a gradient that moves near them is looked at in
   // full.
   written_ = refuse_overlaps(claims);
 }
 
-// Orders the axes by the parameter's strides, turns those that run backwards, and merges what is contiguous.
-Tensor Plan::flatten(const Entry& entry, Row& row) const {
-  std::vector<const View*> views{&entry.p_view, &entry.g_view};
+char* Coded::at(size_t operand, size_t first) const {
+  return beside[operand] ? beside[operand] + beside_at(code[operand], first) : nullptr;
+}
+
+// What of an entry has fewer bits than it is computed in, with what belongs to that among its state.
+std::unique_ptr<Coded> Plan::coded_of(const Entry& entry, const Row& row, const State& state,
+                                      const std::function<Place()>& place) const {
+  auto coded = std::make_unique<Coded>();
+  const View& p = entry.p_view;
+  const auto refuse = [&](const char* slot, const std::string& what) {
+    throw py::value_error(Name{Role::state, entry.key, slot}.text() + " " + what +
+                          "; a changed parameter needs a new optimizer");
+  };
+  // The view of a state array that the rule does not know, which must be of this format and shape, if it is there.
+  const auto beside = [&](const std::string& slot, Format format, bool by_blocks) -> char* {
+    for (size_t k = 0; k < state.others.size(); ++k) {
+      if (slot != state.others[k].name) continue;
+      const View& view = row.state[state.operands.size() + k].view;
+      const auto blocks = static_cast<py::ssize_t>((p.size() + scaled_block - 1) / scaled_block);
+      const bool fits =
+          by_blocks ? view.layout.ndim() == 1 && view.layout.shape()[0] == blocks : view.layout.same_shape(p.layout);
+      if (view.format != format || !fits || !is_contiguous(view))
+        refuse(state.others[k].name, std::string("is ") + view.dtype() + " of shape " + shape_text(view) +
+                                         ", which does not go with a parameter of shape " + shape_text(p));
+      return view.data;
+    }
+    return nullptr;
+  };
+  coded->itemsize.fill(about(computed(p.format)).itemsize);
+  bool any = false, numbered = false;
+  for (size_t slot = 0; slot < slots_; ++slot) {
+    const View& view = row.state[slot].view;
+    const Code code = code_of_state(view.format);
+    coded->code[2 + slot] = code, coded->itemsize[2 + slot] = view.itemsize();
+    if (code == Code::none) continue;
+    numbered = true;
+    const char* const name = state.operands[slot].name;
+    if (!is_contiguous(view)) refuse(name, "is of fewer bits, and must be C-contiguous");
+    if (code == Code::bfloat16) continue;
+    coded->beside[2 + slot] = beside(std::string(name) + "_scale", Format::float32, true);
+    if (!coded->beside[2 + slot]) refuse(name, std::string("is ") + view.dtype() + ", but its scales are missing");
+  }
+  const Format gradient = entry.g_view.format;
+  if (entry.g_view.data && !lies_plainly(gradient)) {
+    coded->code[1] = gradient == Format::float16 ? Code::float16 : Code::bfloat16;
+    coded->itemsize[1] = about(gradient).itemsize;
+    any = true;
+  }
+  char* const rest = beside("remainder", Format::int16, false);
+  char* const master = beside("master", Format::float32, false);
+  if (lies_plainly(p.format) ? rest || master : rest && p.format != Format::bfloat16)
+    refuse(rest ? "remainder" : "master", std::string("was made for another dtype, now it is ") + p.dtype());
+  if (!any && !numbered && lies_plainly(p.format)) return nullptr;
+  coded->place = place();
+  if (!lies_plainly(p.format)) {
+    const bool half = p.format == Format::float16;
+    coded->itemsize[0] = p.itemsize();
+    coded->beside[0] = rest ? rest : master;
+    if (rest)
+      coded->code[0] = Code::split;
+    else if (master)
+      coded->code[0] = half ? Code::float16_mastered : Code::bfloat16_mastered;
+    else
+      coded->code[0] = half ? Code::float16 : Code::bfloat16;
+    if (!coded->beside[0] && coded->place.mastered)
+      throw py::value_error(entry.p_name().text() + " is " + p.dtype() +
+                            ", but its state was made for another dtype, and has no master of it; a changed parameter "
+                            "needs a new optimizer");
+  }
+  coded->numbered = numbered || coded->code[0] != Code::none;
+  coded->fused = fused_of(kernel_, slots_, *coded);
+  return coded;
+}
+
+// Orders the axes by the parameter's strides, turns those that run backwards, and merges what is contiguous. Where an
+// element's place in the array counts the walk goes by that instead.
+Tensor Plan::flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded) const {
+  const bool filled = row.by_rows && coded;
+  std::vector<const View*> views{&entry.p_view, filled ? &entry.p_view : &entry.g_view};
   for (size_t slot = 0; slot < slots_; ++slot) views.push_back(&row.state[slot].view);
 
   const View& p = entry.p_view;
   const Part part = p.kind == Kind::array ? Part::arrays : Part::floats;
-  Tensor tensor{p.size(), p.format, part, 0, 0, {}, nullptr, {}, {}};
+  Tensor tensor{p.size(), p.format, part, 0, 0, {}, nullptr, {}, std::move(coded), filled, {}};
   for (size_t o = 0; o < views.size(); ++o) {
     const bool in_cell = !views[o]->data || (part == Part::floats && has_cell(o));
     tensor.base[o] = in_cell ? reinterpret_cast<char*>(&row.cell[o]) : views[o]->data;
   }
-  if (row.by_rows) tensor.table = lay_rows(entry, row);
-  if (tensor.size == 0 || part == Part::floats || row.by_rows) return tensor;
+  if (row.by_rows && !filled) tensor.table = lay_rows(entry, row);
+  if (tensor.size == 0 || part == Part::floats || tensor.table) return tensor;
 
   std::vector<int> order;
   const py::ssize_t *const shape = p.layout.shape(), *const strides = p.layout.strides();
   for (int axis = 0; axis < p.layout.ndim(); ++axis)
     if (shape[axis] > 1) order.push_back(axis);
-  std::stable_sort(order.begin(), order.end(),
-                   [strides](int a, int b) { return std::abs(strides[a]) > std::abs(strides[b]); });
+  const bool by_place = tensor.coded && tensor.coded->numbered;
+  if (!by_place)
+    std::stable_sort(order.begin(), order.end(),
+                     [strides](int a, int b) { return std::abs(strides[a]) > std::abs(strides[b]); });
 
   auto axes = std::make_unique<Axes>();
   axes->strides.resize(views.size());
   for (int axis : order) {
     const size_t length = static_cast<size_t>(shape[axis]);
-    const bool backwards = strides[axis] < 0;
+    const bool backwards = strides[axis] < 0 && !by_place;
     std::vector<std::ptrdiff_t> stride(views.size());
     for (size_t o = 0; o < views.size(); ++o) {
       stride[o] = views[o]->layout.strides()[axis];
@@ -94,7 +224,7 @@ Tensor Plan::flatten(const Entry& entry, Row& row) const {
     }
   }
   bool staged = false;
-  for (size_t o = 0; o < views.size(); ++o) staged |= tensor.staged[o] = !axes->unit(o, tensor.itemsize());
+  for (size_t o = 0; o < views.size(); ++o) staged |= tensor.staged[o] = !axes->unit(o, tensor.itemsize(o));
   if (staged) tensor.axes = std::move(axes);
   return tensor;
 }
@@ -197,8 +327,7 @@ void Plan::follow(const std::vector<Entry>& entries) {
   }
 }
 
-static_assert(all_lie_as_computed(), "cells are filled from arrays, too");
-
+// A float's gradient and state lie as it does: checks.cpp sees to it.
 void Plan::load_floats(const std::vector<Entry>& entries) {
   const auto load = [](const View& view, py::handle value, double& cell) {
     if (view.data) {
@@ -232,11 +361,6 @@ void Plan::store_float_state() const {
       const View& view = rows_[i]->state[o - 2].view;
       if (has_cell(o)) std::memcpy(view.data, &rows_[i]->cell[o], view.itemsize());
     }
-}
-
-size_t Plan::traffic() const {
-  const size_t streams = 3 + 2 * slots_;  // p and each slot both ways, g in
-  return bytes() * streams;
 }
 
 int Plan::visit_all(visitproc visit, void* arg) const {

@@ -5,6 +5,7 @@
 // caller's mapping nothing else has moved.
 #pragma once
 #include <array>
+#include <functional>
 #include <memory>
 
 #include "checks.hpp"
@@ -40,6 +41,26 @@ struct Table {
   size_t step_bytes() const { return width * about(format).itemsize * (2 * operands - 1); }  // moved by a row's step
 };
 
+// Where a parameter's elements stand among all random numbers: its own number, and the place of its first element where
+// it is a share of a whole. And whether it was to have a master.
+struct Place {
+  uint32_t number = 0;
+  uint64_t first = 0;
+  bool mastered = true;
+};
+
+// Which operands of a tensor do not lie as they are computed, and what is beside them.
+struct Coded {
+  std::array<Code, max_operands> code{};
+  std::array<char*, max_operands> beside{};
+  std::array<size_t, max_operands> itemsize{};
+  Place place;
+  bool numbered = false;  // whether an element's place in the array counts
+  Fused fused = Fused::none;
+
+  char* at(size_t operand, size_t first) const;  // what is beside the elements from `first` on
+};
+
 // A parameter and what is worked on with it, as memory to walk over.
 struct Tensor {
   size_t size;
@@ -49,9 +70,13 @@ struct Tensor {
   std::array<char*, max_operands> base;  // the first element of the walk
   std::unique_ptr<Axes> axes;            // nullptr: all operands are contiguous along one walk
   std::array<bool, max_operands> staged;
-  std::optional<Table> table;  // where the gradient comes by rows: nothing is walked over then
+  std::unique_ptr<Coded> coded;  // nullptr: all operands lie as they are computed
+  bool filled = false;           // whether the gradient comes by rows, to be filled in block by block
+  std::optional<Table> table;    // where the gradient comes by rows otherwise: nothing is walked over then
 
+  Code code(size_t operand) const { return coded ? coded->code[operand] : Code::none; }
   size_t itemsize() const { return about(format).itemsize; }
+  size_t itemsize(size_t operand) const { return coded ? coded->itemsize[operand] : itemsize(); }
   size_t bytes() const { return table ? 0 : size * itemsize(); }  // to be walked over, of each operand
   size_t blocks() const { return (size + block_elements - 1) / block_elements; }
 };
@@ -60,9 +85,10 @@ class Plan {
  public:
   // Checks shapes, dtypes and overlaps, and lays out the work of a kernel. averaged: after the rule's slots the state
   // has one more, for the running average of the parameter. states[i] is the state of entries[i], groups[i] the number
-  // of its group; no numbers mean that there is one group.
+  // of its group; no numbers mean that there is one group. place_of(i) is asked where something of an entry is coded.
+  using PlaceOf = std::function<Place(size_t)>;
   Plan(const Kernel& kernel, bool averaged, const std::vector<Entry>& entries, const std::vector<State>& states,
-       const std::vector<size_t>& groups);
+       const std::vector<size_t>& groups, const PlaceOf& place_of);
 
   // Whether the plan serves an entry, its i-th, as it served the last one: same name, same memory, same layouts, state
   // that still can be written. Its gradient may have moved, as it does where each step makes a new one. knows() is for
@@ -78,13 +104,13 @@ class Plan {
   size_t bytes() const { return ends_.empty() ? 0 : ends_.back(); }
   size_t operands() const { return 2 + slots_; }
   size_t blocks() const { return blocks_; }
-  bool staged() const { return staged_; }  // whether any tensor has axes
-  size_t traffic() const;                  // bytes read and written by one step
+  bool staged() const { return staged_; }      // whether any tensor has axes, or operands to be decoded
+  size_t traffic() const { return traffic_; }  // bytes read and written by one step
 
   bool has_floats() const { return floats_; }  // among the parameters
   bool has_arrays() const { return arrays_; }
-  bool has_cells() const { return cells_; }  // also where a gradient alone is a float
-  bool has_tables() const { return tables_; }
+  bool has_cells() const { return cells_; }    // also where a gradient alone is a float
+  bool has_tables() const { return tables_; }  // gradients by rows
   // The parameter of a table, and its state: what holds its memory.
   std::vector<py::object> held_with(size_t i, const py::object& p) const;
   void load_floats(const std::vector<Entry>& entries);
@@ -116,9 +142,12 @@ class Plan {
   bool has_state(size_t i) const;
   bool is_free(const View& g) const;
   bool has_cell(size_t operand) const { return operand != workspace_; }
-  Tensor flatten(const Entry& entry, Row& row) const;
+  Tensor flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded) const;
+  std::unique_ptr<Coded> coded_of(const Entry& entry, const Row& row, const State& state,
+                                  const std::function<Place()>& place) const;
   Table lay_rows(const Entry& entry, const Row& row) const;
 
+  const Kernel& kernel_;
   const size_t slots_;
   const size_t workspace_;                  // which operand it is; max_operands where there is none
   std::vector<std::unique_ptr<Row>> rows_;  // unique_ptr: cells keep their address
@@ -126,7 +155,7 @@ class Plan {
   std::vector<py::handle> watched_;  // the state that the kernel writes, of all rows
   std::vector<size_t> ends_;
   std::vector<Extent> written_;  // parameters and state, sorted
-  size_t blocks_ = 0;
+  size_t blocks_ = 0, traffic_ = 0;
   bool floats_ = false, arrays_ = false, cells_ = false, staged_ = false, tables_ = false;
 };
 

@@ -179,12 +179,6 @@ size_t cut(size_t n, int rank, int size) {
          n % static_cast<size_t>(size) * static_cast<size_t>(rank) / static_cast<size_t>(size);
 }
 
-static_assert(all_lie_as_computed(), "rows are copied as they lie");
-
-}  // namespace
-
-namespace {
-
 // Whether the state of a row is zero, and no parameter is -0, which a sum with zero would turn.
 template <class T>
 bool state_is_zero(const Table& table, size_t row) {
@@ -218,16 +212,32 @@ bool RowPasses::moves_zero(const Step& step, Format format) const {
   });
 }
 
+namespace {
+
 // n elements of a row of the gradient from a column on: what np.add.at would have added to zeros.
 template <class T>
-void RowPasses::fill(const Table& table, const Named& named, const char* values, size_t row, size_t column, size_t n,
-                     T* to) const {
+void fill(const Named& named, size_t width, const char* values, size_t row, size_t column, size_t n, T* to) {
   const size_t first = row == 0 ? 0 : named.ends[row - 1];
   for (size_t i = first; i < named.ends[row]; ++i) {
-    const T* const value = reinterpret_cast<const T*>(values) + named.order[i] * table.width + column;
+    const T* const value = reinterpret_cast<const T*>(values) + named.order[i] * width + column;
     for (size_t k = 0; k < n; ++k) to[k] = (i == first ? T(0) : to[k]) + value[k];
   }
 }
+
+}  // namespace
+
+template <class T>
+size_t fill_block(const Named& named, size_t width, const char* values, size_t begin, size_t end, size_t i, T* to) {
+  std::fill_n(to, end - begin, T(0));
+  for (; i < named.rows.size() && named.rows[i] * width < end; ++i) {
+    const size_t row = named.rows[i] * width, low = std::max(row, begin), high = std::min(row + width, end);
+    fill(named, width, values, i, low - row, high - low, to + (low - begin));
+    if (row + width > end) break;  // it goes on in the next block
+  }
+  return i;
+}
+template size_t fill_block(const Named&, size_t, const char*, size_t, size_t, size_t, float*);
+template size_t fill_block(const Named&, size_t, const char*, size_t, size_t, size_t, double*);
 
 void RowPasses::step(const Table& table, const Named& named, const char* values, const Step& step, int threads) {
   team::each_rank(provided(threads), [&](int rank, int size) {
@@ -241,7 +251,7 @@ void RowPasses::step(const Table& table, const Named& named, const char* values,
       const size_t from = cut(named.rows.size(), rank, size), to = cut(named.rows.size(), rank + 1, size);
       each_block<T>(table, from, to, [&](size_t first, size_t count, size_t column, size_t n) {
         for (size_t i = 0; i < count; ++i) {
-          fill(table, named, values, first + i, column, n, scratch.of<T>(1) + i * n);
+          fill(named, table.width, values, first + i, column, n, scratch.of<T>(1) + i * n);
           gather<T>(table, named.rows[first + i], column, n, operands, i);
         }
         {
@@ -336,18 +346,10 @@ void RowPasses::survey(const Table& table, const Named& named, const char* value
       static_assert(block_elements > 0);
       for (size_t block = named.rows[i] * table.width / block_elements;; ++block) {
         const size_t begin = block * block_elements, end = std::min(elements, begin + block_elements);
-        std::fill_n(dense, end - begin, T(0));
-        size_t j = i;
-        for (; j < named.rows.size() && named.rows[j] * table.width < end; ++j) {
-          const size_t row = named.rows[j] * table.width, low = std::max(row, begin);
-          const size_t high = std::min(row + table.width, end);
-          fill(table, named, values, j, low - row, high - low, dense + (low - begin));
-          if (row + table.width > end) break;  // it goes on in the next block
-        }
+        i = fill_block(named, table.width, values, begin, end, i, dense);
         const Flush mode(flush);
         sums[block] = queries.squares(end - begin, dense, scale);
         finite[block] = std::isfinite(sums[block]) || queries.finite(end - begin, dense, scale);
-        i = j;
         if (i == named.rows.size() || named.rows[i] * table.width >= end) break;
       }
     }

@@ -32,6 +32,12 @@ struct Named {
 // Of an int64 array of shape (k,) whose elements are rows of a table of n; throws where they are not.
 Named name_rows(py::handle indices, size_t k, size_t n, const Name& gradient);
 
+// The elements [begin, end) of the gradient as it would be dense, of rows of this width: what np.add.at would make of
+// zeros. `i` is the first of the named rows that has one of them, or that comes after; returned is that for what
+// follows.
+template <class T>
+size_t fill_block(const Named& named, size_t width, const char* values, size_t begin, size_t end, size_t i, T* to);
+
 // Which steps each row of a table has had, of those that change it without a gradient.
 class Lag {
  public:
@@ -113,10 +119,6 @@ class RowPasses {
   void each_block(const Table& table, size_t from, size_t to, Work work) const;
   template <class T>
   void catch_up_sorted(const Lag& lag, size_t n_rows, Scratch& scratch) const;
-  template <class T>
-  void fill(const Table& table, const Named& named, const char* values, size_t row, size_t column, size_t n,
-            T* to) const;
-
   int provided(int threads) const;
 
   const Kernels& kernels_;

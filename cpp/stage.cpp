@@ -58,14 +58,18 @@ bool Axes::unit(size_t operand, size_t itemsize) const {
 }
 
 void stage_in(const Axes& axes, size_t operand, const char* base, size_t itemsize, size_t first, size_t n, void* to) {
-  (itemsize == sizeof(uint32_t) ? gather<uint32_t> : gather<uint64_t>)(axes, operand, base, first, n,
-                                                                       static_cast<char*>(to));
+  const auto by = itemsize == sizeof(uint32_t)   ? gather<uint32_t>
+                  : itemsize == sizeof(uint64_t) ? gather<uint64_t>
+                                                 : gather<uint16_t>;
+  by(axes, operand, base, first, n, static_cast<char*>(to));
 }
 
 void stage_out(const Axes& axes, size_t operand, char* base, size_t itemsize, size_t first, size_t n,
                const void* from) {
-  (itemsize == sizeof(uint32_t) ? scatter<uint32_t> : scatter<uint64_t>)(axes, operand, base, first, n,
-                                                                         static_cast<const char*>(from));
+  const auto by = itemsize == sizeof(uint32_t)   ? scatter<uint32_t>
+                  : itemsize == sizeof(uint64_t) ? scatter<uint64_t>
+                                                 : scatter<uint16_t>;
+  by(axes, operand, base, first, n, static_cast<const char*>(from));
 }
 
 }  // namespace schuss

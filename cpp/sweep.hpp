@@ -14,7 +14,9 @@ namespace {
 
 template <class T>
 T within(T x, T limit) {
-  return x < -limit ? -limit : x > limit ? limit : x;
+  // One after the other: that is an instruction each, which lets a NaN through.
+  const T above = x < -limit ? -limit : x;
+  return above > limit ? limit : above;
 }
 
 // What the gradient goes through before the rule. A factor of 1 and a limit of infinity change no bit.

@@ -164,7 +164,9 @@ def test_names_that_cannot_be_saved(tmp_path):
     opt = schuss.SGD()
     with pytest.raises(ValueError, match=r"names must be strings or whole numbers to be saved, got \('W', 1\)"):
         opt.save(tmp_path / "file", {("W", 1): np.ones(2)})
-    with pytest.raises(TypeError, match=r"params\['W'\]: expected an array of float32 or float64, got list"):
+    with pytest.raises(
+        TypeError, match=r"params\['W'\]: expected an array of float32, float64, float16 or bfloat16, got list"
+    ):
         opt.save(tmp_path / "file", {"W": [1, 2]})
     assert not list(tmp_path.iterdir())
 
@@ -299,11 +301,14 @@ HOSTILE = {
 
 
 def test_parameters_of_another_dtype_are_refused(tmp_path):
-    array = np.ones(3, int)
+    array = np.ones(3, np.int16)
     document = {**states.without_arrays(schuss.SGD()), "state": [], "params": [["W", "params/0"]], "list": False}
     text = json.dumps({**document, "crc32": {"params/0": files.sum_of(array)}})
     (tmp_path / "file").write_bytes(safetensors.save({"params/0": array}, signed(text)))
-    with pytest.raises(ValueError, match=r"params\['W'\] is int64, not float32 or float64"):
+    with pytest.raises(ValueError, match=r"params\['W'\] is int16, which is no parameter's"):
+        schuss.load(tmp_path / "file")
+    (tmp_path / "file").write_bytes(safetensors.save({"params/0": np.ones(3, int)}, signed(text)))
+    with pytest.raises(ValueError, match="it has an array of I64, which is none of ours"):
         schuss.load(tmp_path / "file")
 
 
@@ -919,7 +924,9 @@ def test_what_are_no_parameters(tmp_path):
     for params, what in ((np.ones((2, 3)), "ndarray"), ({1.0}, "set"), (3, "int"), ("ab", "str")):
         with pytest.raises(TypeError, match=f"params must be a dict .* or a list of them; got {what}"):
             schuss.SGD().save(tmp_path / "file", params)
-    with pytest.raises(TypeError, match=r"params\['W'\]: expected an array of float32 or float64, got dtype int64"):
+    with pytest.raises(
+        TypeError, match=r"params\['W'\]: expected an array of float32, float64, float16 or bfloat16, got dtype int64"
+    ):
         schuss.SGD().save(tmp_path / "file", {"W": np.arange(3)})
     assert not list(tmp_path.iterdir())
     schuss.SGD().save(tmp_path / "file", {np.int64(3): np.ones(2), "w": 1.5})

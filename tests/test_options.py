@@ -12,7 +12,7 @@ import pytest
 import schuss
 from conftest import assert_same_bits
 from schuss import reference
-from schuss.options import GLOBAL
+from schuss.options import GLOBAL, KEPT
 
 MODULES = pytest.mark.parametrize("module", [schuss, reference], ids=["schuss", "reference"])
 
@@ -546,7 +546,7 @@ def test_groups_follow_every_argument(rule):
     }
     values |= {"nesterov": False, "beta2_decay": -0.5, "bias_correction": True}
     for name in cls._arguments:
-        if name in (*GLOBAL, "centered", "initial_accumulator") or (rule, name) in NOT_ASSIGNABLE:
+        if name in (*GLOBAL, *KEPT, "centered", "initial_accumulator") or (rule, name) in NOT_ASSIGNABLE:
             continue
         # Of the group's parameter all is the optimizer's own: it has to move as the one outside of the group does.
         opt = cls(groups={"b": {"lr": lambda t: 0.25} if name != "lr" else {"clip_value": 1e9}})

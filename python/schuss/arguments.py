@@ -12,7 +12,7 @@ from . import _core
 from .checks import number, shown
 from .elsewhere import unknown
 from .groups import NO_GROUPS, Groups
-from .options import GLOBAL, OPTIONS, RANGES, LearningRate, checked_option, checked_rate
+from .options import GLOBAL, KEPT, OPTIONS, RANGES, LearningRate, checked_option, checked_rate
 from .registry import OPTIMIZERS
 from .signatures import defaults_of, full_signature
 
@@ -28,6 +28,9 @@ class Arguments:
     # Each rule: its state arrays, and its hyperparameters' ranges.
     slots: ClassVar[tuple[str, ...]] = ()
     _ranges: ClassVar[Mapping[str, tuple[float, float, bool]]] = {}
+    # Those of its arrays that are never negative; and why none may have fewer bits, where it may not.
+    _never_negative: ClassVar[tuple[str, ...]] = ()
+    _whole_state: ClassVar[str | None] = None
     # Whether weight decay is the rule's own and not a part of the gradient.
     _decoupled: ClassVar[bool] = False
     # What the step of an element depends on beside the element: nothing, norms of its array, or all of that.
@@ -61,6 +64,8 @@ class Arguments:
     on_nonfinite: Literal["propagate", "skip", "raise"] = "propagate"
     flush_subnormals: bool = False
     sparse: Literal["exact", "touched"] = "exact"
+    state_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    master: Literal["split", "float32"] | None = "split"
 
     if TYPE_CHECKING:
         groups: Mapping[str, Mapping[str, Any]]
@@ -153,6 +158,8 @@ class Arguments:
                     f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now; "
                     "make a new optimizer"
                 )
+        if name in (*KEPT, "groups"):
+            self._refuse_other_bits(name, value)
         if name == "groups":
             members = tuple(self._member(pattern, given) for pattern, given in value.given.items())
             engine.forget_plans()
@@ -163,6 +170,22 @@ class Arguments:
             engine.change(self, {name: value})
         else:
             object.__setattr__(self, name, value)
+
+    def _refuse_other_bits(self, name: str, value: Any) -> None:
+        """Refuse to change how the numbers of parameters are kept that have state."""
+        old = (self, *self._members)
+        groups: Groups = value if name == "groups" else self._groups
+        twin = self if name == "groups" else self._twin({name: value})
+        new = (twin, *(twin._member(pattern, given) for pattern, given in groups.given.items()))
+        for parameter in self._engine.state:
+            before, after = old[self._groups.number_of(parameter)], new[groups.number_of(parameter)]
+            for each in KEPT:
+                a, b = getattr(before, each), getattr(after, each)
+                if a != b:
+                    raise ValueError(
+                        f"{each} decides how the state is kept: for {parameter!r} it cannot change from {a!r} to {b!r} "
+                        "now; make a new optimizer"
+                    )
 
     def _checked(self, name: str, value: Any) -> Any:
         """Return the value of an argument as it is kept, or say what is wrong with it."""
@@ -186,9 +209,10 @@ class Arguments:
         given = ((name, getattr(self, name, None)) for name in self._arguments)
         default = defaults_of(self._rule)
         text = (
-            f"{name}={ ({k: dict(v) for k, v in value.items()} if name == 'groups' else value)!r}"
+            f"{name}={ ({k: dict(v) for k, v in (value or {}).items()} if name == 'groups' else value)!r}"
             for name, value in given
-            if value is not None and (value if name == "groups" else name not in OPTIONS or value != default[name])
+            if (value is not None or name == "master")
+            and (value if name == "groups" else name not in OPTIONS or value != default[name])
         )
         return f"{type(self).__name__}({', '.join(text)})"
 

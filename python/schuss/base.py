@@ -18,7 +18,8 @@ from .arguments import Arguments
 from .checkpoint import save
 from .checks import shown
 from .display import size, table
-from .memory import copy_of, zeros_like
+from .formats import beside, coded, computed, number_of, parameter_dtype
+from .memory import computed_copy, copy_of, zeros_like
 from .options import ON_NONFINITE, Grads, L2Options, LearningRate, Options, Params
 from .reference import follow, prepared
 from .schedules import Schedule, rate_at
@@ -66,6 +67,24 @@ class Optimizer(Arguments):
         LazyAdam. That is much cheaper, and another algorithm: momentum does not move a row on, averages of squares
         and ``ema`` do not decay, weight decay pulls only at rows that are named, while the bias correction goes by
         all steps.
+    state_dtype : {"float32", "bfloat16", "int8"}, default "float32"
+        How the state of float32 and 16-bit parameters is kept between steps; a step computes in float32 whatever it
+        is, and moves the parameter by the state before it is rounded. bfloat16: 2 bytes an element. int8: 1.03 bytes;
+        16 steps to a factor of 2 from the largest of a block of 128 down to its 2**-7 (averages of squares: 2**-15),
+        equal ones below. Both round at random, up with the probability of what is cut off: an average whose changes are
+        smaller than half a unit of its last place would stand still otherwise. Where the sizes of gradients differ by
+        more than some 1,000 in a block, int8 lets the smallest take smaller steps; a NaN or an infinity in the state
+        makes NaN of its block. The random numbers depend on the parameter's name, the element and the step alone:
+        results are the same bits on every machine and after a resume. Embeddings and small arrays may well stay in
+        float32, by ``groups``; float64 parameters must. Not for LAMB, Adafactor, RMSprop with ``centered``, the
+        schedule-free rules and those of your own.
+    master : {"split", "float32", None}, default "split"
+        What a parameter of 16 bits has beside it, so that no step is too small for it. Split: a bfloat16 parameter has
+        the 16 bits that it lacks to a float32 (2 bytes, the state "remainder"); one of float16 has a float32 (4 bytes,
+        the state "master"), as both have with "float32". The parameter is its master, rounded to the nearest (split:
+        ties away from zero). None: nothing; the parameter is rounded at random. Where you write into a parameter, what
+        you have written counts: a float32 master is given up; of a remainder there stays what is less than half a unit
+        of the parameter's last place.
     groups : mapping of pattern -> mapping of arguments, optional
         Other arguments for the parameters whose name matches the pattern (as in the module fnmatch, with case);
         the first pattern that matches counts. Options that concern all parameters together cannot differ:
@@ -76,12 +95,13 @@ class Optimizer(Arguments):
     lr : float or callable
         The learning rate, or a function of the step ``t`` (1 for the first) that gives it. It and all other arguments
         can be assigned, and count from the next step on; but what decides which state is kept (``ema``, and
-        RMSprop's ``centered`` and ``momentum``, on or off) only before the first update.
+        RMSprop's ``centered`` and ``momentum``, on or off; ``state_dtype``, ``master``) only before the first update.
     t : int
         How many updates have been made.
     state : mapping
-        Name of a parameter -> name of a slot -> its array, of the parameter's shape and dtype. The
-        arrays are the live ones: what is written into them counts. After an update with gradients by rows ask anew.
+        Name of a parameter -> name of a slot -> its array, of the parameter's shape and dtype (float32 where that has
+        16 bits). The arrays are the live ones: what is written into them counts. After an update with gradients by rows
+        ask anew. With ``state_dtype="int8"`` each slot has its blocks' scales beside it (``"m_scale"``).
 
     Notes
     -----
@@ -177,10 +197,11 @@ class Optimizer(Arguments):
         Parameters
         ----------
         params : mutable mapping of name -> ndarray, or list of ndarray
-            The parameters, float32 or float64, of any shape and any strides. A Python float or a NumPy
-            scalar is taken too; as it cannot change in place, its entry is replaced.
+            The parameters, float32, float64, float16 or bfloat16 (of the package ml_dtypes), of any shape and any
+            strides. A Python float or a NumPy scalar is taken too; as it cannot change in place, its entry is replaced.
         grads : mapping or list, like ``params``
-            A gradient for each parameter, of the same dtype and shape; it is only read. ``None`` skips
+            A gradient for each parameter, of the same shape, and dtype; but for float64, the three others go with
+            each other. It is only read. ``None`` skips
             its parameter. A :class:`schuss.Rows` stands for the gradient that is zero in all other rows.
         grad_scale : float, default 1
             The gradients are multiplied by this on their way in: to average over micro-batches whose gradients
@@ -419,12 +440,51 @@ class Optimizer(Arguments):
         """The state of a parameter before its first update."""
         state = self.new_state(p)
         if self.ema is not None:
-            state["ema"] = copy_of(p)
+            state["ema"] = computed_copy(p)
         return state
 
+    def _kept_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
+        """The same as it is kept: in fewer bits where that is wanted, with what is beside a parameter of 16 bits."""
+        dtype = np.asarray(p).dtype
+        if self._in_numpy and computed(dtype) != dtype:
+            raise TypeError(
+                f"params[{name!r}] is {dtype}, in which a rule of your own would be computed; use float32 or float64"
+            )
+        state = self._new_state(name, p)
+        if self.state_dtype != "float32":
+            if self._shared:
+                raise ValueError(f'state_dtype="{self.state_dtype}" cannot be had over ranks as yet; use float32')
+            if self._whole() is not None:
+                raise ValueError(f'{type(self).__name__} cannot have state_dtype="{self.state_dtype}": {self._whole()}')
+            if not isinstance(p, np.ndarray) or computed(dtype) != np.float32:
+                what = f"{dtype}, and so is its state" if isinstance(p, np.ndarray) else f"{shown(p)}, and no array"
+                raise ValueError(
+                    f'params[{name!r}] is {what}; state_dtype="{self.state_dtype}" is for arrays of float32, float16 '
+                    f'and bfloat16: give it groups={{{str(name)!r}: {{"state_dtype": "float32"}}}}'
+                )
+        return self._kept(state, p)
+
+    def _kept(self, state: dict[str, NDArray[Any]], p: Any) -> dict[str, NDArray[Any]]:
+        """State as it is kept, and what is beside a parameter."""
+        if self.state_dtype != "float32":
+            state = coded(state, self._slots(), self._never_negative, self.state_dtype)
+        return {**state, **beside(p, self.master)}
+
+    def _whole(self) -> str | None:
+        """Why no state may have fewer bits than it is computed with."""
+        return "a rule of your own is computed in NumPy" if self._in_numpy else self._whole_state
+
+    def _place_of(self, name: Any) -> tuple[int, int, bool]:
+        """A parameter's number and its first element's place, for random numbers; whether it is to have a master."""
+        member: Optimizer = (self, *self._members)[self._groups.number_of(name)]
+        return number_of(name), 0, member.master is not None
+
     def _like(self, state: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
-        """An array of the shape and dtype of the parameter that a state is of; None where there is none."""
-        return next((state[slot] for slot in (*self._slots(), "ema") if slot in state), None)
+        """An array of the shape of the parameter that a state is of, and a dtype for which it is kept so, if any is."""
+        for slot in ("remainder", "master", *self._slots(), "ema"):
+            if slot in state:
+                return np.broadcast_to(np.zeros((), parameter_dtype(slot, state[slot].dtype)), state[slot].shape)
+        return None
 
     def _workspace(self, name: Any, p: Any) -> NDArray[Any]:
         """What the first half of a rule whose second half needs Python hands over; it is no state."""
@@ -461,7 +521,7 @@ class Optimizer(Arguments):
         dict
             Name -> array, as ``step()`` takes them: here one for each of ``slots``, of the shape and dtype of ``p``.
         """
-        return {slot: copy_of(p) if slot in self.copies else zeros_like(p) for slot in self._slots()}
+        return {slot: computed_copy(p) if slot in self.copies else zeros_like(p) for slot in self._slots()}
 
     def _step_in_numpy(
         self,
@@ -478,7 +538,7 @@ class Optimizer(Arguments):
         rule = (self, *self._members)[group]._twin()
         object.__setattr__(rule, "_now", self._engine.t + 1)
         new_p, new = np.array(p), {slot: np.array(array) for slot, array in state.items()}
-        g = np.array(g) if scale == 1 else np.asarray(g * scale)
+        g = np.array(g, new_p.dtype) if scale == 1 else np.asarray(g * scale)
         own = {slot: array for slot, array in new.items() if slot != "ema"}
         rule.step(new_p, prepared(rule, new_p, g, shrink), lr, **own)
         if self.ema is not None:
@@ -492,7 +552,7 @@ class Optimizer(Arguments):
     def _make_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         """The state of a parameter that has not been met: as its group has it."""
         member: Optimizer = (self, *self._members)[self._groups.number_of(name)]
-        return member._new_state(name, p)
+        return member._kept_state(name, p)
 
     def _ratio(
         self,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ._extras import need
 from .files import read_whole, saved_name, sum_of, write_whole
+from .formats import bfloat16, is_16_bits
 from .memory import copy_of
 from .shards import Index, is_index, real_path, remove_shares
 from .states import made_from, refuse_share, savable
@@ -93,10 +94,14 @@ def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
 
 def _checked_param(name: Any, p: Any) -> NDArray[Any]:
     array = np.asarray(p)
-    if array.dtype not in (np.float32, np.float64):
+    if not _is_parameter(array.dtype):
         what = f"dtype {array.dtype}" if isinstance(p, np.ndarray) else type(p).__name__
-        raise TypeError(f"params[{name!r}]: expected an array of float32 or float64, got {what}")
+        raise TypeError(f"params[{name!r}]: expected an array of float32, float64, float16 or bfloat16, got {what}")
     return array
+
+
+def _is_parameter(dtype: Any) -> bool:
+    return dtype in (np.float32, np.float64) or is_16_bits(dtype)
 
 
 def _put(arrays: dict[str, NDArray[Any]], key: str, array: NDArray[Any]) -> str:
@@ -135,13 +140,13 @@ def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) 
     and its version, the class, its arguments, the names, shapes and dtypes. No code in the file is run; arrays cannot
     point outside of it.
     """
-    safetensors = need("safetensors.numpy", "loading checkpoints", extra="checkpoint")
-    unfit = need("safetensors", "loading checkpoints", extra="checkpoint").SafetensorError
+    safetensors = need("safetensors", "loading checkpoints", extra="checkpoint")
     data = read_whole(path)
     if is_index(data):
         return _load_shares(path, classes)
     try:
-        arrays = safetensors.load(data)  # which checks the header, and that it accounts for each byte of the file
+        # Which checks the header, and that it accounts for each byte of the file.
+        arrays = {name: _array_of(each) for name, each in safetensors.deserialize(data)}
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
         del data
         if _KEY not in metadata:
@@ -153,7 +158,7 @@ def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) 
         for name, array in arrays.items():
             if sum_of(array) != document["crc32"][name]:
                 raise ValueError(f"its array {name!r} has changed since it was written: the checksum differs")
-    except (unfit, ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
         raise ValueError(f"{os.fspath(path)} is not a whole checkpoint of schuss: {error}") from error
     try:
         found = {name: {slot: arrays[key] for slot, key in slots.items()} for name, slots in state}
@@ -164,11 +169,22 @@ def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) 
     if params is None:
         return Checkpoint(opt, None)
     for name, key in params:
-        if arrays[key].dtype not in (np.float32, np.float64):
-            raise ValueError(f"{os.fspath(path)}: params[{name!r}] is {arrays[key].dtype}, not float32 or float64")
+        if not _is_parameter(arrays[key].dtype):
+            raise ValueError(f"{os.fspath(path)}: params[{name!r}] is {arrays[key].dtype}, which is no parameter's")
     if document["list"]:
         return Checkpoint(opt, [copy_of(arrays[key]) for _, key in params])
     return Checkpoint(opt, {name: copy_of(arrays[key]) for name, key in params})
+
+
+_DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I16": "i2", "I8": "i1", "U8": "u1"}  # by their names in a file
+
+
+def _array_of(stored: Mapping[str, Any]) -> NDArray[Any]:
+    name = stored["dtype"]
+    if name != "BF16" and name not in _DTYPES:
+        raise ValueError(f"it has an array of {name}, which is none of ours")
+    dtype = bfloat16() if name == "BF16" else np.dtype(_DTYPES[name])
+    return np.frombuffer(stored["data"], dtype).reshape(stored["shape"])
 
 
 def _load_shares(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]]) -> Checkpoint:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .formats import computed
+
 _LINE, _HUGE_PAGE = 64, 2 << 20
 
 _folder: ContextVar[str | os.PathLike[str] | None] = ContextVar("_folder", default=None)
@@ -42,22 +44,36 @@ def zeros(nbytes: int) -> NDArray[np.uint8]:
 
 
 def zeros_like(p: Any) -> NDArray[Any]:
-    """Zeros in the shape, dtype and order of axes of ``p``, which lie in memory as ``p`` does.
+    """Zeros for the state of ``p``: in the dtype that it is computed in, lying in memory as ``p`` does."""
+    p = np.asarray(p)
+    return _like(p, computed(p.dtype))
+
+
+def _like(p: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Zeros in the shape and order of axes of ``p``.
 
     They begin as far past a cache line as ``p`` does, so that vectors straddle lines in none of them or in all; and
     large ones past the start of a huge page, which the system can then give.
     """
-    p = np.asarray(p)
     axes = sorted(range(p.ndim), key=lambda axis: -abs(p.strides[axis]))
-    boundary = _HUGE_PAGE if p.nbytes >= 2 * _HUGE_PAGE else _LINE
-    memory = zeros(p.nbytes + boundary + _LINE)
-    skip = -memory.ctypes.data % boundary + p.ctypes.data % _LINE
-    found: NDArray[Any] = memory[skip : skip + p.nbytes].view(p.dtype).reshape([p.shape[axis] for axis in axes])
+    nbytes = p.size * dtype.itemsize
+    boundary = _HUGE_PAGE if nbytes >= 2 * _HUGE_PAGE else _LINE
+    memory = zeros(nbytes + boundary + _LINE)
+    skip = -memory.ctypes.data % boundary + p.ctypes.data // p.itemsize * dtype.itemsize % _LINE
+    found: NDArray[Any] = memory[skip : skip + nbytes].view(dtype).reshape([p.shape[axis] for axis in axes])
     return found.transpose(np.argsort(axes)) if axes else found
 
 
 def copy_of(p: Any) -> NDArray[Any]:
     """A copy of ``p`` that lies in memory as ``p`` does."""
+    p = np.asarray(p)
+    copy = _like(p, p.dtype)
+    copy[...] = p
+    return copy
+
+
+def computed_copy(p: Any) -> NDArray[Any]:
+    """The same in the dtype that ``p`` is computed in."""
     copy = zeros_like(p)
     copy[...] = p
     return copy

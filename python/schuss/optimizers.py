@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from .arguments import LooksAt
 from .base import Optimizer
 from .checks import POSITIVE, SHARE, count, flag, number, shown
-from .memory import copy_of
+from .formats import computed
+from .memory import computed_copy
 from .options import L2Options, LearningRate, Options
 from .reference import orthogonalized
 from .registry import OPTIMIZERS as OPTIMIZERS
@@ -40,6 +41,8 @@ class SGD(Optimizer):
         Learning rate, in units of parameter per gradient; or a function of the step.
     weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -88,6 +91,8 @@ class Momentum(Optimizer):
         the steps, as in Andrew Ng's course.
     weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -155,6 +160,8 @@ class Nesterov(Optimizer):
         ``mu``, the share of the velocity that is left after a step.
     weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -214,6 +221,8 @@ class AdaGrad(Optimizer):
         The learning rate of step t is ``lr / (1 + (t - 1) * lr_decay)``, as in PyTorch.
     weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -240,6 +249,7 @@ class AdaGrad(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("h",)
+    _never_negative: ClassVar[tuple[str, ...]] = ("h",)
     _ranges: ClassVar = {"eps": POSITIVE, "initial_accumulator": POSITIVE, "lr_decay": POSITIVE}
 
     eps: float
@@ -297,6 +307,8 @@ class RMSprop(Optimizer):
         ``mu``, the share of the velocity that is left after a step.
     weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -324,6 +336,7 @@ class RMSprop(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("h",)
+    _never_negative: ClassVar[tuple[str, ...]] = ("h",)
     _ranges: ClassVar = {"decay_rate": SHARE, "eps": POSITIVE, "momentum": SHARE}
     _deciding: ClassVar[tuple[str, ...]] = ("ema", "centered", "momentum")
 
@@ -353,6 +366,11 @@ class RMSprop(Optimizer):
 
     def _kernel(self) -> str:
         return f"RMSprop{'Centered' * self.centered}{'Momentum' * (self.momentum > 0)}"
+
+    def _whole(self) -> str | None:
+        return (
+            "h - a a, of rounded numbers, may be negative where it is centered" if self.centered else super()._whole()
+        )
 
     def _slots(self) -> tuple[str, ...]:
         return ("h", *("a",) * self.centered, *("v",) * (self.momentum > 0))
@@ -384,6 +402,8 @@ class Adam(Optimizer):
         The step is the same with ``eps_hat = eps sqrt(1 - beta2^t)``.
     weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -414,6 +434,7 @@ class Adam(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
+    _never_negative: ClassVar[tuple[str, ...]] = ("v",)
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps_hat": POSITIVE, "eps": POSITIVE}
     _alternatives: ClassVar[tuple[str, ...]] = ("eps_hat", "eps")
 
@@ -483,6 +504,8 @@ class AdamW(Optimizer):
         Decoupled from the gradient: the share of a parameter that is lost in a step is ``lr * weight_decay``.
     maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -508,6 +531,7 @@ class AdamW(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
+    _never_negative: ClassVar[tuple[str, ...]] = ("v",)
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
     _decoupled: ClassVar[bool] = True
 
@@ -558,6 +582,8 @@ class AMSGrad(Optimizer):
         Correct ``m`` and ``h`` for their start at zero, as :class:`Adam` does. The paper does not; PyTorch does.
     weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -583,6 +609,7 @@ class AMSGrad(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("m", "v", "h")
+    _never_negative: ClassVar[tuple[str, ...]] = ("v", "h")
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
 
     beta1: float
@@ -635,6 +662,8 @@ class Adamax(Optimizer):
         In units of the gradient, so that one of zero divides by no zero. The paper has none.
     weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -659,6 +688,7 @@ class Adamax(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("m", "u")
+    _never_negative: ClassVar[tuple[str, ...]] = ("u",)
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
 
     beta1: float
@@ -706,6 +736,8 @@ class NAdam(Optimizer):
         How fast ``mu_t`` rises from half of ``beta1`` to all of it.
     weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -730,6 +762,7 @@ class NAdam(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
+    _never_negative: ClassVar[tuple[str, ...]] = ("v",)
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE, "momentum_decay": POSITIVE}
 
     beta1: float
@@ -811,6 +844,8 @@ class RAdam(Optimizer):
         Added to ``sqrt(v)`` before the bias correction, as in PyTorch.
     weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -836,6 +871,7 @@ class RAdam(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
+    _never_negative: ClassVar[tuple[str, ...]] = ("v",)
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
 
     beta1: float
@@ -884,6 +920,8 @@ class AdaDelta(Optimizer):
         In units of a squared gradient and of a squared step; it also starts the motion.
     weight_decay, maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: weight decay, clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -909,6 +947,7 @@ class AdaDelta(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("h", "d")
+    _never_negative: ClassVar[tuple[str, ...]] = ("h", "d")
     _ranges: ClassVar = {"decay_rate": SHARE, "eps": POSITIVE}
 
     decay_rate: float
@@ -948,6 +987,8 @@ class Lion(Optimizer):
         Decoupled from the gradient; three to ten times what suits AdamW.
     maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1018,6 +1059,8 @@ class LAMB(Optimizer):
         A part of the direction, as in the paper.
     maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1044,6 +1087,7 @@ class LAMB(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
+    _whole_state: ClassVar[str | None] = "its step goes over m and v twice, which would be rounded in between"
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
     _decoupled: ClassVar[bool] = True
     _looks_at: ClassVar[LooksAt] = "norms"
@@ -1095,6 +1139,8 @@ class LARS(Optimizer):
         Added to the gradient within the rule, and counted in the ratio.
     maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1169,6 +1215,8 @@ class Adan(Optimizer):
         By a proximal step, as in the paper.
     maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1195,6 +1243,7 @@ class Adan(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("m", "v", "n", "b")
+    _never_negative: ClassVar[tuple[str, ...]] = ("n",)
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "beta3": SHARE, "eps": POSITIVE}
     _decoupled: ClassVar[bool] = True
 
@@ -1291,7 +1340,7 @@ class _ScheduleFree(Optimizer):
 
     def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         state = super()._new_state(name, p)
-        state["z"], state["x"] = copy_of(p), copy_of(p)
+        state["z"], state["x"] = computed_copy(p), computed_copy(p)
         return state
 
     @property
@@ -1358,6 +1407,8 @@ class ScheduleFreeSGD(_ScheduleFree):
         Added to the gradient within the rule, at the point where the gradient is taken.
     maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1386,6 +1437,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("z", "x")
+    _whole_state: ClassVar[str | None] = "z and x are parameters, which would lose what a step adds to them"
     _ranges: ClassVar = {"momentum": SHARE}
 
     momentum: float
@@ -1437,6 +1489,8 @@ class ScheduleFreeAdamW(_ScheduleFree):
         Decoupled from the gradient.
     maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1463,6 +1517,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("z", "x", "v")
+    _whole_state: ClassVar[str | None] = "z and x are parameters, which would lose what a step adds to them"
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
 
     beta1: float
@@ -1514,6 +1569,8 @@ class Muon(Optimizer):
         Decoupled from the gradient.
     maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1623,6 +1680,8 @@ class Adafactor(Optimizer):
         Decoupled from the gradient.
     maximize, clip_value, clip_norm, ema, on_nonfinite, flush_subnormals, sparse, groups : optional
         What all rules take: clipping, averages, groups and more; see :class:`schuss.Optimizer`.
+    state_dtype, master : optional
+        How state, and parameters of 16 bits, are kept; see :class:`schuss.Optimizer`.
 
     Raises
     ------
@@ -1651,6 +1710,7 @@ class Adafactor(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
+    _whole_state: ClassVar[str | None] = "its state is a row and a column for each matrix"
     _ranges: ClassVar = {"eps": POSITIVE, "eps2": POSITIVE, "clip_threshold": POSITIVE}
     _decoupled: ClassVar[bool] = True
     _looks_at: ClassVar[LooksAt] = "whole"
@@ -1688,18 +1748,19 @@ class Adafactor(Optimizer):
     def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         state = super()._new_state(name, p)
         p = np.asarray(p)
+        dtype = computed(p.dtype)
         if p.ndim < 2:
-            state["v"] = np.zeros_like(p)
+            state["v"] = np.zeros(p.shape, dtype)
         else:
-            state["row"] = np.zeros((*p.shape[:-1], 1), p.dtype)
-            state["column"] = np.zeros((*p.shape[:-2], 1, p.shape[-1]), p.dtype)
+            state["row"] = np.zeros((*p.shape[:-1], 1), dtype)
+            state["column"] = np.zeros((*p.shape[:-2], 1, p.shape[-1]), dtype)
         return state
 
     def _like(self, state: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
-        if "row" not in state or "column" not in state:
-            return state.get("v")
-        shape = np.broadcast_shapes(state["row"].shape, state["column"].shape)
-        return np.broadcast_to(state["row"].dtype.type(0), shape)
+        if "row" in state and "column" in state:
+            shape = np.broadcast_shapes(state["row"].shape, state["column"].shape)
+            return super()._like({**state, "ema": np.broadcast_to(state["row"], shape)})
+        return super()._like({**state, "ema": state["v"]} if "v" in state else {})
 
     def _scalars(self, lr: float, t: int) -> Scalars:
         eps = -1.0 if self.eps is None else self.eps

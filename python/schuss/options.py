@@ -25,6 +25,8 @@ class Options(TypedDict, total=False):
     on_nonfinite: Literal["propagate", "skip", "raise"]
     flush_subnormals: bool
     sparse: Literal["exact", "touched"]
+    state_dtype: Literal["float32", "bfloat16", "int8"]
+    master: Literal["split", "float32"] | None
     groups: Mapping[str, Mapping[str, Any]]
 
 
@@ -36,8 +38,11 @@ class L2Options(Options, total=False):
 
 OPTIONS = (
     *("weight_decay", "maximize", "clip_value", "clip_norm", "ema", "on_nonfinite", "flush_subnormals", "sparse"),
-    "groups",
+    *("groups", "state_dtype", "master"),
 )
+
+# Those that say how numbers are kept. They cannot change for a parameter that has state.
+KEPT = ("state_dtype", "master")
 
 # Those that concern all parameters together, and are no group's.
 GLOBAL = frozenset({"clip_norm", "ema", "on_nonfinite", "flush_subnormals", "sparse", "groups"})
@@ -51,7 +56,12 @@ RANGES: Mapping[str, tuple[float, float, bool]] = {
 }
 
 ON_NONFINITE = ("propagate", "skip", "raise")
-SPARSE = ("exact", "touched")
+CHOICES: Mapping[str, tuple[str | None, ...]] = {
+    "on_nonfinite": ON_NONFINITE,
+    "sparse": ("exact", "touched"),
+    "state_dtype": ("float32", "bfloat16", "int8"),
+    "master": ("split", "float32", None),
+}
 
 
 def checked_rate(value: Any) -> Any:
@@ -65,10 +75,10 @@ def checked_rate(value: Any) -> Any:
 
 def checked_option(name: str, value: Any) -> Any:
     """Return the value of an option that is no number as it is kept."""
-    if name in ("on_nonfinite", "sparse"):
-        known = ON_NONFINITE if name == "on_nonfinite" else SPARSE
-        if not isinstance(value, str) or value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {shown(value)}")
+    if name in CHOICES:
+        known = CHOICES[name]
+        if not isinstance(value, (str, type(None))) or value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, got {shown(value)}")
         return value
     if name == "flush_subnormals" and value and not _core.can_flush:
         raise ValueError("flush_subnormals=True cannot be had on this processor")

@@ -24,12 +24,15 @@ from typing import Any
 
 import numpy as np
 
+from . import formats
+
 
 class Optimizer:
     """What all rules share: the step count ``t``, the state, and the walk over the parameters."""
 
     slots: tuple[str, ...] = ()  # the names of the state arrays that step() receives
     copies: tuple[str, ...] = ()  # those that start as a copy of the parameter; the others start at zero
+    never_negative: tuple[str, ...] = ()  # those that are sums of squares, or magnitudes
     decoupled: bool = False  # whether weight decay is the rule's own and not a part of the gradient
     step: Any  # step(p, g, lr, **state) changes p and the state; each rule defines it
     lr: Any
@@ -39,6 +42,8 @@ class Optimizer:
     clip_norm: float | None
     ema: float | None
     on_nonfinite: str
+    state_dtype: str
+    master: str | None
     groups: dict[str, dict[str, Any]]
     t: int
     skipped: int
@@ -56,6 +61,8 @@ class Optimizer:
         ema: float | None = None,
         on_nonfinite: str = "propagate",
         flush_subnormals: bool = False,
+        state_dtype: str = "float32",
+        master: str | None = "split",
         groups: Any = None,
     ) -> None:
         self.lr, self.weight_decay, self.maximize = lr, weight_decay, maximize
@@ -65,6 +72,7 @@ class Optimizer:
             ema,
             on_nonfinite,
         )
+        self.state_dtype, self.master = state_dtype, master
         self.groups = groups or {}
         if flush_subnormals:
             raise ValueError("NumPy has no mode in which subnormal numbers count as zero")
@@ -77,7 +85,7 @@ class Optimizer:
         names = [
             name for name in (params if hasattr(params, "keys") else range(len(params))) if grads[name] is not None
         ]
-        scaled = {name: grads[name] if grad_scale == 1 else grads[name] * grad_scale for name in names}
+        scaled = {name: wide(grads[name]) if grad_scale == 1 else wide(grads[name]) * grad_scale for name in names}
         if self.on_nonfinite != "propagate" and not all(np.isfinite(g).all() for g in scaled.values()):
             if self.on_nonfinite == "raise":
                 raise FloatingPointError("a gradient has an element that is NaN or infinite")
@@ -91,11 +99,16 @@ class Optimizer:
             given, g, group = params[name], scaled[name], self.group_of(name)
             p = given if isinstance(given, np.ndarray) else np.array(given)
             if name not in self.state:
-                self.state[name] = group.new_state(p)
-            slots = {slot: array for slot, array in self.state[name].items() if slot != "ema"}
-            group.step(p, prepared(group, p, g, shrink), group.rate(self.t), **slots)
+                self.state[name] = group.kept_state(p)
+            kept = self.state[name]
+            wide_p, slots = (
+                formats.parameter(p, kept),
+                formats.slots(kept),
+            )  # p and the state, if they are no fewer bits
+            group.step(wide_p, prepared(group, wide_p, g, shrink), group.rate(self.t), **slots)
             if self.ema is not None:
-                follow(self.state[name]["ema"], p, self.ema)
+                follow(kept["ema"], wide_p, self.ema)
+            formats.keep(p, kept, wide_p, slots, formats.number_of(name), self.t)
             if p is not given:
                 params[name] = type(given)(p)  # a Python float cannot change in place: its entry is rebound
 
@@ -116,6 +129,18 @@ class Optimizer:
         """The state of a parameter before its first step."""
         state = {slot: np.copy(p) if slot in self.copies else np.zeros_like(p) for slot in self.slots}
         return state if self.ema is None else {**state, "ema": np.copy(p)}
+
+    def kept_state(self, p: Any) -> dict[str, Any]:
+        """The same in as many bits as are wanted; and what a parameter of 16 bits has beside it."""
+        state = self.new_state(wide(p))
+        if self.state_dtype != "float32":
+            state = formats.coded(state, self.slots, self.never_negative, self.state_dtype)
+        return {**state, **formats.beside(p, self.master)}
+
+
+def wide(x: Any) -> Any:
+    """What has 16 bits as float32, in which it is computed."""
+    return x.astype(np.float32) if isinstance(x, np.ndarray) and formats.is_16_bits(x.dtype) else x
 
 
 def prepared(opt: Any, p: Any, g: Any, shrink: float) -> Any:
@@ -216,6 +241,7 @@ class AdaGrad(Optimizer):
     """A learning rate per element, shrinking with its summed squares (Duchi et al., 2011)."""
 
     slots: tuple[str, ...] = ("h",)
+    never_negative: tuple[str, ...] = ("h",)
     eps: float
     initial_accumulator: float
     lr_decay: float
@@ -245,6 +271,7 @@ class AdaGrad(Optimizer):
 class RMSprop(Optimizer):
     """AdaGrad that forgets: ``h`` is a running average (Tieleman and Hinton, 2012)."""
 
+    never_negative: tuple[str, ...] = ("h",)
     decay_rate: float
     eps: float
     centered: bool
@@ -288,6 +315,7 @@ class Adam(Optimizer):
     """
 
     slots: tuple[str, ...] = ("m", "v")
+    never_negative: tuple[str, ...] = ("v",)
     beta1: float
     beta2: float
     eps_hat: float
@@ -319,6 +347,7 @@ class AdamW(Optimizer):
     """Adam with weight decay beside the gradient (Loshchilov and Hutter, 2019)."""
 
     slots: tuple[str, ...] = ("m", "v")
+    never_negative: tuple[str, ...] = ("v",)
     decoupled: bool = True
     beta1: float
     beta2: float
@@ -350,6 +379,7 @@ class AMSGrad(Optimizer):
     """Adam that divides by the largest average so far (Reddi, Kale and Kumar, 2018)."""
 
     slots: tuple[str, ...] = ("m", "v", "h")
+    never_negative: tuple[str, ...] = ("v", "h")
     beta1: float
     beta2: float
     eps: float
@@ -383,6 +413,7 @@ class Adamax(Optimizer):
     """Adam by the largest recent gradient (Kingma and Ba, 2015, section 7.1)."""
 
     slots: tuple[str, ...] = ("m", "u")
+    never_negative: tuple[str, ...] = ("u",)
     beta1: float
     beta2: float
     eps: float
@@ -403,6 +434,7 @@ class NAdam(Optimizer):
     """Adam with Nesterov's momentum (Dozat, 2016)."""
 
     slots: tuple[str, ...] = ("m", "v")
+    never_negative: tuple[str, ...] = ("v",)
     beta1: float
     beta2: float
     eps: float
@@ -439,6 +471,7 @@ class RAdam(Optimizer):
     """Adam that first steps by momentum alone (Liu et al., 2020)."""
 
     slots: tuple[str, ...] = ("m", "v")
+    never_negative: tuple[str, ...] = ("v",)
     beta1: float
     beta2: float
     eps: float
@@ -466,6 +499,7 @@ class AdaDelta(Optimizer):
     """Steps in the unit of the parameter (Zeiler, 2012)."""
 
     slots: tuple[str, ...] = ("h", "d")
+    never_negative: tuple[str, ...] = ("h", "d")
     decay_rate: float
     eps: float
 
@@ -574,6 +608,7 @@ class Adan(Optimizer):
     """Adam that also averages how the gradient changes (Xie et al., 2022)."""
 
     slots: tuple[str, ...] = ("m", "v", "n", "b")
+    never_negative: tuple[str, ...] = ("n",)
     decoupled: bool = True
     beta1: float
     beta2: float

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checks import count, shown
+from .formats import is_bfloat16
 from .memory import copy_of
 from .registry import OPTIMIZERS
 from .schedules import SCHEDULES, ReduceOnPlateau, Schedule
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .options import LearningRate
 
 FORMAT = 2
+_LATER = {"sparse": "exact", "state_dtype": "float32", "master": "split"}  # arguments that were not there at first
+_DTYPES = (np.float32, np.float64, np.int16, np.int8, np.uint8)  # of state, and bfloat16
 _DEEPEST = 50  # schedules within schedules
 
 
@@ -194,8 +197,8 @@ def made_from(
     if cls is not None and cls.__name__ != name:
         raise ValueError(f"the state is of {name}, this optimizer is {cls.__name__}")
     cls = cls or OPTIMIZERS[name]
-    if isinstance(saved["arguments"], Mapping) and "sparse" not in saved["arguments"]:
-        saved = {**saved, "arguments": {**saved["arguments"], "sparse": "exact"}}  # which was not there at first
+    if isinstance(saved["arguments"], Mapping):
+        saved = {**saved, "arguments": {**_LATER, **saved["arguments"]}}
     if not isinstance(saved["arguments"], Mapping) or set(saved["arguments"]) != set(cls._arguments):
         raise ValueError(f"the state's arguments are not those of {name}: {', '.join(cls._arguments)}")
     for number in ("t", "skipped"):
@@ -239,11 +242,11 @@ def _checked_state(opt: Optimizer, state: Any) -> dict[Any, dict[str, NDArray[An
         if not isinstance(slots, Mapping):
             raise ValueError(f"the state of {name!r} must be a dict of slot -> array, got {type(slots).__name__}")
         for slot, array in slots.items():
-            if type(array) is not np.ndarray or array.dtype not in (np.float32, np.float64):
+            if type(array) is not np.ndarray or not (array.dtype in _DTYPES or is_bfloat16(array.dtype)):
                 what = getattr(array, "dtype", type(array).__name__)
                 raise ValueError(f"the state {slot!r} of {name!r} must be an array of float32 or float64, got {what}")
         full = opt._like(slots) if set(opt._structure()[1]) <= set(slots) else None
-        expected = {} if full is None else opt._new_state(name, full)
+        expected = {} if full is None else opt._make_state(name, full)
         if not set(slots) == set(expected) >= set(opt._structure()[1]):
             wanted = ", ".join(expected or opt._structure()[1]) or "none"
             raise ValueError(
@@ -255,17 +258,20 @@ def _checked_state(opt: Optimizer, state: Any) -> dict[Any, dict[str, NDArray[An
                     f"the state {slot!r} of {name!r} is {array.dtype} of shape {array.shape}, "
                     f"expected {expected[slot].dtype} of shape {expected[slot].shape}"
                 )
-        found[name] = {slot: copy_of(array) for slot, array in slots.items()}
+        found[name] = {
+            slot: copy_of(array) if array.dtype in (np.float32, np.float64) else np.array(array, order="C")
+            for slot, array in slots.items()
+        }
     return found
 
 
 def made_of(cls: type[Optimizer], given: Mapping[str, Any]) -> Optimizer:
-    """An optimizer with these arguments, of which those that are None are not given.
+    """An optimizer with these arguments, of which those that are None are not given, but for one.
 
     They are the rule's: a class that inherits from it may take others.
     """
     rule = cls._rule
-    made: Optimizer = rule(**{name: value for name, value in given.items() if value is not None})
+    made: Optimizer = rule(**{name: value for name, value in given.items() if value is not None or name == "master"})
     if rule is cls:
         return made
     opt: Optimizer = cls.__new__(cls)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Optimizer
+from .formats import computed
 from .states import restore, state_dict
 
 __all__ = ["load_torch_state"]
@@ -27,7 +28,14 @@ _TORCH: dict[str, dict[str, tuple[str, bool]]] = {
 }
 
 
-def load_torch_state(opt: Optimizer, state: Mapping[Any, Mapping[str, Any]], names: Sequence[Any], t: int) -> None:
+def load_torch_state(
+    opt: Optimizer,
+    state: Mapping[Any, Mapping[str, Any]],
+    names: Sequence[Any],
+    t: int,
+    *,
+    params: Mapping[Any, Any] | None = None,
+) -> None:
     """Go on from where an optimizer of PyTorch has stopped.
 
     Parameters
@@ -36,11 +44,15 @@ def load_torch_state(opt: Optimizer, state: Mapping[Any, Mapping[str, Any]], nam
         With the arguments that take the same steps (docs/conventions.md).
     state : mapping of index -> name -> array
         PyTorch's ``state_dict()["state"]`` with its tensors as arrays:
-        ``{i: {k: v.numpy() for k, v in s.items()} for i, s in torch_opt.state_dict()["state"].items()}``.
+        ``{i: {k: v.numpy() for k, v in s.items()} for i, s in torch_opt.state_dict()["state"].items()}``. Those of
+        bfloat16 as ``v.view(torch.int16).numpy().view(ml_dtypes.bfloat16)``.
     names : sequence
         The name here of each parameter there, by its index.
     t : int
         How many steps have been made; PyTorch counts per parameter, and its SGD not at all.
+    params : mapping of name -> array, optional
+        The parameters, of which only the dtypes are looked at: needed where they have 16 bits, as PyTorch keeps no
+        master of them.
 
     Raises
     ------
@@ -67,8 +79,9 @@ def load_torch_state(opt: Optimizer, state: Mapping[Any, Mapping[str, Any]], nam
             if theirs.get(name) is None:
                 raise ValueError(f"parameter {index} has no {name!r}, from which {slot!r} would come")
             array = np.array(theirs[name])
-            slots[slot] = -lr * array if lacks_lr else array
-            slots[slot] = slots[slot].astype(array.dtype, copy=False)
-        found[names[index]] = slots
+            wide = array.astype(computed(array.dtype), copy=False)
+            slots[slot] = (-lr * wide if lacks_lr else wide).astype(wide.dtype, copy=False)
+        p = None if params is None else params[names[index]]
+        found[names[index]] = member._kept(slots, p)
     saved = {**state_dict(opt), "t": t, "skipped": 0, "memory": opt._memories(t), "state": found}
     restore(opt, saved, lr=opt.lr, groups=opt.groups)

@@ -36,6 +36,9 @@ WEIGHTS, REDUCTIONS = ("mean", "sum"), ("tree", "mpi")
 def _checked_optimizer(optimizer: object) -> None:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be one of schuss, as schuss.Adam(); got {shown(optimizer)}")
+    for each in (optimizer, *optimizer._members):
+        if each.state_dtype != "float32":
+            raise ValueError(f'state_dtype="{each.state_dtype}" cannot be had over ranks as yet; use float32')
 
 
 def _hint(name: str) -> str:

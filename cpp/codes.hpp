@@ -1,0 +1,312 @@
+// Numbers of 16 and 8 bits, to what rules compute in and back: a block of contiguous elements at a time.
+//
+// What is rounded at random goes by bits of a hash of whose they are: the same for any thread and any ISA.
+// schuss/formats.py computes the same bits. Only kernels.cpp includes this; why nothing here has external linkage is
+// said in rules.hpp.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
+#include "kernels.hpp"
+
+namespace {
+
+inline float number(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+constexpr uint32_t sign_bit = 0x80000000, infinite = 0x7f800000;
+
+// A NaN with the upper half of one that arithmetic makes, so that no sum carries it over. All NaNs that arithmetic has
+// seen are quiet: their bits are at least those of the limits. The others are as they were.
+inline uint32_t with_plain_nan(uint32_t bits) {
+  constexpr int32_t positive = 0x7fc00000;
+  constexpr uint32_t negative = 0xffc00000;
+  const int32_t number = static_cast<int32_t>(bits) < positive ? static_cast<int32_t>(bits) : positive;
+  const uint32_t found = static_cast<uint32_t>(number);
+  return found < negative ? found : negative;
+}
+
+// bfloat16 is the upper half of a float32.
+struct BFloat16 {
+  static float decode(uint16_t code) { return number(static_cast<uint32_t>(code) << 16); }
+  static uint16_t nearest(uint32_t given) {  // ties to even
+    const uint32_t bits = with_plain_nan(given);
+    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+  static uint16_t random(uint32_t bits, uint32_t u) {  // up with the probability of what is cut off, by 16 bits
+    return static_cast<uint16_t>((with_plain_nan(bits) + u) >> 16);
+  }
+};
+
+// float16: 5 bits of exponent, 10 of mantissa. Below 2^-14 they count multiples of 2^-24.
+struct Float16 {
+  static constexpr uint32_t rebias = (127 - 15) << 23, least_normal = 0x38800000, too_large = 0x47800000;  // 2^16
+  static float decode(uint16_t code) {
+    const uint32_t size = code & 0x7fff, sign = static_cast<uint32_t>(code & 0x8000) << 16;
+    const uint32_t small = bits_of(static_cast<float>(static_cast<int32_t>(size)) * 0x1p-24f);
+    const uint32_t normal = (size << 13) + (size < 0x7c00 ? rebias : 2 * rebias);
+    return number(sign | (size < 0x400 ? small : normal));
+  }
+  static uint16_t with_sign(uint32_t bits, uint32_t small, uint32_t normal) {
+    const uint32_t size = bits & ~sign_bit;
+    const uint32_t large = size > infinite ? 0x7e00 : 0x7c00;
+    const uint32_t found = size >= too_large ? large : size < least_normal ? small : normal;
+    return static_cast<uint16_t>(found | (bits & sign_bit) >> 16);
+  }
+  static uint16_t nearest(uint32_t bits) {
+    const uint32_t size = bits & ~sign_bit;
+    const uint32_t small = bits_of(number(size) + 0.5f) - bits_of(0.5f);  // a sum is rounded to multiples of 2^-24
+    return with_sign(bits, small, (size - rebias + 0xfff + (size >> 13 & 1)) >> 13);
+  }
+  static uint16_t random(uint32_t bits, uint32_t u) {
+    const uint32_t size = bits & ~sign_bit;
+    const float multiple = size < least_normal ? number(size) * 0x1p24f : 0;
+    const int32_t below = static_cast<int32_t>(multiple);
+    const float over = (multiple - static_cast<float>(below)) * 0x1p16f;
+    const uint32_t small = static_cast<uint32_t>(below) + (static_cast<float>(static_cast<int32_t>(u)) < over);
+    return with_sign(bits, small, (size - rebias + (u >> 3)) >> 13);
+  }
+};
+
+// Bits of a random number: its upper ones, or its lower ones.
+template <bool upper>
+uint32_t some_of(uint32_t random, int bits) {
+  return upper ? random >> (32 - bits) : random & ((uint32_t{1} << bits) - 1);
+}
+
+// Runs of elements, as processors have instructions for.
+
+template <class Type>
+void decode_run(size_t n, const uint16_t* __restrict code, float* __restrict x) {
+#pragma omp simd
+  for (size_t i = 0; i < n; ++i) x[i] = Type::decode(code[i]);
+}
+template <class Type>
+void nearest_run(size_t n, const float* __restrict x, uint16_t* __restrict code) {
+#pragma omp simd
+  for (size_t i = 0; i < n; ++i) code[i] = Type::nearest(bits_of(x[i]));
+}
+
+#ifdef __F16C__
+template <>
+inline void decode_run<Float16>(size_t n, const uint16_t* __restrict code, float* __restrict x) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(code + i))));
+  for (; i < n; ++i) x[i] = Float16::decode(code[i]);
+}
+template <>
+inline void nearest_run<Float16>(size_t n, const float* __restrict x, uint16_t* __restrict code) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(code + i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+  for (; i < n; ++i) code[i] = Float16::nearest(bits_of(x[i]));
+}
+#endif
+
+// How an operand lies: where, and how its i-th element is taken from there and put back.
+
+struct Floats {
+  float* at;
+  explicit Floats(void* code, void* = nullptr) : at(static_cast<float*>(code)) {}
+  float load(size_t i) const { return at[i]; }
+  template <bool upper>
+  void store(size_t i, float x, uint32_t) const {
+    at[i] = x;
+  }
+};
+
+// State, a gradient, or a parameter that is its own master: rounded at random.
+template <class Type>
+struct Alone {
+  uint16_t* code;
+  explicit Alone(void* code_, void* = nullptr) : code(static_cast<uint16_t*>(code_)) {}
+  float load(size_t i) const { return Type::decode(code[i]); }
+  template <bool upper>
+  void store(size_t i, float x, uint32_t random) const {
+    code[i] = Type::random(bits_of(x), some_of<upper>(random, 16));
+  }
+};
+
+// bfloat16 and the other half of its float32 master, as a signed number: the parameter is the master rounded to the
+// nearest, half a unit away from zero. A remainder with which the sum has another sign, or is NaN, is of a parameter
+// that the caller has replaced, and does not count.
+struct Split {
+  uint16_t* code;
+  int16_t* rest;
+  Split(void* code_, void* rest_) : code(static_cast<uint16_t*>(code_)), rest(static_cast<int16_t*>(rest_)) {}
+  float load(size_t i) const {
+    const uint32_t upper = static_cast<uint32_t>(code[i]) << 16;
+    const uint32_t sum = upper + static_cast<uint32_t>(static_cast<int32_t>(rest[i]));
+    const bool counts = static_cast<int32_t>(sum ^ upper) >= 0 && number(sum) == number(sum);
+    return number(counts ? sum : upper);
+  }
+  template <bool upper>
+  void store(size_t i, float x, uint32_t) const {
+    const uint32_t bits = with_plain_nan(bits_of(x));
+    code[i] = static_cast<uint16_t>((bits + 0x8000) >> 16);
+    rest[i] = static_cast<int16_t>(bits);
+  }
+};
+
+// 8 bits of a number y = |x| / scale, which is at most 1: those of the float y + least, counted from least's own, that
+// are above its 19 last ones. So there are 16 steps to a factor of 2 down to y = least, and equal ones from there to
+// zero. The scale is the largest |x| of a block; NaN where there is one that is not finite, and then all are. A number
+// that is never negative is not rounded to zero, as it is divided by, but where the whole block is.
+template <class Int, int octaves>
+struct Scaled {
+  static constexpr uint32_t least = static_cast<uint32_t>(127 - octaves) << 23;  // its bits
+  static constexpr int cut = 19;
+  static constexpr bool has_sign = static_cast<Int>(-1) < 0;
+  static constexpr float least_normal = 0x1p-126f;
+
+  static float decode(Int code, float scale) {
+    const int32_t q = code;
+    const uint32_t size = static_cast<uint32_t>(q < 0 ? -q : q);
+    const float found = (number(least + (size << cut)) - number(least)) * scale;
+    return has_sign ? number(bits_of(found) | (static_cast<uint32_t>(q) & sign_bit)) : found;
+  }
+  template <bool upper>
+  static Int encode(float x, float factor, uint32_t random) {
+    const uint32_t bits = bits_of(x);
+    const float y = number(bits & ~sign_bit) * factor;
+    const uint32_t q = (bits_of(y + number(least)) - least + some_of<upper>(random, cut)) >> cut;
+    if (!has_sign) return static_cast<Int>(q < 1 ? 1 : q);
+    const uint32_t negative = static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31);
+    return static_cast<Int>((q ^ negative) - negative);
+  }
+  template <bool upper>
+  static float encode_block(size_t n, Int* __restrict code, const float* __restrict x, const uint32_t* __restrict r) {
+    int32_t largest = 0;  // the bits of positive numbers are in their order
+#pragma omp simd reduction(max : largest)
+    for (size_t i = 0; i < n; ++i) {
+      const int32_t size = static_cast<int32_t>(bits_of(x[i]) & ~sign_bit);
+      largest = largest < size ? size : largest;
+    }
+    if (largest == 0 || largest >= static_cast<int32_t>(infinite)) {
+      memset(code, 0, n);
+      return largest == 0 ? 0.0f : number(infinite | 0x400000);
+    }
+    const float found = number(static_cast<uint32_t>(largest)), scale = found < least_normal ? least_normal : found;
+    const float factor = 1 / scale;
+#pragma omp simd
+    for (size_t i = 0; i < n; ++i) code[i] = encode<upper>(x[i], factor, r[i]);
+    return scale;
+  }
+};
+using Signed8 = Scaled<int8_t, 7>;
+using Unsigned8 = Scaled<uint8_t, 15>;
+
+// Decode and encode, of a block of a tensor at a time.
+
+template <class Lies>
+struct Elements {
+  static void decode(size_t n, const void* code, const void* beside, float* __restrict x) {
+    const Lies lies(const_cast<void*>(code), const_cast<void*>(beside));
+#pragma omp simd
+    for (size_t i = 0; i < n; ++i) x[i] = lies.load(i);
+  }
+  template <bool upper>
+  static void encode_by(size_t n, const Lies lies, const float* __restrict x, const uint32_t* __restrict random) {
+#pragma omp simd
+    for (size_t i = 0; i < n; ++i) lies.template store<upper>(i, x[i], random[i]);
+  }
+  static void encode(size_t n, void* code, void* beside, const float* x, const uint32_t* random, bool upper) {
+    (upper ? encode_by<true> : encode_by<false>)(n, Lies(code, beside), x, random);
+  }
+};
+
+// A parameter with a float32 master beside it, which is rounded to the nearest. Where they disagree the caller has
+// written into the parameter, and that counts.
+template <class Type>
+struct Mastered {
+  static void decode(size_t n, const void* code_, const void* master_, float* __restrict x) {
+    constexpr size_t run = 128;
+    const uint16_t* __restrict code = static_cast<const uint16_t*>(code_);
+    const float* __restrict master = static_cast<const float*>(master_);
+    for (size_t first = 0; first < n; first += run) {
+      uint16_t rounded[run];
+      const size_t last = first + run < n ? first + run : n;
+      nearest_run<Type>(last - first, master + first, rounded);
+      decode_run<Type>(last - first, code + first, x + first);
+#pragma omp simd
+      for (size_t i = first; i < last; ++i) x[i] = rounded[i - first] == code[i] ? master[i] : x[i];
+    }
+  }
+  static void encode(size_t n, void* code, void* master, const float* x, const uint32_t*, bool) {
+    nearest_run<Type>(n, x, static_cast<uint16_t*>(code));
+    memcpy(master, x, n * sizeof *x);
+  }
+};
+
+template <class Block>
+struct Blocks;
+template <class Int, int octaves>
+struct Blocks<Scaled<Int, octaves>> {
+  using Block = Scaled<Int, octaves>;
+  static void decode(size_t n, const void* code_, const void* scale_, float* __restrict x) {
+    const Int* __restrict code = static_cast<const Int*>(code_);
+    const float* const scale = static_cast<const float*>(scale_);
+    for (size_t first = 0; first < n; first += scaled_block) {
+      const size_t last = first + scaled_block < n ? first + scaled_block : n;
+      const float s = scale[first / scaled_block];
+#pragma omp simd
+      for (size_t i = first; i < last; ++i) x[i] = Block::decode(code[i], s);
+    }
+  }
+  static void encode(size_t n, void* code_, void* scale_, const float* x, const uint32_t* random, bool upper) {
+    Int* const code = static_cast<Int*>(code_);
+    float* const scale = static_cast<float*>(scale_);
+    for (size_t first = 0; first < n; first += scaled_block) {
+      const size_t count = first + scaled_block < n ? scaled_block : n - first;
+      scale[first / scaled_block] =
+          (upper ? Block::template encode_block<true> : Block::template encode_block<false>)(count, code + first,
+                                                                                             x + first, random + first);
+    }
+  }
+};
+
+// lowbias32 of Wellons' search for integer hashes of two rounds, 2018.
+inline uint32_t mixed(uint32_t x) {
+  x = (x ^ x >> 16) * 0x7feb352d;
+  x = (x ^ x >> 15) * 0x846ca68b;
+  return x ^ x >> 16;
+}
+
+// The random number of an element: of its place in the array, by 32 bits.
+inline uint32_t drawn(uint32_t place, uint32_t key) { return mixed(place ^ key); }
+
+// All that the random numbers of a step have in common.
+inline uint32_t key_of(const Whose& whose, uint64_t place) {
+  const auto in = [](uint64_t word) { return static_cast<uint32_t>(word); };
+  const uint32_t words[] = {whose.number, in(whose.t), in(whose.t >> 32), in(place >> 32), whose.pair};
+  uint32_t key = 0;
+  for (const uint32_t word : words) key = mixed((key ^ word) + 0x9e3779b9);
+  return key;
+}
+
+// A random number for each of n elements from a place on.
+void hash(size_t n, const Whose* whose, uint64_t place, uint32_t* __restrict to) {
+  const uint32_t key = key_of(*whose, place), first = static_cast<uint32_t>(place), count = static_cast<uint32_t>(n);
+#pragma omp simd
+  for (uint32_t i = 0; i < count; ++i) to[i] = drawn(first + i, key);
+}
+
+template <class C>
+constexpr Codec codec = {C::decode, C::encode};
+
+}  // namespace
