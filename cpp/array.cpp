@@ -82,6 +82,13 @@ Use last_use(const Name& name) {
 
 bool is_native(const py::detail::PyArrayDescr_Proxy& descr) { return descr.byteorder == '=' || descr.byteorder == '|'; }
 
+// A scalar of NumPy's with a dtype of that size.
+bool is_number_of_16_bits(py::handle value) {
+  const py::object dtype = py::getattr(value, "dtype", py::none());
+  return py::isinstance<py::dtype>(dtype) && py::reinterpret_borrow<py::dtype>(dtype).itemsize() == 2 &&
+         !py::hasattr(value, "__len__");
+}
+
 [[noreturn]] void refuse_type(py::handle value, const Name& name) {
   std::string text =
       name.text() + ": expected a numpy.ndarray of " + accepted(last_use(name)) + ", got " + type_name(value);
@@ -94,7 +101,11 @@ bool is_native(const py::detail::PyArrayDescr_Proxy& descr) { return descr.byteo
   else if (PyObject_IsInstance(value.ptr(), types.ndarray) == 1)
     text += "; this subclass of ndarray may mean more than its numbers: pass numpy.asarray(...) of it";
   else if (py::hasattr(value, "detach") && py::hasattr(value, "numpy"))
-    text += "; pass .detach().numpy() of it, which shares its memory";
+    text += py::str(py::getattr(value, "dtype", py::none())).cast<std::string>() == "torch.bfloat16"
+                ? "; pass .detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16) of it, which shares its memory"
+                : "; pass .detach().numpy() of it, which shares its memory";
+  else if (is_number_of_16_bits(value))
+    text += "; a number of 16 bits must be an array: write numpy.array(x), and keep that, as it changes in place";
   else if (PySequence_Check(value.ptr()) && name.written())
     text +=
         "; make an array of it once, with numpy.array(..., dtype=numpy.float32), and keep that: it changes in place";
@@ -107,8 +118,11 @@ bool is_native(const py::detail::PyArrayDescr_Proxy& descr) { return descr.byteo
   std::string text =
       name.text() + ": expected dtype " + accepted(last_use(name)) + ", got " + py::str(descr).cast<std::string>();
   const auto& proxy = *array_descriptor_proxy(descr.ptr());
+  const py::dtype dtype = py::reinterpret_borrow<py::dtype>(descr);
   if (format_of(proxy) && !is_native(proxy))
     text += ", which is byte-swapped; convert it once with .astype(dtype.newbyteorder('='))";
+  else if (name.key && dtype.itemsize() == static_cast<py::ssize_t>(sizeof(uint16_t)))
+    text += "; if these are the bits of bfloat16, pass .view(ml_dtypes.bfloat16), which shares their memory";
   else
     text += "; convert it once with .astype(numpy.float32) or numpy.float64";
   throw py::type_error(text);

@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <type_traits>
+
 #ifdef __F16C__
 #include <immintrin.h>
 #endif
@@ -175,10 +177,11 @@ struct Scaled {
   static constexpr float least_normal = 0x1p-126f;
 
   static float decode(Int code, float scale) {
-    const int32_t q = code;
-    const uint32_t size = static_cast<uint32_t>(q < 0 ? -q : q);
-    const float found = (number(least + (size << cut)) - number(least)) * scale;
-    return has_sign ? number(bits_of(found) | (static_cast<uint32_t>(q) & sign_bit)) : found;
+    const uint32_t q = static_cast<uint32_t>(static_cast<int32_t>(code));
+    if (!has_sign) return (number(least + (q << cut)) - number(least)) * scale;
+    const uint32_t negative = static_cast<uint32_t>(static_cast<int32_t>(q) >> 31);
+    const float found = (number(least + (((q ^ negative) - negative) << cut)) - number(least)) * scale;
+    return number(bits_of(found) | negative << 31);
   }
   template <bool upper>
   static Int encode(float x, float factor, uint32_t random) {
@@ -188,24 +191,6 @@ struct Scaled {
     if (!has_sign) return static_cast<Int>(q < 1 ? 1 : q);
     const uint32_t negative = static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31);
     return static_cast<Int>((q ^ negative) - negative);
-  }
-  template <bool upper>
-  static float encode_block(size_t n, Int* __restrict code, const float* __restrict x, const uint32_t* __restrict r) {
-    int32_t largest = 0;  // the bits of positive numbers are in their order
-#pragma omp simd reduction(max : largest)
-    for (size_t i = 0; i < n; ++i) {
-      const int32_t size = static_cast<int32_t>(bits_of(x[i]) & ~sign_bit);
-      largest = largest < size ? size : largest;
-    }
-    if (largest == 0 || largest >= static_cast<int32_t>(infinite)) {
-      memset(code, 0, n);
-      return largest == 0 ? 0.0f : number(infinite | 0x400000);
-    }
-    const float found = number(static_cast<uint32_t>(largest)), scale = found < least_normal ? least_normal : found;
-    const float factor = 1 / scale;
-#pragma omp simd
-    for (size_t i = 0; i < n; ++i) code[i] = encode<upper>(x[i], factor, r[i]);
-    return scale;
   }
 };
 using Signed8 = Scaled<int8_t, 7>;
@@ -253,30 +238,66 @@ struct Mastered {
   }
 };
 
-template <class Block>
+// work(k, at, count) for each block: its number, its first element, and how many it has, which a compiler knows of all
+// but the last.
+template <class Work>
+void each_scaled(size_t n, Work work) {
+  size_t k = 0;
+  for (; (k + 1) * scaled_block <= n; ++k) work(k, k * scaled_block, std::integral_constant<size_t, scaled_block>());
+  if (k * scaled_block < n) work(k, k * scaled_block, n - k * scaled_block);
+}
+
+template <class Code>
 struct Blocks;
 template <class Int, int octaves>
 struct Blocks<Scaled<Int, octaves>> {
-  using Block = Scaled<Int, octaves>;
+  using Code = Scaled<Int, octaves>;
+  static constexpr size_t most = 1024 / scaled_block;
+
   static void decode(size_t n, const void* code_, const void* scale_, float* __restrict x) {
     const Int* __restrict code = static_cast<const Int*>(code_);
     const float* const scale = static_cast<const float*>(scale_);
-    for (size_t first = 0; first < n; first += scaled_block) {
-      const size_t last = first + scaled_block < n ? first + scaled_block : n;
-      const float s = scale[first / scaled_block];
+    each_scaled(n, [=](size_t k, size_t at, auto count) {
+      const float s = scale[k];
 #pragma omp simd
-      for (size_t i = first; i < last; ++i) x[i] = Block::decode(code[i], s);
-    }
+      for (size_t i = 0; i < count; ++i) x[at + i] = Code::decode(code[at + i], s);
+    });
   }
-  static void encode(size_t n, void* code_, void* scale_, const float* x, const uint32_t* random, bool upper) {
-    Int* const code = static_cast<Int*>(code_);
-    float* const scale = static_cast<float*>(scale_);
-    for (size_t first = 0; first < n; first += scaled_block) {
-      const size_t count = first + scaled_block < n ? scaled_block : n - first;
-      scale[first / scaled_block] =
-          (upper ? Block::template encode_block<true> : Block::template encode_block<false>)(count, code + first,
-                                                                                             x + first, random + first);
+  // The bits of the largest magnitude: those of positive numbers are in their order.
+  template <class Count>
+  static int32_t largest_of(Count count, const float* __restrict x) {
+    int32_t largest = 0;
+#pragma omp simd reduction(max : largest)
+    for (size_t i = 0; i < count; ++i) {
+      const int32_t size = static_cast<int32_t>(bits_of(x[i]) & ~sign_bit);
+      largest = largest < size ? size : largest;
     }
+    return largest;
+  }
+  template <bool upper>
+  static void encode_by(size_t n, Int* __restrict code, float* __restrict scale, const float* __restrict x,
+                        const uint32_t* __restrict random) {
+    float factor[most];
+    each_scaled(n, [&](size_t k, size_t at, auto count) {
+      const int32_t largest = largest_of(count, x + at);
+      const bool finite = largest < static_cast<int32_t>(infinite);
+      const float found = number(static_cast<uint32_t>(largest));
+      const float least = found < Code::least_normal && largest > 0 ? Code::least_normal : found;
+      scale[k] = finite ? least : number(infinite | 0x400000);
+      factor[k] = finite && largest > 0 ? 1 / least : 0;
+    });
+    each_scaled(n, [&](size_t k, size_t at, auto count) {
+      const float f = factor[k];
+      if (f > 0) {
+#pragma omp simd
+        for (size_t i = 0; i < count; ++i) code[at + i] = Code::template encode<upper>(x[at + i], f, random[at + i]);
+      } else {
+        memset(code + at, 0, count);
+      }
+    });
+  }
+  static void encode(size_t n, void* code, void* scale, const float* x, const uint32_t* random, bool upper) {
+    (upper ? encode_by<true> : encode_by<false>)(n, static_cast<Int*>(code), static_cast<float*>(scale), x, random);
   }
 };
 

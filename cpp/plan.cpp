@@ -167,7 +167,7 @@ std::unique_ptr<Coded> Plan::coded_of(const Entry& entry, const Row& row, const 
     if (!coded->beside[0] && coded->place.mastered)
       throw py::value_error(entry.p_name().text() + " is " + p.dtype() +
                             ", but its state was made for another dtype, and has no master of it; a changed parameter "
-                            "needs a new optimizer");
+                            "needs a new optimizer, and load_torch_state() its params");
   }
   coded->numbered = numbered || coded->code[0] != Code::none;
   coded->fused = fused_of(kernel_, slots_, *coded);

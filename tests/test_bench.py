@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
+import time
+from contextlib import contextmanager
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import schuss
 from schuss import cli
-from schuss.lab import bench, peers, zeros
+from schuss.lab import bench, peers, precision_bench, zeros
 from schuss.lab.bench import Case
 
 OURS, NUMPY, TEXTBOOK = (
@@ -27,6 +32,9 @@ def tiny(monkeypatch):
         (Case("1e3", "Adam", [(1000,)], "float32", schuss.get_num_threads()), None, 0.0),
     ]
     monkeypatch.setattr(bench, "cases", lambda quick, n_threads: iter(found))
+    monkeypatch.setattr(precision_bench, "SIZES", {"1e3": 1000})
+    monkeypatch.setattr(precision_bench, "BESIDE_BYTES", 1 << 14)
+    monkeypatch.setattr(precision_bench, "time_turns", lambda steps, budget: {name: [1.0, 3.0] for name in steps})
 
 
 @pytest.mark.parametrize(
@@ -124,7 +132,8 @@ def test_files_and_words(tiny, tmp_path, capsys):
     assert "their time / ours" in out
     found = json.loads((tmp_path / "b.json").read_text())
     assert found["machine"]["numpy"] == np.__version__
-    assert {row["contender"] for row in found["rows"]} == {"schuss", "numpy", "textbook", "stream limit"}
+    of_formats = {peer.name for peer in peers.FORMATS if peer.package is None}
+    assert {row["contender"] for row in found["rows"]} == {"schuss", "numpy", "textbook", "stream limit", *of_formats}
     with open(tmp_path / "b.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(found["rows"])
@@ -195,3 +204,196 @@ def test_gradients_full_of_zeros(monkeypatch, tmp_path, capsys):
     assert "dense / it" in shown
     assert cli.main(["bench", "--zeros", "--csv", str(tmp_path / "x.csv")]) == 2
     assert "--zeros writes no --csv and no --figure; it has --json" in capsys.readouterr().err
+
+
+FORMATS = {peer.name: peer for peer in peers.FORMATS}
+OF_OURS = [peer for peer in peers.FORMATS if peer.package is None]
+
+
+def a_peer(step, package="numpy"):
+    """A stub of one who steps parameters of float32 so."""
+
+    def start(rule, params, grads):
+        mine = [p.copy() for p in params]
+        kept = peers.Kept(4, 4, 0, 8)
+        return peers.Runner(
+            lambda: [step(p, g) for p, g in zip(mine, grads, strict=True)], lambda: mine, (), lambda: kept
+        )
+
+    return peers.Peer("stub", package, frozenset({"Adam"}), start)
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "kept", "moved"),
+    [
+        ("float32", 8, 12, 28),
+        ("state bfloat16", 4, 8, 20),
+        ("state int8", 2.0625, 6.0625, 16.125),
+        ("bfloat16 split", 8, 12, 26),
+        ("split, state bfloat16", 4, 8, 18),
+        ("split, state int8", 2.0625, 6.0625, 14.125),
+        ("cast, step, cast", 8, 18, 46),
+    ],
+)
+def test_bytes_of_a_step_in_fewer_bits(name, state, kept, moved, tiny):
+    rows = precision_bench.run_case("x", 1280, [FORMATS["float32"], FORMATS[name]], 1, 0.0, print)
+    row = rows[-1]
+    assert (row.contender, row.state_bytes, row.kept_bytes, row.moved_bytes) == (name, state, kept, moved)
+    assert row.gb_per_s == pytest.approx(moved * 1280 / 2 / 1e9)  # in the two seconds of that fixture
+    assert row.ns_per_parameter == pytest.approx(2e9 / 1280)
+    assert row.limit == pytest.approx(2 / (precision_bench.STREAM_BYTES // (moved * 1280)))  # of one round in a call
+
+
+def test_each_format_has_a_limit_of_its_own(monkeypatch):
+    lengths = []
+
+    def stream(p, g, slots, threads, repeats):
+        assert {len(array) for array in (g, *slots)} == {len(p)}
+        assert (len(slots), threads) == (2, 3)
+        lengths.append((len(p), repeats))
+
+    monkeypatch.setattr(precision_bench, "_core", SimpleNamespace(stream=stream))
+    found = precision_bench.streams([28_000, 14_000, 10], 3)
+    for loop, _ in found.values():
+        loop()
+    assert lengths == [(n, found[moved][1]) for n, moved in ((1000, 28_000), (500, 14_000), (1, 10))]
+    assert found[28_000][1] == precision_bench.STREAM_BYTES // 28_000
+
+
+def test_formats_are_timed_by_turns_beside_their_limits(monkeypatch):
+    monkeypatch.setattr(precision_bench, "STREAM_BYTES", 1)
+    rows = precision_bench.run_case("x", 300, OF_OURS[:3], schuss.get_num_threads(), 0.0, print)
+    assert [row.contender for row in rows] == ["float32", "state bfloat16", "state int8"]
+    for row in rows:
+        assert 0 < row.low <= row.median <= row.high
+        assert row.over_ours == pytest.approx(row.median / rows[0].median)
+        assert row.of_limit == pytest.approx(row.limit / row.median)
+        assert not row.busy
+
+
+def test_a_format_that_steps_otherwise_is_found_out(tiny):
+    for step in (lambda p, g: p.__iadd__(g), lambda p, g: p.fill(np.nan)):
+        with pytest.raises(AssertionError, match="stub steps otherwise"):
+            precision_bench.run_case("x", 100, [*OF_OURS, a_peer(step)], 1, 0.0, print)
+
+
+def test_what_cannot_start_is_left_out_with_a_line(tiny):
+    def broken(p, g):
+        raise RuntimeError("no compiler\nat all")
+
+    said = []
+    rows = precision_bench.run_case("x", 100, [OF_OURS[0], a_peer(broken)], 1, 0.0, said.append)
+    assert said == ["stub: left out: no compiler at all"]
+    assert [row.contender for row in rows] == ["float32"]
+    with pytest.raises(RuntimeError, match="no compiler"):
+        precision_bench.run_case("x", 100, [OF_OURS[0], a_peer(broken, package=None)], 1, 0.0, said.append)
+
+
+def test_which_formats_are_run(monkeypatch):
+    said = []
+    monkeypatch.setattr(peers, "find_spec", lambda package: None if package == "deepspeed" else "there")
+    found = [peer.name for peer in precision_bench.chosen(None, True, said.append) if peer.package]
+    assert found == ["torch fused bfloat16"]
+    assert said == [
+        "bitsandbytes 8-bit: left out of a quick run, as it is slow",
+        "torchao 8-bit: left out of a quick run, as it is slow",
+        "formats: not installed: deepspeed bfloat16, deepspeed float16",
+    ]
+    named = precision_bench.chosen(["torchao 8-bit"], True, said.append)
+    assert named == [*OF_OURS, FORMATS["torchao 8-bit"]]
+
+
+@pytest.mark.filterwarnings("ignore")  # by others as they are imported
+@pytest.mark.parametrize("name", [peer.name for peer in peers.FORMATS if peer.package])
+def test_formats_of_others(name, tiny, request):
+    """Each takes float32's step, and says what it keeps."""
+    peer = FORMATS[name]
+    if not find_spec(peer.package):
+        pytest.skip(f"{peer.package} is not installed (extra bench)")
+    if peer.package == "torchao":
+        request.getfixturevalue("thorough")  # it compiles
+    rows = precision_bench.run_case("x", 5000, [OF_OURS[0], peer], 1, 0.0, pytest.fail)
+    wanted = {"torch": 4, "deepspeed": 8, "bitsandbytes": 2.03, "torchao": 2.08}[peer.package]
+    assert rows[-1].state_bytes == pytest.approx(wanted, abs=0.01)
+    assert rows[-1].kept_bytes - rows[-1].state_bytes == pytest.approx(4 if "8-bit" in name else 2, rel=0.03)
+
+
+def test_formats_by_the_command(tiny, tmp_path, capsys):
+    files = {name: str(tmp_path / f"b.{name}") for name in ("json", "csv")}
+    arguments = [word for name, path in files.items() for word in (f"--{name}", path)]
+    assert cli.main(["bench", "--formats", "--quick", "--peers", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "Adam in fewer bits, 1e3" in out
+    assert "their time / ours" not in out
+    found = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [row["contender"] for row in found] == [peer.name for peer in OF_OURS]
+    with open(tmp_path / "b.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["moved_bytes"]) for row in rows] == [row["moved_bytes"] for row in found]
+    assert cli.main(["bench", "--formats", "--figure", str(tmp_path / "x.png")]) == 2
+    assert "draw no --figure" in capsys.readouterr().err
+
+
+def test_formats_without_bfloat16_are_left_out_with_a_line(tiny, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    assert cli.main(["bench", "--peers"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("in fewer bits") == 1
+    assert '\nAdam in fewer bits: left out: it needs ml_dtypes: pip install "schuss[low-precision]"\n' in out
+    assert "their time / ours" in out
+
+
+def test_the_others_stream_and_end(monkeypatch):
+    calls = []
+
+    def stream(p, g, slots, threads, repeats):
+        calls.append((threads, len(p)))
+        time.sleep(0.001)
+
+    monkeypatch.setattr(precision_bench, "_core", SimpleNamespace(stream=stream))
+    monkeypatch.setattr(precision_bench, "BESIDE_BYTES", 1 << 14)
+    with precision_bench.others_stream(2):
+        while not calls:
+            time.sleep(0.001)
+    ended = len(calls)
+    time.sleep(0.01)
+    assert len(calls) == ended
+    assert set(calls) == {(2, 1024)}
+
+
+def test_beside_a_stream(tiny, tmp_path, capsys, monkeypatch):
+    """Once by itself, once while the other threads stream; what is said of the gain is what was measured."""
+    streaming = []
+
+    @contextmanager
+    def others_stream(threads):
+        streaming.append(threads)
+        yield
+        streaming.clear()
+
+    def time_turns(steps, budget):
+        assert streaming in ([], [2])
+        return {name: [1.0 if streaming and name == "state bfloat16" else 1.35] for name in steps}
+
+    monkeypatch.setattr(precision_bench, "time_turns", time_turns)
+    monkeypatch.setattr(precision_bench, "others_stream", others_stream)
+    schuss.set_num_threads(3)
+    assert cli.main(["bench", "--busy", "--json", str(tmp_path / "b.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [precision_bench.SENTENCE, "Here: state bfloat16 nears it, state int8 does not."]
+    (line,) = (line.split() for line in lines if line.startswith("  state bfloat16") and line.count(".") == 3)
+    assert line[-3:] == ["1.40", "1.00", "1.35"]
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [row["busy"] for row in rows] == [False] * len(OF_OURS) + [True] * len(OF_OURS)
+    assert {row["threads"] for row in rows} == {1}
+    schuss.set_num_threads(1)
+    assert cli.main(["bench", "--busy"]) == 2
+    assert "--busy needs 2 threads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ratio", "alone", "beside", "near"),
+    [(1.4, 1.0, 1.3, True), (1.4, 0.77, 0.72, False), (1.4, 1.4, 1.38, True), (1.4, 1.0, 1.15, False)],
+)
+def test_whether_a_gain_nears_the_ratio_of_bytes(ratio, alone, beside, near):
+    assert precision_bench.nears(ratio, alone, beside) is near

@@ -1,4 +1,4 @@
-"""Numbers of 16 and 8 bits: each equals the NumPy reference on every byte, and each code against numbers worked by hand."""
+"""Numbers of 16 and 8 bits: every byte as the NumPy reference has it, and each code against numbers worked by hand."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 import schuss
 from conftest import ELEMENTWISE, assert_same_bits
 from schuss import formats, reference
+from schuss.torch import load_torch_state
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed (extra low-precision)")
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -25,8 +26,8 @@ KEPT = [
     *itertools.product(["float32"], ["split"], STATES),
     *itertools.product(["float16", "bfloat16"], MASTERS, STATES),
 ]
-# Rules whose state may have fewer bits; and what makes one of the others.
-FEWER = [rule for rule in ELEMENTWISE if not rule.startswith("ScheduleFree")]
+WHOLE = ["AMSGrad", "ScheduleFreeSGD", "ScheduleFreeAdamW"]  # rules whose state cannot have fewer bits
+FEWER = [rule for rule in ELEMENTWISE if rule not in WHOLE]
 SIZES = [0, 1, 7, 8, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1023, 1024, 1025, 5003]
 TEAMS = (1, 2, 3, 7)
 
@@ -164,7 +165,7 @@ def test_nan_infinity_subnormal_numbers_and_overflow(p, master, state, rule):
     run_both(rule, arguments, DTYPES[p], DTYPES[p], make=edges, steps=4)
 
 
-@pytest.mark.parametrize("rule", ["LAMB", "LARS", "ScheduleFreeAdamW", "ScheduleFreeSGD"])
+@pytest.mark.parametrize("rule", ["LAMB", "LARS", *WHOLE])
 @pytest.mark.parametrize(("p", "master"), [*itertools.product(["float16", "bfloat16"], MASTERS)])
 def test_16_bit_parameters_of_the_other_rules(rule, p, master):
     def make(rng, dtype):
@@ -344,7 +345,7 @@ def test_the_code_of_8_bits_by_hand():
 
 @pytest.mark.parametrize("state", ["bfloat16", "int8"])
 def test_an_average_does_not_stand_still(state):
-    """With beta2 = 0.999 a step's change of v is less than half a unit in the last place: rounding to nearest never moves."""
+    """With beta2 = 0.999 a step changes v by less than half a unit in the last place: to the nearest it never moves."""
     opt, params = schuss.Adam(state_dtype=state), {"W": np.zeros(4096, np.float32)}
     opt.update(params, {"W": np.full(4096, 1000.0, np.float32)})
     for _ in range(3000):
@@ -433,24 +434,37 @@ def test_pytorchs_state_of_bfloat16_is_taken_over():
     p = tensor.detach().view(torch.int16).numpy().view(BF16).copy()
     for kept in STATES:
         opt = schuss.AdamW(lr=0.01, eps=1e-8, state_dtype=kept)
-        schuss.torch.load_torch_state(opt, state, ["W"], t=1, params={"W": p})
+        load_torch_state(opt, state, ["W"], t=1, params={"W": p})
         assert set(opt.state["W"]) >= {"m", "v", "remainder"}
         assert formats.decode(opt.state["W"], "m") == pytest.approx(0.1, rel=0.05)
         if kept == "bfloat16":
             same(opt.state["W"]["m"], state[0]["exp_avg"])
         opt.update({"W": p.copy()}, {"W": np.ones(p.shape, BF16)})
+    plain = {i: {k: v.float().numpy() for k, v in s.items()} for i, s in peer.state_dict()["state"].items()}
+    opt, twin = schuss.AdamW(lr=0.01, eps=1e-8), schuss.AdamW(lr=0.01, eps=1e-8)
+    load_torch_state(opt, plain, ["W"], t=1, params={"W": p})
+    load_torch_state(twin, state, [0], t=1, params=[p])
+    same(opt.state["W"]["m"], twin.state[0]["m"])
+    with pytest.raises(ValueError, match="params has no 'b'"):
+        load_torch_state(opt, state, ["b"], t=1, params={"W": p})
+    with pytest.raises(TypeError, match=r"params\['W'\] must be a numpy.ndarray"):
+        load_torch_state(opt, state, ["W"], t=1, params={"W": tensor})
+    with pytest.raises(ValueError, match=r"v\.float\(\)\.numpy\(\)"):
+        load_torch_state(opt, peer.state_dict()["state"], ["W"], t=1)
 
 
 # Refused.
 
 
-@pytest.mark.parametrize("rule", ["LAMB", "Adafactor", "ScheduleFreeSGD", "ScheduleFreeAdamW"])
+@pytest.mark.parametrize("rule", ["LAMB", "Adafactor", *WHOLE])
 def test_rules_whose_state_cannot_have_fewer_bits(rule):
-    opt, params = getattr(schuss, rule)(state_dtype="bfloat16"), {"W": np.ones((3, 4), np.float32)}
-    with pytest.raises(ValueError, match=f'{rule} cannot have state_dtype="bfloat16": '):
-        opt.update(params, {"W": params["W"].copy()})
-    assert (params["W"] == 1).all()
-    assert not opt.state
+    with pytest.raises(ValueError, match=f'{rule} cannot have state_dtype="bfloat16": .*; leave it float32'):
+        getattr(schuss, rule)(state_dtype="bfloat16")
+    with pytest.raises(ValueError, match=f"groups\\['W'\\]: {rule} cannot have"):
+        getattr(schuss, rule)(groups={"W": {"state_dtype": "int8"}})
+    opt = getattr(schuss, rule)()
+    with pytest.raises(ValueError, match="cannot have"):
+        opt.state_dtype = "int8"
 
 
 def test_a_variance_of_rounded_numbers_is_refused():
@@ -474,10 +488,22 @@ def test_state_of_fewer_bits_is_for_float32(kind):
 
 
 def test_wrong_values():
-    with pytest.raises(ValueError, match="state_dtype must be one of float32, bfloat16, int8, got 'int4'"):
+    with pytest.raises(ValueError, match="state_dtype must be one of 'float32', 'bfloat16', 'int8', got 'int4'"):
         schuss.Adam(state_dtype="int4")
-    with pytest.raises(ValueError, match="master must be one of split, float32, None, got 'float64'"):
-        schuss.Adam(master="float64")
+    for value in (np.float64, 8, None, np.ones(3), object()):
+        with pytest.raises(ValueError, match="state_dtype must be one of"):
+            schuss.Adam(state_dtype=value)
+    for value in (np.int8, np.dtype("int8"), BF16, BF16.type, np.float32):
+        assert schuss.Adam(state_dtype=value).state_dtype == np.dtype(value).name
+    for value in ("float64", "None", True):
+        with pytest.raises(ValueError, match="master must be one of 'split', 'float32', None, got"):
+            schuss.Adam(master=value)
+    for bits in (np.uint16, np.int16, "V2"):
+        with pytest.raises(TypeError, match=r"if these are the bits of bfloat16, pass \.view\(ml_dtypes\.bfloat16\)"):
+            schuss.Adam().update({"W": np.zeros(3, bits)}, {"W": np.ones(3, np.float32)})
+    for number in (np.float16(1), BF16.type(1)):
+        with pytest.raises(TypeError, match=r"a number of 16 bits must be an array: write numpy\.array\(x\)"):
+            schuss.Adam().update({"W": number}, {"W": np.ones((), np.float32)})
     with pytest.raises(TypeError, match=r"float32, float64, float16 or bfloat16, got float8_e4m3fn; convert it once"):
         schuss.Adam().update({"W": np.ones(3, ml_dtypes.float8_e4m3fn)}, {"W": np.ones(3, np.float32)})
     with pytest.raises(TypeError, match=r"grads\['W'\] is float64, its parameter is bfloat16; convert .*float32"):
@@ -500,7 +526,7 @@ def test_rules_of_ones_own():
     with pytest.raises(TypeError, match="in which a rule of your own would be computed; use float32 or float64"):
         Own().update({"W": np.ones(3, BF16)}, {"W": np.ones(3, BF16)})
     with pytest.raises(ValueError, match="computed in NumPy"):
-        Own(state_dtype="int8").update({"W": np.ones(3, np.float32)}, {"W": np.ones(3, np.float32)})
+        Own(state_dtype="int8")
     p, twin, g = np.ones(3, np.float32), np.ones(3, np.float32), np.full(3, 0.3, np.float16)
     Own().update({"W": p}, {"W": g})
     schuss.SGD(0.1).update({"W": twin}, {"W": g})

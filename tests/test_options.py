@@ -335,7 +335,7 @@ BAD = [
     ({"ema": 1.0}, ValueError, r"ema must be in \[0, 1\), got 1.0"),
     ({"flush_subnormals": 1}, TypeError, "flush_subnormals must be True or False, got 1"),
     ({"maximize": 1}, TypeError, "maximize must be True or False, got 1"),
-    ({"on_nonfinite": "ignore"}, ValueError, "on_nonfinite must be one of propagate, skip, raise, got 'ignore'"),
+    ({"on_nonfinite": "ignore"}, ValueError, "on_nonfinite must be one of 'propagate', 'skip', 'raise', got 'ignore'"),
 ]
 
 

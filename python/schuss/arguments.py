@@ -200,10 +200,19 @@ class Arguments:
             low, high, open_end = ranges[name]
             return number(name, value, low, high, open_end)
         if name in OPTIONS:
-            return checked_option(name, value)
+            value = checked_option(name, value)
+            if name == "state_dtype" and value != "float32":
+                self._refuse_fewer_bits(value, "a rule of your own is computed in NumPy" if self._in_numpy else None)
+            return value
         if self._in_numpy and name in self._arguments:
             return value
         raise AttributeError(f"cannot set {name!r}: {unknown(type(self).__name__, self._arguments, name)}")
+
+    def _refuse_fewer_bits(self, dtype: str, reason: str | None = None) -> None:
+        """Say why no state may have fewer bits than it is computed with, where that is so."""
+        reason = reason or self._whole_state
+        if reason is not None:
+            raise ValueError(f'{type(self).__name__} cannot have state_dtype="{dtype}": {reason}; leave it float32')
 
     def __repr__(self) -> str:
         given = ((name, getattr(self, name, None)) for name in self._arguments)

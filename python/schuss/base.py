@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from glob import escape
 from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,9 @@ class Optimizer(Arguments):
     state : mapping
         Name of a parameter -> name of a slot -> its array, of the parameter's shape and dtype (float32 where that has
         16 bits). The arrays are the live ones: what is written into them counts. After an update with gradients by rows
-        ask anew. With ``state_dtype="int8"`` each slot has its blocks' scales beside it (``"m_scale"``).
+        ask anew. With ``state_dtype="int8"`` each slot has its blocks' scales beside it (``"m_scale"``), and stands for
+        the numbers ``schuss.formats.decode(opt.state["W"], "m")``. A parameter of 16 bits with its master is
+        ``schuss.formats.parameter(params["W"], opt.state["W"])``.
 
     Notes
     -----
@@ -454,13 +457,12 @@ class Optimizer(Arguments):
         if self.state_dtype != "float32":
             if self._shared:
                 raise ValueError(f'state_dtype="{self.state_dtype}" cannot be had over ranks as yet; use float32')
-            if self._whole() is not None:
-                raise ValueError(f'{type(self).__name__} cannot have state_dtype="{self.state_dtype}": {self._whole()}')
+            self._refuse_fewer_bits(self.state_dtype)
             if not isinstance(p, np.ndarray) or computed(dtype) != np.float32:
                 what = f"{dtype}, and so is its state" if isinstance(p, np.ndarray) else f"{shown(p)}, and no array"
                 raise ValueError(
                     f'params[{name!r}] is {what}; state_dtype="{self.state_dtype}" is for arrays of float32, float16 '
-                    f'and bfloat16: give it groups={{{str(name)!r}: {{"state_dtype": "float32"}}}}'
+                    f'and bfloat16: give it groups={{{escape(str(name))!r}: {{"state_dtype": "float32"}}}}'
                 )
         return self._kept(state, p)
 
@@ -469,10 +471,6 @@ class Optimizer(Arguments):
         if self.state_dtype != "float32":
             state = coded(state, self._slots(), self._never_negative, self.state_dtype)
         return {**state, **beside(p, self.master)}
-
-    def _whole(self) -> str | None:
-        """Why no state may have fewer bits than it is computed with."""
-        return "a rule of your own is computed in NumPy" if self._in_numpy else self._whole_state
 
     def _place_of(self, name: Any) -> tuple[int, int, bool]:
         """A parameter's number and its first element's place, for random numbers; whether it is to have a master."""

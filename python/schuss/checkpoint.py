@@ -184,7 +184,8 @@ def _array_of(stored: Mapping[str, Any]) -> NDArray[Any]:
     if name != "BF16" and name not in _DTYPES:
         raise ValueError(f"it has an array of {name}, which is none of ours")
     dtype = bfloat16() if name == "BF16" else np.dtype(_DTYPES[name])
-    return np.frombuffer(stored["data"], dtype).reshape(stored["shape"])
+    array: NDArray[Any] = np.frombuffer(stored["data"], dtype).reshape(stored["shape"])
+    return array
 
 
 def _load_shares(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]]) -> Checkpoint:

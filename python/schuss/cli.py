@@ -220,6 +220,24 @@ def _parser() -> argparse.ArgumentParser:
     vectors.add_argument("--seed", type=_seed, default=0, metavar="N", help="of vectors and pairs (%(default)s)")
     _add_common(vectors, commands.compare_embedding)
 
+    bits = kinds.add_parser(
+        "precision",
+        help="parameters and state of fewer bits against float32",
+        description="Adam on handwritten digits, on a line through a table and on hard gradients, in each format that "
+        "parameters and state may have, and in two that fail. Example: schuss compare precision --seeds 3",
+    )
+    bits.add_argument("--epochs", type=_epochs, default=10, metavar="N", help="of the digits (%(default)s)")
+    bits.add_argument("--batch-size", type=_positive, default=128, metavar="N", help="(%(default)s)")
+    bits.add_argument(
+        "--hidden", nargs="+", type=_positive, default=[100], metavar="N", help="neurons of each hidden layer (100)"
+    )
+    _add_seeds(bits, "weights and batches", 10)
+    bits.add_argument("--data-dir", type=Path, metavar="DIR", help="a directory of the four IDX files")
+    bits.add_argument(
+        "--data", type=Path, metavar="FILE", help="a numeric table, last column the target (default: diabetes)"
+    )
+    _add_common(bits, commands.compare_precision)
+
     training = actions.add_parser("train", help="train a network to its best")
     networks = training.add_subparsers(required=True, metavar="DATA")
     best = networks.add_parser(

@@ -25,6 +25,10 @@ _OURS: Mapping[str, tuple[str, ...]] = {
     "max_norm": ("clip_norm",),
     "clipvalue": ("clip_value",),
     "ema_momentum": ("ema",),
+    "optim_bits": ("state_dtype",),
+    "mu_dtype": ("state_dtype",),
+    "master_weights": ("master",),
+    "stochastic_rounding": ("master",),
 }
 
 # What is a class of its own here.

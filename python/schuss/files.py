@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 def sum_of(array: NDArray[Any]) -> int:
     """A checksum of an array, with its dtype and shape."""
-    return zlib.crc32(array.reshape(-1).view(np.uint8), zlib.crc32(f"{array.dtype}{array.shape}".encode()))
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(f"{array.dtype}{array.shape}".encode()))
 
 
 def write_whole(path: Path, write: Callable[[str], object]) -> None:

@@ -11,7 +11,10 @@ import numpy as np
 from . import _core, threads
 
 # Distributions that make more of the package work, by what asks for them.
-_EXTRAS = ("matplotlib", "tqdm", "pooch", "mlxtend", "scikit-learn", "safetensors", "mpi4py", "torch", "optax", "numba")
+_EXTRAS = (
+    *("matplotlib", "tqdm", "pooch", "mlxtend", "scikit-learn", "safetensors", "ml_dtypes", "mpi4py", "torch", "optax"),
+    "numba",
+)
 
 
 def info() -> dict[str, Any]:

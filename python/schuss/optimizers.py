@@ -367,10 +367,10 @@ class RMSprop(Optimizer):
     def _kernel(self) -> str:
         return f"RMSprop{'Centered' * self.centered}{'Momentum' * (self.momentum > 0)}"
 
-    def _whole(self) -> str | None:
-        return (
-            "h - a a, of rounded numbers, may be negative where it is centered" if self.centered else super()._whole()
-        )
+    def _refuse_fewer_bits(self, dtype: str, reason: str | None = None) -> None:
+        if getattr(self, "centered", False):  # which is set after the options
+            reason = "h - a a, of rounded numbers, may be negative where it is centered"
+        super()._refuse_fewer_bits(dtype, reason)
 
     def _slots(self) -> tuple[str, ...]:
         return ("h", *("a",) * self.centered, *("v",) * (self.momentum > 0))
@@ -609,7 +609,7 @@ class AMSGrad(Optimizer):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("m", "v", "h")
-    _never_negative: ClassVar[tuple[str, ...]] = ("v", "h")
+    _whole_state: ClassVar[str | None] = "h is a maximum, and of numbers rounded at random one that is too large"
     _ranges: ClassVar = {"beta1": SHARE, "beta2": SHARE, "eps": POSITIVE}
 
     beta1: float

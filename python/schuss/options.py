@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 
 from . import _core
 from .checks import POSITIVE, SHARE, flag, number, shown
+from .formats import bfloat16
 
 LearningRate: TypeAlias = float | Callable[[int], float]
 Params: TypeAlias = MutableMapping[Any, Any] | Sequence[Any]
@@ -76,9 +78,14 @@ def checked_rate(value: Any) -> Any:
 def checked_option(name: str, value: Any) -> Any:
     """Return the value of an option that is no number as it is kept."""
     if name in CHOICES:
-        known = CHOICES[name]
+        known, given = CHOICES[name], value
+        if name == "state_dtype" and isinstance(value, (type, np.dtype)):
+            with suppress(TypeError):
+                value = np.dtype(value).name
         if not isinstance(value, (str, type(None))) or value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, got {shown(value)}")
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {shown(given)}")
+        if value == "bfloat16":
+            bfloat16()  # which says what to install
         return value
     if name == "flush_subnormals" and value and not _core.can_flush:
         raise ValueError("flush_subnormals=True cannot be had on this processor")

@@ -379,7 +379,6 @@ class AMSGrad(Optimizer):
     """Adam that divides by the largest average so far (Reddi, Kale and Kumar, 2018)."""
 
     slots: tuple[str, ...] = ("m", "v", "h")
-    never_negative: tuple[str, ...] = ("v", "h")
     beta1: float
     beta2: float
     eps: float

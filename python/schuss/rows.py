@@ -70,7 +70,10 @@ class Rows:
                 f"Rows: indices must be of int64, got {indices.dtype}; convert them with .astype(numpy.int64)"
             )
         if values.dtype not in (np.float32, np.float64):
-            raise TypeError(f"Rows: values must be of float32 or float64, got {values.dtype}")
+            raise TypeError(
+                f"Rows: values must be of float32 or float64, got {values.dtype}; convert them with "
+                ".astype(numpy.float32), also for a parameter of 16 bits"
+            )
         if indices.ndim != 1:
             raise ValueError(f"Rows: indices must have shape (k,), got {indices.shape}; flatten them with .ravel()")
         if values.ndim == 0 or len(values) != len(indices):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .base import Optimizer
 from .formats import computed
+from .options import Params
 from .states import restore, state_dict
 
 __all__ = ["load_torch_state"]
@@ -34,7 +35,7 @@ def load_torch_state(
     names: Sequence[Any],
     t: int,
     *,
-    params: Mapping[Any, Any] | None = None,
+    params: Params | None = None,
 ) -> None:
     """Go on from where an optimizer of PyTorch has stopped.
 
@@ -44,21 +45,22 @@ def load_torch_state(
         With the arguments that take the same steps (docs/conventions.md).
     state : mapping of index -> name -> array
         PyTorch's ``state_dict()["state"]`` with its tensors as arrays:
-        ``{i: {k: v.numpy() for k, v in s.items()} for i, s in torch_opt.state_dict()["state"].items()}``. Those of
-        bfloat16 as ``v.view(torch.int16).numpy().view(ml_dtypes.bfloat16)``.
+        ``{i: {k: v.numpy() for k, v in s.items()} for i, s in torch_opt.state_dict()["state"].items()}``, or
+        ``v.float().numpy()`` where they are of bfloat16.
     names : sequence
         The name here of each parameter there, by its index.
     t : int
         How many steps have been made; PyTorch counts per parameter, and its SGD not at all.
-    params : mapping of name -> array, optional
-        The parameters, of which only the dtypes are looked at: needed where they have 16 bits, as PyTorch keeps no
-        master of them.
+    params : mapping of name -> array, or list, optional
+        The parameters as they will be stepped: needed where they have 16 bits, as PyTorch keeps no master of them.
 
     Raises
     ------
+    TypeError
+        If a parameter is no array.
     ValueError
-        If a rule is one that PyTorch does not have, a name is missing, an array has another shape than the others of
-        its parameter, or a count of PyTorch's differs from ``t``. Nothing has changed then.
+        If a rule is one that PyTorch does not have, the state has tensors, a name is missing, an array has another
+        shape than the others of its parameter, or a count of PyTorch's differs from ``t``. Nothing has changed then.
     """
     kind = type(opt).__name__
     if kind not in _TORCH:
@@ -78,10 +80,28 @@ def load_torch_state(
             name, lacks_lr = _TORCH[kind][slot]
             if theirs.get(name) is None:
                 raise ValueError(f"parameter {index} has no {name!r}, from which {slot!r} would come")
-            array = np.array(theirs[name])
+            array = _array_of(theirs[name])
             wide = array.astype(computed(array.dtype), copy=False)
             slots[slot] = (-lr * wide if lacks_lr else wide).astype(wide.dtype, copy=False)
-        p = None if params is None else params[names[index]]
+        p = None if params is None else _parameter(params, names[index])
         found[names[index]] = member._kept(slots, p)
     saved = {**state_dict(opt), "t": t, "skipped": 0, "memory": opt._memories(t), "state": found}
     restore(opt, saved, lr=opt.lr, groups=opt.groups)
+
+
+def _array_of(value: Any) -> NDArray[Any]:
+    if hasattr(value, "detach"):
+        raise ValueError(
+            "the state has tensors, not arrays: see help(schuss.torch.load_torch_state): v.float().numpy()"
+        )
+    return np.array(value)
+
+
+def _parameter(params: Any, name: Any) -> NDArray[Any]:
+    try:
+        p = params[name]
+    except (LookupError, TypeError):
+        raise ValueError(f"params has no {name!r}") from None
+    if not isinstance(p, np.ndarray):
+        raise TypeError(f"params[{name!r}] must be a numpy.ndarray, as it will be stepped; got {type(p).__name__}")
+    return p

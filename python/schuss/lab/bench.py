@@ -12,7 +12,7 @@ import csv
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 from time import perf_counter_ns
@@ -24,7 +24,7 @@ from .. import _core, threads
 from .._extras import need
 from ..info import info
 from ..optimizers import OPTIMIZERS, Adam
-from . import over_ranks, peers, plots, zeros
+from . import over_ranks, peers, plots, precision_bench, zeros
 from .peers import MNIST
 from .setting import TEXTBOOK
 from .timing import ITERATION_REST_S, ITERATION_TURN_NS, free_memory, settled, time_text, time_turns
@@ -33,6 +33,9 @@ from .timing import ITERATION_REST_S, ITERATION_TURN_NS, free_memory, settled, t
 _BLOCK = [(768,), (768,), (768, 2304), (2304,), (768, 768), (768,)]
 _BLOCK += [(768,), (768,), (768, 3072), (3072,), (3072, 768), (768,)]
 GPT2: list[tuple[int, ...]] = [(50257, 768), (1024, 768), *(_BLOCK * 12), (768,), (768,)]
+
+# All that are not ours.
+_OTHERS = [peer.name for peer in (*peers.PEERS[1:], *peers.FORMATS) if peer.package or peer in peers.PEERS]
 
 # Those that a quick run has the time to let take large steps.
 FAST = frozenset({"numpy", "textbook", "torch fused", "deepspeed", "optax", "numba"})
@@ -324,6 +327,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer cases, in less than a minute")
     parser.add_argument("--profile", action="store_true", help="split a call into its parts, and no more")
     parser.add_argument("--zeros", action="store_true", help="gradients full of zeros, and by rows, and no more")
+    parser.add_argument("--formats", action="store_true", help="Adam in fewer bits than 32, and no more")
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help="the same of one thread, by itself and while all others stream through the memory",
+    )
     parser.add_argument(
         "--mpi",
         action="store_true",
@@ -332,9 +341,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--peers",
         nargs="*",
-        choices=[peer.name for peer in peers.PEERS[1:]],
+        choices=_OTHERS,
         metavar="NAME",
-        help=f"only these: {', '.join(repr(peer.name) for peer in peers.PEERS[1:])}",
+        help=f"only these: {', '.join(map(repr, _OTHERS))}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and rows as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV")
@@ -358,11 +367,33 @@ def _main_mpi(args: Namespace, facts: dict[str, Any]) -> int:
     return 0
 
 
+def _run_cases(rows: list[Row], present: Sequence[peers.Peer], n_threads: int, quick: bool) -> None:
+    """Time the iteration and all cases, print each, and add what was measured to the rows."""
+    rows += run_iteration(present, n_threads, 1.5 if quick else 8)
+    for name in (ITERATION, UPDATE):
+        _print_case([row for row in rows if row.case == name])
+    for case, names, budget in cases(quick, n_threads):
+        contenders = [
+            peer
+            for peer in present
+            if peer.name == "schuss" or (case.rule in peer.rules and (names is None or peer.name in names))
+        ]
+        if (len(contenders) + 1) * case.bytes > 0.8 * free_memory():
+            work = f"{case.rule}, {case.name}, {case.dtype}, {case.threads} thread(s)"
+            print(f"\n{work}: left out, too large for this machine's memory")
+            continue
+        measured = run_case(case, contenders, budget)
+        _print_case(measured)
+        rows += measured
+
+
 def main(args: Namespace) -> int:
     """Run the benchmark, print it case by case, and write what was asked for, also after Ctrl-C."""
     if args.profile:
         _print_profile()
         return 0
+    if (args.formats or args.busy) and args.figure:
+        raise ValueError("schuss bench --formats and --busy draw no --figure; they have --json and --csv")
     if (args.zeros or args.mpi) and (args.csv or args.figure):
         which = "--mpi" if args.mpi else "--zeros"
         raise ValueError(f"schuss bench {which} writes no --csv and no --figure; it has --json")
@@ -372,19 +403,21 @@ def main(args: Namespace) -> int:
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent}, where {path.name} is to be written, is no directory")
     facts, n_threads = info(), threads.get_num_threads()
+    if args.busy and n_threads < 2:
+        raise ValueError("schuss bench --busy needs 2 threads at least: one that steps, and one that streams")
     wanted = [peer for peer in peers.PEERS if args.peers is None or peer.name in ("schuss", *args.peers)]
     present = [peer for peer in wanted if not peer.missing()]
     absent = ", ".join(peer.name for peer in wanted if peer.missing())
     if args.mpi:
         return _main_mpi(args, facts)
     print(f"{facts['cpu']}, {facts['isa']}, {n_threads} thread(s), {facts['openmp']}, numpy {facts['numpy']}")
-    print(f"contenders: {', '.join(peer.name for peer in present)}; not installed: {absent or 'none'}")
+    if not (args.formats or args.busy):
+        print(f"contenders: {', '.join(peer.name for peer in present)}; not installed: {absent or 'none'}")
+
+    def say(line: str) -> None:
+        print(line, flush=True)
 
     if args.zeros:
-
-        def say(line: str) -> None:
-            print(line, flush=True)
-
         found: list[Any] = [
             *zeros.run(present, n_threads, args.quick, say),
             *zeros.run_rows(n_threads, args.quick, say),
@@ -394,35 +427,27 @@ def main(args: Namespace) -> int:
         return 0
 
     rows: list[Row] = []
+    of_formats: list[precision_bench.Row] = []
     interrupted = False
     try:
-        rows += run_iteration(present, n_threads, 1.5 if args.quick else 8)
-        for name in (ITERATION, UPDATE):
-            _print_case([row for row in rows if row.case == name])
-        for case, names, budget in cases(args.quick, n_threads):
-            contenders = [
-                peer
-                for peer in present
-                if peer.name == "schuss" or (case.rule in peer.rules and (names is None or peer.name in names))
-            ]
-            if (len(contenders) + 1) * case.bytes > 0.8 * free_memory():
-                work = f"{case.rule}, {case.name}, {case.dtype}, {case.threads} thread(s)"
-                print(f"\n{work}: left out, too large for this machine's memory")
-                continue
-            measured = run_case(case, contenders, budget)
-            _print_case(measured)
-            rows += measured
+        if not (args.formats or args.busy):
+            _run_cases(rows, present, n_threads, args.quick)
+        for measured in precision_bench.run(args.peers, n_threads, args.quick, args.busy, say):
+            of_formats += measured
     except KeyboardInterrupt:
         interrupted = True
-    _print_summary(rows, n_threads)
-    _print_limits(rows, n_threads)
+    if rows:
+        _print_summary(rows, n_threads)
+        _print_limits(rows, n_threads)
     if args.json:
-        _write_json(args.json, facts, rows)
+        _write_json(args.json, facts, [*rows, *of_formats])
     if args.csv:
         with args.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(Row.__dataclass_fields__), lineterminator="\n")
+            lines = [asdict(row) for row in rows] + [asdict(row) for row in of_formats]
+            columns = dict.fromkeys(column.name for kind in (Row, precision_bench.Row) for column in fields(kind))
+            writer = csv.DictWriter(file, list(columns), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+            writer.writerows(lines)
     if args.figure:
         plots.bench_figure([asdict(row) for row in rows], f"{facts['cpu']}, {facts['isa']}").savefig(args.figure)
     if interrupted:

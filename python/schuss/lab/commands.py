@@ -7,14 +7,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import datasets
 from .._extras import need
 from ..mpi import RankError
-from . import experiments, parallel, plots, words
+from . import experiments, parallel, plots, precision, precision_plots, words
 from .report import (
     Failure,
     as_csv,
@@ -185,26 +187,32 @@ def _median_us(nanoseconds: Sequence[int]) -> float:
 _MOST_ROWS = 1500  # as many as the book takes of its table
 
 
+def _table(path: Path | None, scaled: bool) -> tuple[NDArray[Any], NDArray[Any], str]:
+    """Features and target of a file, or of the diabetes data; and what they are called."""
+    if path is None:
+        diabetes = need("sklearn.datasets", "the diabetes data", package="scikit-learn").load_diabetes(scaled=False)
+        features, target, name = diabetes.data, diabetes.target, "scikit-learn's diabetes"
+    else:
+        features, target = datasets.load_table(path)
+        name = path.name
+    if scaled:
+        features, _ = datasets.scale_features(features)
+        target, _ = datasets.scale_features(target)
+        name += ", standardised"
+    if len(target) > _MOST_ROWS:
+        name += f", the first {_MOST_ROWS:,} of {len(target):,} rows"
+    return features[:_MOST_ROWS], target[:_MOST_ROWS], name
+
+
 def compare_regression(args: argparse.Namespace) -> int:
     """``schuss compare regression``: a line through a table."""
     prepare(args.out)
     with told_to_the_user():
-        if args.data is None:
-            diabetes = need("sklearn.datasets", "the diabetes data", package="scikit-learn").load_diabetes(scaled=False)
-            features, target, name = diabetes.data, diabetes.target, "scikit-learn's diabetes"
-        else:
-            features, target = datasets.load_table(args.data)
-            name = args.data.name
-        if not args.no_scale:
-            features, _ = datasets.scale_features(features)
-            target, _ = datasets.scale_features(target)
-            name += ", standardised"
-        if len(target) > _MOST_ROWS:
-            name += f", the first {_MOST_ROWS:,} of {len(target):,} rows"
+        features, target, name = _table(args.data, not args.no_scale)
     with told_to_the_user():
         fits = experiments.regression(
-            features[:_MOST_ROWS],
-            target[:_MOST_ROWS],
+            features,
+            target,
             args.optimizers,
             seed=args.seed,
             seeds=args.seeds,
@@ -372,6 +380,94 @@ def compare_embedding(args: argparse.Namespace) -> int:
     }
     show(args.json, result, told, files)
     return 1 if race.same_bits is False else exit_status(race.interrupted)
+
+
+def compare_precision(args: argparse.Namespace) -> int:
+    """``schuss compare precision``: formats of fewer bits against float32."""
+    prepare(args.out)
+    with told_to_the_user():
+        need("ml_dtypes", "schuss compare precision", extra="low-precision")
+        source = datasets.mnist_source(args.data_dir)
+        name, data = datasets.mnist_name(args.data_dir), datasets.load_mnist(data_dir=args.data_dir)
+        features, target, table_name = _table(args.data, True)
+        iterations = args.epochs * -(-len(data[0][0]) // args.batch_size)
+        bars = _Bars(iterations)
+    print(f"data: {source}; {one_line(table_name)}", file=sys.stderr)
+    seeds = {"seed": args.seed, "seeds": args.seeds}
+    try:
+        with told_to_the_user():
+            steps = precision.stressed(watch=lambda form: print(f"stress: {form}", file=sys.stderr))
+            line = precision.line(features, target, data_name=table_name, **seeds)
+            digits, weights = precision.digits(
+                data,
+                hidden=args.hidden,
+                epochs=args.epochs,
+                batch_size=args.batch_size,
+                watch=bars.watch,
+                data_name=name,
+                **seeds,
+            )
+    finally:
+        bars.close()
+    if not digits.runs:
+        raise KeyboardInterrupt  # before the first step: there is nothing to show
+    comparison = precision.Comparison(precision.FORMATS, digits, line, steps, weights)
+    rows, accepted = comparison.rows(), comparison.accepted
+    files = [
+        write_figure(args.out / "precision.png", precision_plots.precision_figure(comparison)),
+        write(args.out / "precision.csv", as_csv(*comparison.table())),
+        write(
+            args.out / "precision_curves.csv",
+            as_csv(("data", "format", "iteration", "mean_loss", "lowest", "highest"), comparison.curves()),
+        ),
+    ]
+    header = (
+        "format",
+        "bytes",
+        "test accuracy",
+        "range",
+        "points from float32",
+        "final loss",
+        "correlation",
+        "of the line",
+    )
+    steps_header = ("largest step", "over float32's", "falls short")
+    lines = []
+    for row in rows:
+        accuracies = spread(row.accuracies, ".2%") if row.accuracies else ("", "")
+        error = f" +- {100 * row.error:.3f}" if len(row.differences) > 1 else ""
+        lines.append(
+            (
+                row.form.name,
+                f"{row.bytes:.2f}",
+                *accuracies,
+                f"{100 * row.difference:+.3f}{error}" if row.differences else "",
+                f"{mean(row.final_losses):.4g}",
+                f"{row.digits_correlation:.6f}",
+                f"{row.line_correlation:.6f}",
+                f"{row.largest:.3g}",
+                "{:.2f} to {:.2f}".format(*row.over_float32)
+                if row.over_float32[1] < 100
+                else f"{row.over_float32[1]:.1e}",
+                ", ".join(row.short) or "in nothing",
+            )
+        )
+    text = (
+        as_table((*header, *steps_header), lines)
+        + f"\naccepted: within {accepted.points:g} points of float32, both correlations of mean loss curves at least "
+        f"{accepted.correlation:g}, no step above {accepted.step:.2f} lr, nor all below {accepted.still:g} of "
+        "float32's largest\nbytes: of a parameter, what is beside it, and state; accuracy: mean of the last quarter of "
+        f"tests; {seeds_said(digits.setting)}; data: {source}; {one_line(table_name)}"
+    )
+    result = {
+        "data": source,
+        "table": table_name,
+        "interrupted": comparison.interrupted,
+        "formats": [row.as_dict() for row in rows],
+        "settings": [asdict(digits.setting), asdict(line.setting)],
+    }
+    show(args.json, result, text, files)
+    return exit_status(comparison.interrupted)
 
 
 def train_mnist(args: argparse.Namespace) -> int:

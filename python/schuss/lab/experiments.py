@@ -35,7 +35,7 @@ Table = Mapping[str, type[Any]]
 MOST_NUMBERS = 200_000_000
 
 
-def _check_size(sizes: Sequence[int], batch_size: int, examples: int) -> None:
+def check_size(sizes: Sequence[int], batch_size: int, examples: int) -> None:
     """Refuse what no memory holds. Many systems promise it all the same, and then end the process without a word."""
     if batch_size > examples:
         raise ValueError(
@@ -202,7 +202,7 @@ def mnist(
     table: Table = reference.OPTIMIZERS if in_numpy else optimizers.OPTIMIZERS
     (x_train, t_train), test = data
     layers = (x_train.shape[1], *hidden, 10)
-    _check_size(layers, batch_size, len(x_train))
+    check_size(layers, batch_size, len(x_train))
     specs = list(map(parse_optimizer, names))
     setting = Setting(
         data=data_name,
@@ -416,7 +416,7 @@ def decay(
     left_out = max(0, len(x) - examples)
     x, t = x[:examples], t[:examples]
     layers = (x.shape[1], 10)
-    _check_size(layers, batch_size, len(x))
+    check_size(layers, batch_size, len(x))
     steps_per_epoch = -(-len(x) // batch_size)
     every = min(5, epochs * steps_per_epoch)
     setting = Setting(
@@ -535,7 +535,7 @@ def _train(
     held, rest = order[: len(x) // 12], order[len(x) // 12 :]
     x_held, t_held = x[held], t[held]
     layers = (x.shape[1], *hidden, 10)
-    _check_size(layers, batch_size, len(rest))
+    check_size(layers, batch_size, len(rest))
     steps = -(-len(rest) // batch_size)
     if schedule is None:
         schedule = WarmupCosine(1.0, warmup=steps // 2, steps=epochs * steps)

@@ -1,12 +1,12 @@
 """Other libraries set to do the same work as ours, for the benchmark: a step, and a training iteration.
 
 Each peer names the package that it needs and the rules that it has. Started on lists of arrays, it gives
-a function that takes one step and one that reads the parameters.
+a function that takes one step and one that reads the parameters; those in fewer bits also say what they keep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import optimizers, reference, threads
+from .. import formats, optimizers, reference, threads
 from ..nn import MultiLayerNet
 
 Arrays = Sequence[NDArray[Any]]
@@ -32,12 +32,28 @@ ARGUMENTS: dict[str, dict[str, float]] = {
 }
 
 
+class Kept(NamedTuple):
+    """Bytes of gradients, of parameters, of what is kept beside them, of state; and of what a step moves again."""
+
+    grads: int
+    params: int
+    beside: int
+    state: int
+    again: int = 0
+
+    @property
+    def moved(self) -> int:
+        """What a step must move at least: the gradients in, all else in and out."""
+        return self.grads + 2 * (self.params + self.beside + self.state) + self.again
+
+
 class Runner(NamedTuple):
     """A peer at work: take a step; read the parameters as they are now; the gradients that it goes by, if arrays."""
 
     step: Callable[[], object]
     read: Callable[[], Arrays]
     grads: Arrays = ()
+    kept: Callable[[], Kept] | None = None  # of those in fewer bits, after a step
 
 
 class Peer(NamedTuple):
@@ -91,13 +107,14 @@ def _textbook(rule: str, params: Arrays, grads: Arrays) -> Runner:
     return Runner(lambda: opt.update(named, gradients), lambda: list(named.values()))
 
 
-def _tensors(params: Arrays, grads: Arrays) -> list[Any]:
+def _tensors(params: Arrays, grads: Arrays, dtype: str | None = None) -> list[Any]:
     import torch
 
     torch.set_num_threads(threads.get_num_threads())
-    tensors = [torch.nn.Parameter(torch.tensor(p)) for p in params]
+    wanted = None if dtype is None else getattr(torch, dtype)
+    tensors = [torch.nn.Parameter(torch.tensor(p, dtype=wanted)) for p in params]
     for tensor, g in zip(tensors, grads, strict=True):
-        tensor.grad = torch.tensor(g)
+        tensor.grad = torch.tensor(g, dtype=wanted)
     return tensors
 
 
@@ -226,6 +243,136 @@ PEERS = [
     Peer("optax", "optax", frozenset({"SGD", "Momentum", "Nesterov", "Adam"}), _optax),
     Peer("numba", "numba", _ADAM, _numba),
     Peer("thinc", "thinc", _ADAM, _thinc),
+]
+
+
+# Adam in fewer bits than 32: of parameters and gradients, of state, or of both. The first is what the others are
+# compared with.
+
+Start = Callable[[str, Arrays, Arrays], Runner]
+
+
+def _bytes(arrays: Iterable[Any]) -> int:
+    return sum(int(array.nbytes) for array in arrays)
+
+
+def _ours(parameters: str = "float32", state: str = "float32") -> Start:
+    """Ours; a bfloat16 has the lower half of its float32 beside it."""
+
+    def start(rule: str, params: Arrays, grads: Arrays) -> Runner:
+        dtype = formats.bfloat16() if parameters == "bfloat16" else np.dtype(parameters)
+        named = {str(i): p.astype(dtype) for i, p in enumerate(params)}
+        gradients = {str(i): g.astype(dtype) for i, g in enumerate(grads)}
+        opt = optimizers.OPTIMIZERS[rule](lr=LR, **ARGUMENTS[rule], state_dtype=state, master="split")
+
+        def kept() -> Kept:
+            slots = [(slot, array) for each in opt.state.values() for slot, array in each.items()]
+            beside = _bytes(array for slot, array in slots if slot == "remainder")
+            total = _bytes(array for _, array in slots)
+            return Kept(_bytes(gradients.values()), _bytes(named.values()), beside, total - beside)
+
+        def read() -> Arrays:
+            return [formats.parameter(p, opt.state[name]) for name, p in named.items()]
+
+        return Runner(lambda: opt.update(named, gradients), read, list(gradients.values()), kept)
+
+    return start
+
+
+def _cast(rule: str, params: Arrays, grads: Arrays) -> Runner:
+    """What one does without formats: all of bfloat16 cast into arrays of float32, a step, the parameters cast back."""
+    dtype = formats.bfloat16()
+    mine, gradients = [p.astype(dtype) for p in params], [g.astype(dtype) for g in grads]
+    wide_params, wide_grads = [np.empty_like(p) for p in params], [np.empty_like(g) for g in grads]
+    opt = optimizers.OPTIMIZERS[rule](lr=LR, **ARGUMENTS[rule])
+
+    def step() -> None:
+        for to, of in zip((*wide_params, *wide_grads), (*mine, *gradients), strict=True):
+            to[...] = of
+        opt.update(wide_params, wide_grads)
+        for to, of in zip(mine, wide_params, strict=True):
+            to[...] = of
+
+    def kept() -> Kept:
+        again = 2 * _bytes(wide_params)  # they are written and read by the casts, and read and written by the step
+        state = _bytes(array for slots in opt.state.values() for array in slots.values())
+        return Kept(_bytes(gradients), _bytes(mine), _bytes((*wide_params, *wide_grads)), state, again)
+
+    return Runner(step, lambda: [p.astype(np.float32) for p in mine], gradients, kept)
+
+
+def _of_torch(opt: Any, tensors: list[Any], size: int | None = None) -> Runner:
+    """A PyTorch optimizer at work. What it keeps is what grows with the parameters: no count, no table of codes."""
+
+    def parts(value: Any) -> list[Any]:
+        return [value.codes, value.scale] if hasattr(value, "codes") else [value]
+
+    def kept() -> Kept:
+        held = [
+            part
+            for tensor in tensors
+            for slot, value in opt.state[tensor].items()
+            if hasattr(value, "nbytes") and slot != "step" and not slot.startswith("qmap")
+            for part in parts(value)
+        ]
+        return Kept(_bytes(tensor.grad for tensor in tensors), _bytes(tensors), 0, _bytes(held))
+
+    return Runner(opt.step, lambda: [tensor.detach().float().numpy()[:size] for tensor in tensors], (), kept)
+
+
+def _torch_bfloat16(rule: str, params: Arrays, grads: Arrays) -> Runner:
+    tensors = _tensors(params, grads, "bfloat16")
+    import torch
+
+    return _of_torch(torch.optim.AdamW(tensors, LR, (BETA1, BETA2), EPS, 0.0, fused=True), tensors)
+
+
+def _deepspeed_16_bits(dtype: str) -> Start:
+    """DeepSpeed's with state of float32, as it has by itself. Without AVX-512, only its float16 goes by vectors."""
+
+    def start(rule: str, params: Arrays, grads: Arrays) -> Runner:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        tensors = _tensors(params, grads, dtype)
+        return _of_torch(DeepSpeedCPUAdam(tensors, LR, betas=(BETA1, BETA2), eps=EPS, adamw_mode=False), tensors)
+
+    return start
+
+
+def _bitsandbytes(rule: str, params: Arrays, grads: Arrays) -> Runner:
+    """State in codes of 8 bits, parameters in float32. Below 4,096 elements it keeps state in float32."""
+    import bitsandbytes
+
+    tensors = _tensors(params, grads)
+    return _of_torch(bitsandbytes.optim.Adam8bit(tensors, LR, (BETA1, BETA2), EPS), tensors)
+
+
+def _torchao(rule: str, params: Arrays, grads: Arrays) -> Runner:
+    """State in codes of 8 bits, parameters in float32, compiled at the first step.
+
+    It keeps the state of an array in float32 unless its size is a multiple of 256: here it is made one.
+    """
+    from torchao.optim import AdamW8bit
+
+    size = params[0].size
+    fitting, slopes = ([np.resize(array, -(-size // 256) * 256) for array in arrays] for arrays in (params, grads))
+    tensors = _tensors(fitting, slopes)
+    return _of_torch(AdamW8bit(tensors, LR, (BETA1, BETA2), EPS, 0.0), tensors, size)
+
+
+FORMATS = [
+    Peer("float32", None, _ADAM, _ours()),
+    Peer("state bfloat16", None, _ADAM, _ours(state="bfloat16")),
+    Peer("state int8", None, _ADAM, _ours(state="int8")),
+    Peer("bfloat16 split", None, _ADAM, _ours("bfloat16")),
+    Peer("split, state bfloat16", None, _ADAM, _ours("bfloat16", "bfloat16")),
+    Peer("split, state int8", None, _ADAM, _ours("bfloat16", "int8")),
+    Peer("cast, step, cast", None, _ADAM, _cast),
+    Peer("torch fused bfloat16", "torch", _ADAM, _torch_bfloat16),
+    Peer("deepspeed bfloat16", "deepspeed", _ADAM, _deepspeed_16_bits("bfloat16")),
+    Peer("deepspeed float16", "deepspeed", _ADAM, _deepspeed_16_bits("float16")),
+    Peer("bitsandbytes 8-bit", "bitsandbytes", _ADAM, _bitsandbytes),
+    Peer("torchao 8-bit", "torchao", _ADAM, _torchao),
 ]
 
 
