@@ -85,7 +85,7 @@ void refuse_other_rows(const Entry& entry) {
   if (!lies_plainly(g.format))
     throw py::type_error(entry.g_name().text() + " is by rows, whose values are " + g.dtype() +
                          "; convert them with .astype(numpy.float32)");
-  if (!has_whole_rows(g) || (g.layout.shape()[0] > 1 && g.layout.strides()[0] != row_bytes(g)))
+  if (!g.layout.empty() && (!has_whole_rows(g) || (g.layout.shape()[0] > 1 && g.layout.strides()[0] != row_bytes(g))))
     throw py::value_error(entry.g_name().text() +
                           ": its values must be a C-contiguous array; pass numpy.ascontiguousarray(...) of them");
 }

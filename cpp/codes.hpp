@@ -31,15 +31,8 @@ inline uint32_t bits_of(float x) {
 
 constexpr uint32_t sign_bit = 0x80000000, infinite = 0x7f800000;
 
-// A NaN with the upper half of one that arithmetic makes, so that no sum carries it over. All NaNs that arithmetic has
-// seen are quiet: their bits are at least those of the limits. The others are as they were.
-inline uint32_t with_plain_nan(uint32_t bits) {
-  constexpr int32_t positive = 0x7fc00000;
-  constexpr uint32_t negative = 0xffc00000;
-  const int32_t number = static_cast<int32_t>(bits) < positive ? static_cast<int32_t>(bits) : positive;
-  const uint32_t found = static_cast<uint32_t>(number);
-  return found < negative ? found : negative;
-}
+// Any NaN becomes the one that no sum carries over.
+inline uint32_t with_plain_nan(uint32_t bits) { return number(bits) != number(bits) ? infinite | 0x400000 : bits; }
 
 // bfloat16 is the upper half of a float32.
 struct BFloat16 {
@@ -181,7 +174,7 @@ struct Scaled {
     if (!has_sign) return (number(least + (q << cut)) - number(least)) * scale;
     const uint32_t negative = static_cast<uint32_t>(static_cast<int32_t>(q) >> 31);
     const float found = (number(least + (((q ^ negative) - negative) << cut)) - number(least)) * scale;
-    return number(bits_of(found) | negative << 31);
+    return number(bits_of(found) ^ negative << 31);
   }
   template <bool upper>
   static Int encode(float x, float factor, uint32_t random) {
@@ -277,23 +270,28 @@ struct Blocks<Scaled<Int, octaves>> {
   template <bool upper>
   static void encode_by(size_t n, Int* __restrict code, float* __restrict scale, const float* __restrict x,
                         const uint32_t* __restrict random) {
-    float factor[most];
+    float factor[most], reduced[most];
     each_scaled(n, [&](size_t k, size_t at, auto count) {
       const int32_t largest = largest_of(count, x + at);
       const bool finite = largest < static_cast<int32_t>(infinite);
       const float found = number(static_cast<uint32_t>(largest));
       const float least = found < Code::least_normal && largest > 0 ? Code::least_normal : found;
       scale[k] = finite ? least : number(infinite | 0x400000);
-      factor[k] = finite && largest > 0 ? 1 / least : 0;
+      reduced[k] = least > 0x1p125f ? 0.25f : 1.0f;  // so that no quotient is subnormal, which may count as zero
+      factor[k] = finite && largest > 0 ? 1 / (reduced[k] * least) : 0;
     });
     each_scaled(n, [&](size_t k, size_t at, auto count) {
-      const float f = factor[k];
-      if (f > 0) {
+      const auto each = [&](auto of) {
 #pragma omp simd
-        for (size_t i = 0; i < count; ++i) code[at + i] = Code::template encode<upper>(x[at + i], f, random[at + i]);
-      } else {
+        for (size_t i = 0; i < count; ++i)
+          code[at + i] = Code::template encode<upper>(of(x[at + i]), factor[k], random[at + i]);
+      };
+      if (factor[k] == 0)
         memset(code + at, 0, count);
-      }
+      else if (reduced[k] == 1)
+        each([](float number) { return number; });
+      else
+        each([](float number) { return 0.25f * number; });
     });
   }
   static void encode(size_t n, void* code, void* scale, const float* x, const uint32_t* random, bool upper) {

@@ -26,15 +26,21 @@ struct Draw {
   uint32_t operator()(size_t slot, size_t i) const { return drawn(first + static_cast<uint32_t>(i), key[slot / 2]); }
 };
 
+// Where nothing stands around a rule.
+struct AsItComes {
+  float operator()(float g, float) const { return g; }
+};
+
 // No `omp simd`: what stands within the body would become an array of the loop's. Nothing overlaps here either.
-template <class Rule, size_t... slot, class P, class G, class... S>
-void fused_loop(const Rule rule, const Draw<sizeof...(slot)> draw, std::index_sequence<slot...>, size_t n, const P p,
-                const G g, const S... s) {
+template <class Rule, class Prepared, size_t... slot, class P, class G, class... S>
+void fused_loop(const Rule rule, const Prepared prepare, const Draw<sizeof...(slot)> draw, std::index_sequence<slot...>,
+                size_t n, const P p, const G g, const S... s) {
 #pragma GCC ivdep
   for (size_t i = 0; i < n; ++i) {
     float x = p.load(i);
+    const float gradient = prepare(g.load(i), x);
     [&](auto... v) {
-      rule(x, g.load(i), v...);
+      rule(x, gradient, v...);
       (s.template store<slot % 2 != 0>(i, v, draw(slot, i)), ...);
     }(s.load(i)...);
     p.template store<false>(i, x, 0);
@@ -42,17 +48,23 @@ void fused_loop(const Rule rule, const Draw<sizeof...(slot)> draw, std::index_se
 }
 
 template <class Rule, class P, class G, class State, size_t... slot>
-void fused_step(std::index_sequence<slot...> slots, const double* scalars, size_t n, const Lying* at,
-                const Whose* whose, uint64_t place) {
-  fused_loop(round_scalars<Rule, float>(scalars), Draw<sizeof...(slot)>(*whose, place), slots, n,
-             P(at[0].code, at[0].beside), G(at[1].code, at[1].beside),
-             State(at[2 + slot].code, at[2 + slot].beside)...);
+void fused_step(std::index_sequence<slot...> slots, const double* scalars, const Around* around, size_t n,
+                const Lying* at, const Whose* whose, uint64_t place) {
+  const auto run = [&](const auto prepare) {
+    fused_loop(round_scalars<Rule, float>(scalars), prepare, Draw<sizeof...(slot)>(*whose, place), slots, n,
+               P(at[0].code, at[0].beside), G(at[1].code, at[1].beside),
+               State(at[2 + slot].code, at[2 + slot].beside)...);
+  };
+  if (around)
+    run(Prepare<float>(*around));
+  else
+    run(AsItComes());
 }
 
 template <class Rule, class P, class G, class State>
-void fused(const double* scalars, size_t n, const Lying* at, const Whose* whose, uint64_t place) {
+void fused(const double* scalars, const Around* around, size_t n, const Lying* at, const Whose* whose, uint64_t place) {
   constexpr std::make_index_sequence<static_cast<size_t>(Rule::slots)> slots;
-  fused_step<Rule, P, G, State>(slots, scalars, n, at, whose, place);
+  fused_step<Rule, P, G, State>(slots, scalars, around, n, at, whose, place);
 }
 
 using Brain = Alone<BFloat16>;

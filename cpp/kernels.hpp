@@ -77,9 +77,10 @@ struct Lying {
   void *code, *beside;
 };
 
-// One step of a rule with nothing around it over n elements of operands that have fewer bits. All places have the same
+// One step of a rule over n elements of operands that have fewer bits; no average is kept. All places have the same
 // upper 32 bits.
-using FusedStep = void (*)(const double* scalars, size_t n, const Lying* at, const Whose* whose, uint64_t place);
+using FusedStep = void (*)(const double* scalars, const Around* around, size_t n, const Lying* at, const Whose* whose,
+                           uint64_t place);
 
 // Which formats have a loop of their own: all state in bfloat16; or a split parameter with a gradient of bfloat16; or
 // both.

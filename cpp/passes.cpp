@@ -177,7 +177,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
       met = share.guide->met();
     });
   };
-  const Fused with = tensor.axes || tensor.filled || around ? Fused::none : tensor.coded->fused;
+  const Fused with = tensor.axes || tensor.filled ? Fused::none : tensor.coded->fused;
   if (with == Fused::none) return by_blocks(share);
   const FusedStep fused = kernel_.fused[static_cast<size_t>(with)];
   in_stretches_of_blocks(tensor, share, by_blocks, [&](size_t first, size_t last) {
@@ -185,7 +185,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
     for (size_t o = 0; o < plan_.operands(); ++o)
       lying[o] = {tensor.base[o] + first * tensor.itemsize(o), tensor.coded->at(o, first)};
     const Whose whose{tensor.coded->place.number, 0, static_cast<uint64_t>(orders.t)};
-    fused(scalars.data(), last - first, lying.data(), &whose, tensor.coded->place.first + first);
+    fused(scalars.data(), around, last - first, lying.data(), &whose, tensor.coded->place.first + first);
   });
 }
 

@@ -11,6 +11,7 @@ namespace schuss {
 namespace {
 
 bool is_contiguous(const View& view) {
+  if (view.layout.empty()) return true;
   py::ssize_t expected = static_cast<py::ssize_t>(view.itemsize());
   for (int axis = view.layout.ndim(); axis-- > 0; expected *= view.layout.shape()[axis])
     if (view.layout.shape()[axis] > 1 && view.layout.strides()[axis] != expected) return false;

@@ -78,13 +78,20 @@ def run_both(rule, arguments, p_dtype, g_dtype, steps=3, make=laid, teams=TEAMS,
     return opt, params
 
 
-@pytest.mark.parametrize(("p", "master", "state"), KEPT)
+@pytest.fixture
+def ways(request):
+    """The ways to keep a parameter and its state; in the short form some of them, other ones for each name."""
+    thorough = request.config.getoption("--thorough")
+    return lambda name, step: KEPT if thorough else KEPT[zlib.crc32(name.encode()) % step :: step]
+
+
 @pytest.mark.parametrize("rule", FEWER)
-def test_each_format_of_each_rule(rule, p, master, state):
+def test_each_format_of_each_rule(rule, ways):
     """The gradients' formats go by turns through all three."""
     gradients = list(DTYPES.values())
-    g = gradients[zlib.crc32(f"{rule}{p}{master}{state}".encode()) % 3]
-    run_both(rule, {"lr": 0.1, "state_dtype": state, "master": master}, DTYPES[p], g)
+    for p, master, state in ways(rule, 1 if rule == "Adam" else 6):
+        g = gradients[zlib.crc32(f"{rule}{p}{master}{state}".encode()) % 3]
+        run_both(rule, {"lr": 0.1, "state_dtype": state, "master": master}, DTYPES[p], g)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -104,10 +111,10 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize(("p", "master", "state"), KEPT)
-def test_options(p, master, state, options):
-    arguments = {"lr": 0.1, "state_dtype": state, "master": master, **OPTIONS[options]}
-    run_both("Adam", arguments, DTYPES[p], DTYPES[p], grad_scale=0.7)
+def test_options(options, ways):
+    for p, master, state in ways(options, 3):
+        arguments = {"lr": 0.1, "state_dtype": state, "master": master, **OPTIONS[options]}
+        run_both("Adam", arguments, DTYPES[p], DTYPES[p], grad_scale=0.7)
 
 
 @pytest.mark.parametrize(("p", "master", "state"), KEPT)
@@ -158,11 +165,11 @@ def edges(rng, dtype):
 
 
 @pytest.mark.parametrize("rule", ["SGD", "Momentum", "Adam", "AdaGrad", "Adan"])
-@pytest.mark.parametrize(("p", "master", "state"), KEPT)
-def test_nan_infinity_subnormal_numbers_and_overflow(p, master, state, rule):
-    arguments = {"lr": 0.1, "state_dtype": state, "master": master}
-    run_both(rule, arguments, DTYPES[p], DTYPES["float32"], make=edges, steps=4)
-    run_both(rule, arguments, DTYPES[p], DTYPES[p], make=edges, steps=4)
+def test_nan_infinity_subnormal_numbers_and_overflow(rule, ways):
+    for p, master, state in ways(rule, 2 if rule == "Adam" else 4):
+        arguments = {"lr": 0.1, "state_dtype": state, "master": master}
+        run_both(rule, arguments, DTYPES[p], DTYPES["float32"], make=edges, steps=4)
+        run_both(rule, arguments, DTYPES[p], DTYPES[p], make=edges, steps=4)
 
 
 @pytest.mark.parametrize("rule", ["LAMB", "LARS", *WHOLE])
@@ -219,11 +226,25 @@ def test_adafactor_of_16_bit_parameters():
 
 
 @pytest.mark.parametrize("isa", [isa for isa in schuss.info()["isas_available"] if isa != schuss.info()["isa"]])
-def test_every_other_isa(isa):
+def test_every_other_isa(isa, request):
     if os.environ.get("SCHUSS_ISA"):
         pytest.skip("SCHUSS_ISA is set: this is the run on one ISA")
-    chosen = "formats_of_gradients or nan_infinity or each_format_of_each_rule and (Adam or Adan)"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", "-k", chosen, __file__]
+    chosen = "nan_infinity or each_format"
+    how = ["--thorough"] if request.config.getoption("--thorough") else []
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-n0",
+        "-p",
+        "no:cacheprovider",
+        *how,
+        "-k",
+        chosen,
+        __file__,
+    ]
     env = {**os.environ, "SCHUSS_ISA": isa, "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
@@ -514,6 +535,80 @@ def test_wrong_values():
         schuss.functional.sgd_(np.ones(3, np.float16), np.ones(3, np.float16), t=1, lr=0.1)
 
 
+def test_a_nan_of_any_kind_stays_one():
+    """Also one that a rule copies, without arithmetic, and one whose bits are all ones."""
+    for bits in (0x7F800001, 0xFF807FFF, 0x7FFFFFFF, 0xFFFFFFFF):
+        g = np.full(40, bits, np.uint32).view(np.float32)
+        for state, master in itertools.product(STATES, MASTERS):
+            p = np.zeros(40, BF16)
+            opt = schuss.Adan(state_dtype=state, master=master)
+            opt.update({"W": p}, {"W": g})
+            assert np.isnan(p.astype(np.float32)).all()
+            for slot in "mnb":  # there is no difference to a gradient before, of which v is the average
+                assert np.isnan(formats.decode(opt.state["W"], slot)).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 2), (0, 17, 9)])
+@pytest.mark.parametrize(("p", "master", "state"), KEPT)
+def test_arrays_of_no_elements(p, master, state, shape):
+    opt = schuss.Adam(state_dtype=state, master=master)
+    for _ in range(2):
+        opt.update({"W": np.zeros(shape, DTYPES[p])}, {"W": np.zeros(shape, DTYPES[p])})
+    assert opt.t == 2
+    if len(shape) > 1:
+        rows = schuss.Rows(np.arange(0), np.zeros((0, *shape[1:]), np.float32))
+        opt.update({"W": np.zeros(shape, DTYPES[p])}, {"W": rows})
+
+
+@pytest.mark.parametrize("state", ["bfloat16", "int8"])
+def test_state_cannot_be_resized(state):
+    opt, params, grads = schuss.Adam(state_dtype=state), {"W": np.ones(300, BF16)}, {"W": np.ones(300, BF16)}
+    opt.update(params, grads)
+    again = copy.deepcopy(opt)
+    again.load_state_dict(opt.state_dict())
+    for each in (opt, again):
+        for array in each.state["W"].values():
+            with pytest.raises(ValueError, match="does not own its data"):
+                array.resize(1, refcheck=False)
+
+
+@pytest.mark.skipif(not schuss._core.can_flush, reason="this processor cannot flush")
+def test_large_numbers_are_none_that_flushing_concerns():
+    for rule, g in (("Momentum", [2e38, 1e38, 5e37, -3e37]), ("AdaGrad", [1e19, 7e18, 1e18, 1.0])):
+        kept = []
+        for flush in (False, True):
+            opt = getattr(schuss, rule)(1.0, state_dtype="int8", flush_subnormals=flush)
+            opt.update({"W": np.zeros(4, np.float32)}, {"W": np.float32(g)})
+            kept.append(opt.state["W"])
+        for slot in kept[0]:
+            same(kept[0][slot], kept[1][slot])
+
+
+def test_a_scale_that_was_turned():
+    ours, theirs = schuss.Momentum(0.1, state_dtype="int8"), reference.Momentum(0.1, state_dtype="int8")
+    g = {"W": np.float32([1, -1, 0.5, -0.5])}
+    p, q = {"W": np.zeros(4, np.float32)}, {"W": np.zeros(4, np.float32)}
+    for _ in range(2):
+        ours.update(p, g)
+        theirs.update(q, g)
+        ours.state["W"]["v_scale"][:] *= -1
+        theirs.state["W"]["v_scale"][:] *= -1
+    same(p["W"], q["W"])
+
+
+def test_a_master_in_another_order():
+    opt, params = schuss.Adam(), {"W": np.ones((30, 40), np.float16)}
+    opt.update(params, {"W": np.ones((30, 40), np.float16)})
+    saved = opt.state_dict()
+    saved["state"]["W"]["master"] = np.asfortranarray(saved["state"]["W"]["master"])
+    again = schuss.Adam()
+    again.load_state_dict(saved)
+    twin = copy.deepcopy(params)
+    again.update(twin, {"W": np.ones((30, 40), np.float16)})
+    opt.update(params, {"W": np.ones((30, 40), np.float16)})
+    same(params["W"], twin["W"])
+
+
 class Own(schuss.Optimizer):
     def __init__(self, lr=0.1, **options):
         super().__init__(lr, **options)
@@ -527,10 +622,14 @@ def test_rules_of_ones_own():
         Own().update({"W": np.ones(3, BF16)}, {"W": np.ones(3, BF16)})
     with pytest.raises(ValueError, match="computed in NumPy"):
         Own(state_dtype="int8")
-    p, twin, g = np.ones(3, np.float32), np.ones(3, np.float32), np.full(3, 0.3, np.float16)
-    Own().update({"W": p}, {"W": g})
-    schuss.SGD(0.1).update({"W": twin}, {"W": g})
-    assert_same_bits(p, twin)
+    g = np.array([1e-3, 3, 100, 60000], np.float16)
+    for scale in (1.0, 2.0**-16, 1 / 3, 1e3):
+        p, twin = np.ones(4, np.float32), np.ones(4, np.float32)
+        Own().update({"W": p}, {"W": g}, grad_scale=scale)
+        schuss.SGD(0.1).update({"W": twin}, {"W": g}, grad_scale=scale)
+        assert_same_bits(p, twin)
+    with pytest.raises(TypeError, match="'master' is a name of ours; give yours another"):
+        type("Mine", (schuss.Optimizer,), {"slots": ("master",), "step": lambda self, p, g, lr, master: None})
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,9 @@ class Arguments:
         for name in vars(cls):
             if cls._open and name in cls._arguments:
                 raise TypeError(f"{cls.__name__}.{name}: give it in __init__, as in super().__init__({name}=...)")
+        for slot in ("ema", "remainder", "master"):
+            if cls._open and slot in cls.slots:
+                raise TypeError(f"{cls.__name__}.slots: {slot!r} is a name of ours; give yours another")
         in_numpy = cls._open and not hasattr(cls, "_rule") and callable(getattr(cls, "step", None))
         rule = in_numpy or (not cls._open and not cls.__name__.startswith("_"))
         before = next(each for each in cls.__mro__[1:] if issubclass(each, Arguments))

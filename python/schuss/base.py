@@ -454,7 +454,7 @@ class Optimizer(Arguments):
                 f"params[{name!r}] is {dtype}, in which a rule of your own would be computed; use float32 or float64"
             )
         state = self._new_state(name, p)
-        if self.state_dtype != "float32":
+        if self.state_dtype != "float32" and self._slots():
             if self._shared:
                 raise ValueError(f'state_dtype="{self.state_dtype}" cannot be had over ranks as yet; use float32')
             self._refuse_fewer_bits(self.state_dtype)
@@ -468,7 +468,7 @@ class Optimizer(Arguments):
 
     def _kept(self, state: dict[str, NDArray[Any]], p: Any) -> dict[str, NDArray[Any]]:
         """State as it is kept, and what is beside a parameter."""
-        if self.state_dtype != "float32":
+        if self.state_dtype != "float32" and self._slots():
             state = coded(state, self._slots(), self._never_negative, self.state_dtype)
         return {**state, **beside(p, self.master)}
 
@@ -536,7 +536,9 @@ class Optimizer(Arguments):
         rule = (self, *self._members)[group]._twin()
         object.__setattr__(rule, "_now", self._engine.t + 1)
         new_p, new = np.array(p), {slot: np.array(array) for slot, array in state.items()}
-        g = np.array(g, new_p.dtype) if scale == 1 else np.asarray(g * scale)
+        g = np.array(g, new_p.dtype)
+        if scale != 1:
+            g = np.asarray(g * scale)
         own = {slot: array for slot, array in new.items() if slot != "ema"}
         rule.step(new_p, prepared(rule, new_p, g, shrink), lr, **own)
         if self.ema is not None:

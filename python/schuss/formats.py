@@ -19,6 +19,7 @@ array([ 1.   ,  1.002, -3.   ], dtype=float32)
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, TypeAlias
 from zlib import crc32
 
@@ -92,8 +93,8 @@ def _bits(x: Any) -> Bits:
 
 
 def _with_plain_nan(bits: Bits) -> Bits:
-    """A NaN as arithmetic makes it, so that no sum carries it over."""
-    return np.where((bits & ~_SIGN) > _INFINITE, bits & _SIGN | np.uint32(0x7FC00000), bits)
+    """Any NaN becomes the one that no sum carries over."""
+    return np.where((bits & ~_SIGN) > _INFINITE, np.uint32(0x7FC00000), bits)
 
 
 def _bfloat16(bits: Bits, u: Bits | None) -> Bits:
@@ -173,10 +174,11 @@ def encode8(array: NDArray[Any], scale: NDArray[np.float32], x: Any, u: Bits) ->
     none = (largest == 0) | (largest >= _INFINITE)
     found = np.maximum(largest.view(np.float32), np.finfo(np.float32).tiny)
     factor = np.zeros(largest.size, np.float32)
-    np.divide(np.float32(1), found, out=factor, where=~none)
+    reduced = np.where(found > np.float32(2.0**125), np.float32(0.25), np.float32(1))
+    np.divide(np.float32(1), reduced * found, out=factor, where=~none)
     scale[...] = np.where(largest == 0, np.float32(0), np.where(none, np.float32(np.nan), found))
     with np.errstate(invalid="ignore", under="ignore"):
-        y = size.view(np.float32) * np.repeat(factor, BLOCK)[: size.size]
+        y = np.repeat(reduced, BLOCK)[: size.size] * size.view(np.float32) * np.repeat(factor, BLOCK)[: size.size]
     q = (y + least).view(np.uint32) - least.view(np.uint32) + u >> np.uint32(_CUT)
     if array.dtype == np.uint8:
         q = np.maximum(q, np.uint32(1))
@@ -189,13 +191,27 @@ def encode8(array: NDArray[Any], scale: NDArray[np.float32], x: Any, u: Bits) ->
 # A parameter and its state together.
 
 
+def zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Zeros in C order, in memory that nobody can resize, as it is not the array's own."""
+    dtype = np.dtype(dtype)
+    memory: NDArray[Any] = np.zeros(prod(shape) * dtype.itemsize, np.uint8)
+    return memory.view(dtype).reshape(shape)
+
+
+def held(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy of an array in such memory."""
+    copy = zeros(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
 def beside(p: Any, master: str | None) -> dict[str, NDArray[Any]]:
     """What a parameter's state has of a parameter of 16 bits: nothing yet where it has 32 or 64."""
     if not isinstance(p, np.ndarray) or not is_16_bits(p.dtype) or master is None:
         return {}
     if master == "split" and is_bfloat16(p.dtype):
-        return {"remainder": np.zeros(p.shape, np.int16)}
-    return {"master": p.astype(np.float32, order="C")}
+        return {"remainder": zeros(p.shape, np.int16)}
+    return {"master": held(p.astype(np.float32))}
 
 
 def coded(state: dict[str, NDArray[Any]], slots: Any, never_negative: Any, dtype: str) -> dict[str, NDArray[Any]]:
@@ -204,10 +220,10 @@ def coded(state: dict[str, NDArray[Any]], slots: Any, never_negative: Any, dtype
     for slot in slots:
         x = state[slot]
         if dtype == "bfloat16":
-            found[slot] = np.zeros(x.shape, bfloat16())
+            found[slot] = zeros(x.shape, bfloat16())
         else:
-            found[slot] = np.zeros(x.shape, np.uint8 if slot in never_negative else np.int8)
-            found[f"{slot}_scale"] = np.zeros(-(-x.size // BLOCK), np.float32)
+            found[slot] = zeros(x.shape, np.uint8 if slot in never_negative else np.int8)
+            found[f"{slot}_scale"] = zeros((-(-x.size // BLOCK),), np.float32)
         if x.any():
             half = 1 << random_bits_of(found, slot) - 1
             encode(found, slot, x, np.full(x.size, half - 1, np.uint32))

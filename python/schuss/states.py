@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checks import count, shown
-from .formats import is_bfloat16
+from .formats import held, is_bfloat16
 from .memory import copy_of
 from .registry import OPTIMIZERS
 from .schedules import SCHEDULES, ReduceOnPlateau, Schedule
@@ -244,7 +244,9 @@ def _checked_state(opt: Optimizer, state: Any) -> dict[Any, dict[str, NDArray[An
         for slot, array in slots.items():
             if type(array) is not np.ndarray or not (array.dtype in _DTYPES or is_bfloat16(array.dtype)):
                 what = getattr(array, "dtype", type(array).__name__)
-                raise ValueError(f"the state {slot!r} of {name!r} must be an array of float32 or float64, got {what}")
+                raise ValueError(
+                    f"the state {slot!r} of {name!r} must be an array of float32, float64 or fewer bits, got {what}"
+                )
         full = opt._like(slots) if set(opt._structure()[1]) <= set(slots) else None
         expected = {} if full is None else opt._make_state(name, full)
         if not set(slots) == set(expected) >= set(opt._structure()[1]):
@@ -259,7 +261,7 @@ def _checked_state(opt: Optimizer, state: Any) -> dict[Any, dict[str, NDArray[An
                     f"expected {expected[slot].dtype} of shape {expected[slot].shape}"
                 )
         found[name] = {
-            slot: copy_of(array) if array.dtype in (np.float32, np.float64) else np.array(array, order="C")
+            slot: copy_of(array) if array.dtype in (np.float32, np.float64) and slot != "master" else held(array)
             for slot, array in slots.items()
         }
     return found
