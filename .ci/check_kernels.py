@@ -23,8 +23,9 @@ def check(isa: str, path: Path) -> list[str]:
     if exported != [f"schuss_kernels_{isa}"]:
         wrong.append(f"{isa}: exports {exported}")
     wanted = [line.split()[-1] for line in run("nm", "--undefined-only", str(path)).splitlines()]
-    # sqrt is called nowhere: its instruction is inlined. (Position-independent code names the GOT.)
-    if set(wanted) - {"_GLOBAL_OFFSET_TABLE_"}:
+    # sqrt is called nowhere: its instruction is inlined. (Position-independent code names the GOT; and of moving memory
+    # the C library chooses its own way for the processor.)
+    if set(wanted) - {"_GLOBAL_OFFSET_TABLE_", "memcpy", "memset"}:
         wrong.append(f"{isa}: calls {wanted}")
     code = run("objdump", "-dC", "--no-show-raw-insn", str(path))
     if isa == "baseline":

@@ -192,11 +192,19 @@ using Unsigned8 = Scaled<uint8_t, 15>;
 // Decode and encode, of a block of a tensor at a time.
 
 template <class Lies>
-struct Elements {
-  static void decode(size_t n, const void* code, const void* beside, float* __restrict x) {
-    const Lies lies(const_cast<void*>(code), const_cast<void*>(beside));
+void decode_all(size_t n, const Lies lies, float* __restrict x) {
 #pragma omp simd
-    for (size_t i = 0; i < n; ++i) x[i] = lies.load(i);
+  for (size_t i = 0; i < n; ++i) x[i] = lies.load(i);
+}
+template <class Type>
+void decode_all(size_t n, const Alone<Type> lies, float* __restrict x) {
+  decode_run<Type>(n, lies.code, x);
+}
+
+template <class Lies>
+struct Elements {
+  static void decode(size_t n, const void* code, const void* beside, float* x) {
+    decode_all(n, Lies(const_cast<void*>(code), const_cast<void*>(beside)), x);
   }
   template <bool upper>
   static void encode_by(size_t n, const Lies lies, const float* __restrict x, const uint32_t* __restrict random) {

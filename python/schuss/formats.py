@@ -194,8 +194,8 @@ def encode8(array: NDArray[Any], scale: NDArray[np.float32], x: Any, u: Bits) ->
 def zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """Zeros in C order, in memory that nobody can resize, as it is not the array's own."""
     dtype = np.dtype(dtype)
-    memory: NDArray[Any] = np.zeros(prod(shape) * dtype.itemsize, np.uint8)
-    return memory.view(dtype).reshape(shape)
+    found: NDArray[Any] = np.zeros(prod(shape) * dtype.itemsize, np.uint8).view(dtype).reshape(shape)
+    return found
 
 
 def held(array: NDArray[Any]) -> NDArray[Any]:
