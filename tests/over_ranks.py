@@ -56,6 +56,8 @@ def schedule():
     return schuss.schedules.Cosine(0.1, steps=300)
 
 
+DOUBLE = {name: {"state_dtype": "float32"} for name in ("scalar", "b2")}  # which are of float64
+
 # Rule and options -> the shapes that they are for.
 RULES = {
     "AdamW": (lambda: schuss.AdamW(0.01, clip_norm=1.0, weight_decay=0.1, groups={"b*": {"lr": 0.1}}), SHAPES),
@@ -67,6 +69,9 @@ RULES = {
     "NAdam": (lambda: schuss.NAdam(clip_value=0.5, maximize=True, ema=0.99), SHAPES),
     "ScheduleFreeAdamW": (lambda: schuss.ScheduleFreeAdamW(warmup=5, on_nonfinite="skip"), SHAPES),
     "Own": (lambda: Own(clip_norm=3.0, ema=0.9), SHAPES),
+    "int8": (lambda: schuss.AdamW(0.01, clip_norm=1.0, ema=0.9, state_dtype="int8", groups=DOUBLE), SHAPES),
+    "bfloat16": (lambda: schuss.Adan(0.01, state_dtype="bfloat16", groups=DOUBLE), SHAPES),
+    "Muon int8": (lambda: schuss.Muon(0.01, state_dtype="int8", groups={"C": {"state_dtype": "float32"}}), MATRICES),
 }
 
 
@@ -207,7 +212,9 @@ def refusals():
         "grads['b1'] has shape (3,)": changed("b1", np.ones(3, np.float32)),
         "grads['b1'] is float64": changed("b1", np.ones(100)),
         "grads must be a dict": 3,
+        "grads['b1'] is float16: over ranks arrays are float32 or float64": changed("b1", np.ones(100, np.float16)),
     }
+    fewer_bits_over_ranks()
     different = {
         f"grads['b1']: rank 0 has an array, rank {last} has None": changed("b1", None),
     }
@@ -320,6 +327,22 @@ def refusals():
 
     opt.update(numbers(SHAPES, 0), good)
     assert opt.optimizer.t == 2
+
+
+def fewer_bits_over_ranks():
+    """An element's place in the whole must be that in C order, and all rows are stepped."""
+    p = np.zeros((300, 40), np.float32)
+    for params, grads, text in [
+        ({"W": p.T}, {"W": p.T.copy()}, 'state_dtype="int8" is for arrays in C order'),
+        ({"W": p}, {"W": Rows(np.arange(2), np.ones((2, 40), np.float32))}, "state of float32"),
+        ({"W": p.astype(np.float16)}, {"W": p}, "params['W'] is float16: over ranks"),
+        ({"W": p.astype(float)}, {"W": p.astype(float)}, "is float64, and so is its state"),
+    ]:
+        opt = Sharded(schuss.Adam(state_dtype="int8"))
+        errors = told(lambda opt=opt, params=params, grads=grads: opt.update(params, grads))
+        assert all(text in message for _, message in errors), (text, errors)
+        assert opt.optimizer.t == 0
+        assert not params["W"].any()
 
 
 def ranks_that_do_other_things(path):
@@ -636,7 +659,7 @@ def killed(step):
 
 def goes_on(path, first, last, parts):
     """From a checkpoint, or from the beginning, to another; each rule in a file of its own."""
-    for rule in ("AdamW", "LARS", "Adafactor", "ScheduleFreeAdamW"):
+    for rule in ("AdamW", "LARS", "Adafactor", "ScheduleFreeAdamW", "int8", "bfloat16"):
         make, shapes = RULES[rule]
         file = Path(path) / f"{rule}.json"
         if int(first) == 0:
@@ -660,11 +683,16 @@ def goes_on(path, first, last, parts):
 
 def from_one_and_back(path):
     """A run begun in one process goes on over ranks, and in one process again."""
+    from_one(path, {}, "Fortran")
+    from_one(path, {"state_dtype": "int8", "groups": DOUBLE}, "C")
+
+
+def from_one(path, options, order):
     shapes = SHAPES
-    opt, params = schuss.Adam(0.1, ema=0.9), numbers(shapes, 0, "Fortran")
+    opt, params = schuss.Adam(0.1, ema=0.9, **options), numbers(shapes, 0, order)
     for t in range(2):
         opt.update(params, numbers(shapes, t))
-    whole, mine = schuss.Adam(0.1, ema=0.9), {name: p.copy(order="K") for name, p in params.items()}
+    whole, mine = schuss.Adam(0.1, ema=0.9, **options), {name: p.copy(order="K") for name, p in params.items()}
     whole.load_state_dict(opt.state_dict())
     file = Path(path) / f"one-{RANK}.safetensors"
     opt.save(file, params)

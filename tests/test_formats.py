@@ -628,6 +628,9 @@ def test_rules_of_ones_own():
         Own().update({"W": p}, {"W": g}, grad_scale=scale)
         schuss.SGD(0.1).update({"W": twin}, {"W": g}, grad_scale=scale)
         assert_same_bits(p, twin)
+    keeps = type("Keeps", (Own,), {"new_state": lambda self, p: {"v": np.zeros(3, np.int8)}})
+    with pytest.raises(TypeError, match=r"the state 'v' of params\['W'\] is int8; your own rule keeps"):
+        keeps().update({"W": np.ones(3, np.float32)}, {"W": np.ones(3, np.float32)})
     with pytest.raises(TypeError, match="'master' is a name of ours; give yours another"):
         type("Mine", (schuss.Optimizer,), {"slots": ("master",), "step": lambda self, p, g, lr, master: None})
 

@@ -28,7 +28,7 @@ pytestmark = [
     ),
 ]
 LONG = "AdamW,Momentum,LAMB,Adafactor,Muon"
-RULES = "AdamW,Momentum,LAMB,LARS,Adafactor,Muon,NAdam,ScheduleFreeAdamW,Own"
+RULES = "AdamW,Momentum,LAMB,LARS,Adafactor,Muon,NAdam,ScheduleFreeAdamW,Own,int8,bfloat16,Muon int8"
 
 
 def command(ranks: int, *arguments: object) -> list[str]:

@@ -47,6 +47,7 @@ class Arguments:
     decoupled: ClassVar[bool] = False
     _in_numpy: ClassVar[bool] = False
     _shared: bool = False  # whether its state is that of one rank's share
+    _firsts: Mapping[Any, int] = MappingProxyType({})  # and where in each parameter that begins
     _now: int | None = None  # the step that is being taken, where a rule's step() asks
 
     # Of a rule, and of classes of the user that inherit from it: that whose name is the kernel's, and its arguments.

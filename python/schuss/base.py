@@ -20,7 +20,7 @@ from .checkpoint import save
 from .checks import shown
 from .display import size, table
 from .formats import beside, coded, computed, number_of, parameter_dtype
-from .memory import computed_copy, copy_of, zeros_like
+from .memory import computed_copy, copy_of, room, zeros_like
 from .options import ON_NONFINITE, Grads, L2Options, LearningRate, Options, Params
 from .reference import follow, prepared
 from .schedules import Schedule, rate_at
@@ -77,15 +77,16 @@ class Optimizer(Arguments):
         more than some 1,000 in a block, int8 lets the smallest take smaller steps; a NaN or an infinity in the state
         makes NaN of its block. The random numbers depend on the parameter's name, the element and the step alone:
         results are the same bits on every machine and after a resume. Embeddings and small arrays may well stay in
-        float32, by ``groups``; float64 parameters must. Not for LAMB, Adafactor, RMSprop with ``centered``, the
-        schedule-free rules and those of your own.
+        float32, by ``groups``; float64 parameters must. Not for LAMB, Adafactor, AMSGrad, RMSprop with ``centered``,
+        the schedule-free rules and those of your own. PyTorch keeps state in its parameter's dtype, and Optax m in
+        ``mu_dtype``, both rounded to the nearest. docs/precision.md says which to take.
     master : {"split", "float32", None}, default "split"
         What a parameter of 16 bits has beside it, so that no step is too small for it. Split: a bfloat16 parameter has
         the 16 bits that it lacks to a float32 (2 bytes, the state "remainder"); one of float16 has a float32 (4 bytes,
         the state "master"), as both have with "float32". The parameter is its master, rounded to the nearest (split:
         ties away from zero). None: nothing; the parameter is rounded at random. Where you write into a parameter, what
         you have written counts: a float32 master is given up; of a remainder there stays what is less than half a unit
-        of the parameter's last place.
+        of the parameter's last place. PyTorch and Optax step a parameter of 16 bits by itself, rounded to the nearest.
     groups : mapping of pattern -> mapping of arguments, optional
         Other arguments for the parameters whose name matches the pattern (as in the module fnmatch, with case);
         the first pattern that matches counts. Options that concern all parameters together cannot differ:
@@ -454,9 +455,12 @@ class Optimizer(Arguments):
                 f"params[{name!r}] is {dtype}, in which a rule of your own would be computed; use float32 or float64"
             )
         state = self._new_state(name, p)
+        for slot, array in state.items() if self._in_numpy else ():
+            if isinstance(array, np.ndarray) and array.dtype not in (np.float32, np.float64):
+                raise TypeError(
+                    f"the state {slot!r} of params[{name!r}] is {array.dtype}; your own rule keeps float32, float64"
+                )
         if self.state_dtype != "float32" and self._slots():
-            if self._shared:
-                raise ValueError(f'state_dtype="{self.state_dtype}" cannot be had over ranks as yet; use float32')
             self._refuse_fewer_bits(self.state_dtype)
             if not isinstance(p, np.ndarray) or computed(dtype) != np.float32:
                 what = f"{dtype}, and so is its state" if isinstance(p, np.ndarray) else f"{shown(p)}, and no array"
@@ -469,13 +473,13 @@ class Optimizer(Arguments):
     def _kept(self, state: dict[str, NDArray[Any]], p: Any) -> dict[str, NDArray[Any]]:
         """State as it is kept, and what is beside a parameter."""
         if self.state_dtype != "float32" and self._slots():
-            state = coded(state, self._slots(), self._never_negative, self.state_dtype)
-        return {**state, **beside(p, self.master)}
+            state = coded(state, self._slots(), self._never_negative, self.state_dtype, room)
+        return {**state, **beside(p, self.master, room)}
 
     def _place_of(self, name: Any) -> tuple[int, int, bool]:
         """A parameter's number and its first element's place, for random numbers; whether it is to have a master."""
         member: Optimizer = (self, *self._members)[self._groups.number_of(name)]
-        return number_of(name), 0, member.master is not None
+        return number_of(name), self._firsts.get(name, 0), member.master is not None
 
     def _like(self, state: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
         """An array of the shape of the parameter that a state is of, and a dtype for which it is kept so, if any is."""

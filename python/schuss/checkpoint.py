@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from ._extras import need
 from .files import read_whole, saved_name, sum_of, write_whole
-from .formats import bfloat16, is_16_bits
+from .formats import is_16_bits, stored_dtype
 from .memory import copy_of
 from .shards import Index, is_index, real_path, remove_shares
 from .states import made_from, refuse_share, savable
@@ -146,7 +146,10 @@ def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) 
         return _load_shares(path, classes)
     try:
         # Which checks the header, and that it accounts for each byte of the file.
-        arrays = {name: _array_of(each) for name, each in safetensors.deserialize(data)}
+        arrays = {
+            name: np.frombuffer(each["data"], stored_dtype(each["dtype"])).reshape(each["shape"])
+            for name, each in safetensors.deserialize(data)
+        }
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
         del data
         if _KEY not in metadata:
@@ -174,18 +177,6 @@ def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) 
     if document["list"]:
         return Checkpoint(opt, [copy_of(arrays[key]) for _, key in params])
     return Checkpoint(opt, {name: copy_of(arrays[key]) for name, key in params})
-
-
-_DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I16": "i2", "I8": "i1", "U8": "u1"}  # by their names in a file
-
-
-def _array_of(stored: Mapping[str, Any]) -> NDArray[Any]:
-    name = stored["dtype"]
-    if name != "BF16" and name not in _DTYPES:
-        raise ValueError(f"it has an array of {name}, which is none of ours")
-    dtype = bfloat16() if name == "BF16" else np.dtype(_DTYPES[name])
-    array: NDArray[Any] = np.frombuffer(stored["data"], dtype).reshape(stored["shape"])
-    return array
 
 
 def _load_shares(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]]) -> Checkpoint:

@@ -19,6 +19,7 @@ array([ 1.   ,  1.002, -3.   ], dtype=float32)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -54,6 +55,27 @@ def is_16_bits(dtype: Any) -> bool:
 def computed(dtype: Any) -> Any:
     """The dtype that numbers of a dtype are computed in."""
     return np.dtype(np.float32) if is_16_bits(dtype) else np.dtype(dtype)
+
+
+def dtype_named(name: str) -> Any:
+    """The dtype of this name."""
+    return bfloat16() if name == "bfloat16" else np.dtype(name)
+
+
+_STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_STORED |= {"I16": "int16", "I8": "int8", "U8": "uint8"}
+
+
+def stored_dtype(name: str) -> Any:
+    """The dtype of arrays that a safetensors file calls so."""
+    if name not in _STORED:
+        raise ValueError(f"it has an array of {name}, which is none of ours")
+    return dtype_named(_STORED[name])
+
+
+def elements_of(slot: str) -> int:
+    """For how many elements of a parameter a slot of its state has one."""
+    return BLOCK if slot.endswith("_scale") else 1
 
 
 # Random numbers.
@@ -205,25 +227,32 @@ def held(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
-def beside(p: Any, master: str | None) -> dict[str, NDArray[Any]]:
+Room: TypeAlias = Callable[[tuple[int, ...], Any], NDArray[Any]]  # zeros of a shape and a dtype
+
+
+def beside(p: Any, master: str | None, room: Room = zeros) -> dict[str, NDArray[Any]]:
     """What a parameter's state has of a parameter of 16 bits: nothing yet where it has 32 or 64."""
     if not isinstance(p, np.ndarray) or not is_16_bits(p.dtype) or master is None:
         return {}
     if master == "split" and is_bfloat16(p.dtype):
-        return {"remainder": zeros(p.shape, np.int16)}
-    return {"master": held(p.astype(np.float32))}
+        return {"remainder": room(p.shape, np.int16)}
+    wide = room(p.shape, np.float32)
+    wide[...] = p
+    return {"master": wide}
 
 
-def coded(state: dict[str, NDArray[Any]], slots: Any, never_negative: Any, dtype: str) -> dict[str, NDArray[Any]]:
+def coded(
+    state: dict[str, NDArray[Any]], slots: Any, never_negative: Any, dtype: str, room: Room = zeros
+) -> dict[str, NDArray[Any]]:
     """State arrays of float32 in fewer bits, rounded to the nearest: those of ``slots``, with their scales."""
     found = dict(state)
     for slot in slots:
         x = state[slot]
         if dtype == "bfloat16":
-            found[slot] = zeros(x.shape, bfloat16())
+            found[slot] = room(x.shape, bfloat16())
         else:
-            found[slot] = zeros(x.shape, np.uint8 if slot in never_negative else np.int8)
-            found[f"{slot}_scale"] = zeros((-(-x.size // BLOCK),), np.float32)
+            found[slot] = room(x.shape, np.uint8 if slot in never_negative else np.int8)
+            found[f"{slot}_scale"] = room((-(-x.size // BLOCK),), np.float32)
         if x.any():
             half = 1 << random_bits_of(found, slot) - 1
             encode(found, slot, x, np.full(x.size, half - 1, np.uint32))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import prod
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -41,6 +42,13 @@ def zeros(nbytes: int) -> NDArray[np.uint8]:
     with TemporaryFile(dir=folder) as file:
         file.truncate(nbytes)
         return np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)
+
+
+def room(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Such zeros as an array in C order."""
+    dtype = np.dtype(dtype)
+    found: NDArray[Any] = zeros(prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    return found
 
 
 def zeros_like(p: Any) -> NDArray[Any]:

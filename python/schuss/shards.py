@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ._extras import need
 from .checks import count, shown
 from .files import open_regular, read_whole, saved_name, sum_of, sync, synced, write_whole
+from .formats import elements_of, stored_dtype
 from .shares import DTYPES, Piece, Tensor
 from .states import made_from
 
@@ -150,21 +151,25 @@ class _Reader:
     def array(self, key: str) -> NDArray[Any]:
         """One of its arrays."""
         told = self.header[key]
-        dtype = np.dtype({"F32": "<f4", "F64": "<f8"}[told["dtype"]])
+        dtype = stored_dtype(told["dtype"])
         shape = tuple(count("a length", each, 0) for each in told["shape"])
         first, last = (count("an offset", each, 0) for each in told["data_offsets"])
         if last - first != prod(shape) * dtype.itemsize or self._begin + last > os.fstat(self._file.fileno()).st_size:
             raise ValueError(f"its array {key!r} is not where its header says")
         self._file.seek(self._begin + first)
         found: NDArray[Any] = np.frombuffer(self._exactly(last - first), dtype).reshape(shape)
-        return found.astype(dtype.newbyteorder("="), copy=False)
+        return found
 
-    def refuse_other_size(self, key: str, nbytes: int) -> None:
-        """Refuse an array that has not so many bytes, by what its header says."""
-        told = self.header.get(key)
-        offsets = told.get("data_offsets") if isinstance(told, dict) else None
-        if not isinstance(offsets, list) or len(offsets) != 2 or offsets[1] - offsets[0] != nbytes:
-            raise _unfit_share(self._path, f"its array {key!r} is not that of its piece")
+    def dtype_of(self, key: str, size: int) -> Any:
+        """The dtype of an array that must have so many elements, by what its header says."""
+        try:
+            told = self.header[key]
+            dtype, (first, last) = stored_dtype(told["dtype"]), told["data_offsets"]
+            if last - first != size * dtype.itemsize:
+                raise ValueError(key)
+        except (KeyError, TypeError, ValueError):
+            raise _unfit_share(self._path, f"its array {key!r} is not that of its piece") from None
+        return dtype
 
     def close(self) -> None:
         """Let go of the file."""
@@ -297,20 +302,27 @@ class Index:
             raise _unfit_share(self._path.with_name(self._shares[number].file), error) from error
         return array
 
-    def _read(self, key: str, i: int, first: int, last: int) -> NDArray[Any]:
-        """Elements of a tensor's walk, as they were when it was saved."""
-        tensor = self.tensors[i]
+    def _read(self, key: str, i: int, first: int, last: int, per: int = 1) -> NDArray[Any]:
+        """Elements of a tensor's walk, as they were when it was saved, or what there is once for so many of them."""
+
+        def within(low: int, high: int) -> tuple[int, int]:
+            return low // per, -(-high // per)
+
+        dtypes = []
         for piece, number in self._holders[i]:  # before memory is taken for what a file may not have
-            self._opened(number)[0].refuse_other_size(key, piece.size * tensor.itemsize)
-        found = np.empty(last - first, tensor.dtype)
+            begin, end = within(piece.first, piece.last)
+            dtypes.append(self._opened(number)[0].dtype_of(key, end - begin))
+        start, stop = within(first, last)
+        found = np.empty(stop - start, dtypes[0] if dtypes else self.tensors[i].dtype)
         for piece, number in self._holders[i]:
-            low, high = max(first, piece.first), min(last, piece.last)
+            begin, end = within(piece.first, piece.last)
+            low, high = max(start, begin), min(stop, end)
             if low >= high:
                 continue
             array = self._array(number, key).reshape(-1)
-            if array.size != piece.size or array.dtype != found.dtype:
+            if array.size != end - begin or array.dtype != found.dtype:
                 raise self._unfit(f"{key!r} of share {number} is not that of its piece")
-            found[low - first : high - first] = array[low - piece.first : high - piece.first]
+            found[low - start : high - start] = array[low - begin : high - begin]
         return found
 
     def optimizer(
@@ -325,7 +337,10 @@ class Index:
 
     def param(self, i: int, first: int, last: int) -> NDArray[Any]:
         """Elements of a parameter's walk."""
-        return self._read(f"params/{i}", i, first, last)
+        found = self._read(f"params/{i}", i, first, last)
+        if found.dtype.name != self.tensors[i].dtype:
+            raise self._unfit(f"params/{i} is {found.dtype}, and {self.tensors[i].dtype} in the index")
+        return found
 
     def read_params(self, params: Any) -> None:
         """Read all parameters into arrays, piece by piece."""
@@ -351,12 +366,15 @@ class Index:
     def state(self, i: int, slot: str, first: int, last: int) -> NDArray[Any]:
         """Elements of a slot's walk; of a tensor that was not cut, all of the slot as it was."""
         key = f"state/{i}/{slot}"
-        return self._array(self._holders[i][0][1], key) if self.whole else self._read(key, i, first, last)
+        if self.whole:
+            return self._array(self._holders[i][0][1], key)
+        return self._read(key, i, first, last, elements_of(slot))
 
     def whole_state(self, i: int, slot: str) -> NDArray[Any]:
         """A slot of the state in the shape of its parameter, or its own."""
         found = self.state(i, slot, 0, self.tensors[i].size)
-        return found if self.whole else np.asarray(self.tensors[i].walked(found), order="C")
+        flat = self.whole or elements_of(slot) > 1
+        return found if flat else np.asarray(self.tensors[i].walked(found), order="C")
 
     def whole_param(self, i: int) -> NDArray[Any]:
         """A parameter."""

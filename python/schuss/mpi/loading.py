@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..base import Optimizer
 from ..checkpoint import load as load_whole
 from ..files import read_whole
+from ..formats import elements_of
 from ..memory import copy_of, in_files
 from ..options import Params
 from ..shards import INDEX_BEGINS, Index, is_index
@@ -161,7 +162,7 @@ def _read(
 def _share_of(index: Index, tensor: Tensor, piece: Piece, slot: str) -> NDArray[Any]:
     """A piece of a slot, in the order in which the parameter lies now."""
     i, first, last = piece
-    if index.whole:
+    if index.whole or elements_of(slot) > 1:
         return copy_of(index.state(i, slot, first, last))
     if index.tensors[i].way == tensor.way:
         flat = index.state(i, slot, first, last)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from ..base import Optimizer
 from ..checks import count, real, shown
+from ..formats import dtype_named, elements_of, parameter_dtype
 from ..memory import copy_of, in_files, zeros
 from ..options import Grads, Params
-from ..shares import DTYPES, Shares
+from ..shares import DTYPES, Piece, Shares, Tensor
 from ..states import go_on
-from .given import ARRAY, NONE, Given, facts_of, lines_of, look_at, place_rows, sums_of
+from .given import ARRAY, NONE, ROWS, Given, facts_of, lines_of, look_at, place_rows, sums_of
 from .moves import Buffers, Line, Moves, parts_of
 from .ranks import Facts, Ranks
 from .saving import save
@@ -36,9 +37,6 @@ WEIGHTS, REDUCTIONS = ("mean", "sum"), ("tree", "mpi")
 def _checked_optimizer(optimizer: object) -> None:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be one of schuss, as schuss.Adam(); got {shown(optimizer)}")
-    for each in (optimizer, *optimizer._members):
-        if each.state_dtype != "float32":
-            raise ValueError(f'state_dtype="{each.state_dtype}" cannot be had over ranks as yet; use float32')
 
 
 def _hint(name: str) -> str:
@@ -126,6 +124,9 @@ class Sharded:
     and options to which a zero gradient is none, only they are sent back; with ``sparse="exact"`` all rows move in a
     step, and all are sent. None is ever behind. Whether a small parameter is cut between rows its gradient at the first
     step decides.
+
+    State of fewer bits (``state_dtype``) has the bits of one process, too: for float32 parameters in C order, with dense
+    gradients. Parameters and gradients are float32 or float64.
 
     ZeRO: Rajbhandari et al., 2020, arXiv:1910.02054. PyTorch's counterpart is ``ZeroRedundancyOptimizer``, which gives
     whole tensors to ranks and promises no order of sums.
@@ -340,7 +341,7 @@ class Sharded:
             shares = self._shares or Shares((), ranks.size)
             for tensor in shares.tensors:
                 mine = state.get(tensor.name, {}).get(slot)
-                told = b"" if mine is None else json.dumps([mine.dtype.str, mine.shape]).encode()
+                told = b"" if mine is None else json.dumps([mine.dtype.name, mine.shape]).encode()
                 kinds = [json.loads(each.tobytes()) for each in ranks.gathered_lists(_bytes_of(told)) if each.size]
                 if not kinds and not tensor.size and self.optimizer.t:  # of which nobody has a piece
                     empty = self.optimizer._make_state(tensor.name, np.zeros(tensor.shape, tensor.dtype))
@@ -348,9 +349,12 @@ class Sharded:
                 if not kinds:
                     continue
                 data = np.empty(0, np.uint8) if mine is None else np.asarray(mine, order="C").reshape(-1).view(np.uint8)
-                whole = np.concatenate(ranks.gathered_lists(data)).view(kinds[0][0])
-                walked = whole.reshape(kinds[0][1]) if shares.whole else tensor.walked(whole)
-                found[tensor.name] = np.asarray(walked, order="C")
+                whole = np.concatenate(ranks.gathered_lists(data)).view(dtype_named(kinds[0][0]))
+                if shares.whole:
+                    whole = whole.reshape(kinds[0][1])
+                elif elements_of(slot) == 1:
+                    whole = np.asarray(tensor.walked(whole), order="C")
+                found[tensor.name] = whole
             if not found and self.optimizer.t and slot not in self.optimizer._structure()[1]:
                 names = sorted({name for slots in state.values() for name in slots})
                 there = ", ".join(names) or "none on this rank"
@@ -401,6 +405,8 @@ class Sharded:
                 step, found_facts = self._prepared(params, grads, grad_scale)
                 facts += found_facts
             self._given, self._shares = step.given._replace(grads=[]), step.shares
+            firsts = {step.shares.tensors[p.tensor].name: p.first for p in step.shares.pieces[ranks.rank]}
+            object.__setattr__(opt, "_firsts", firsts)
             self._lines, self._pieces = step.lines, step.pieces
             step.begin()
             try:
@@ -449,6 +455,7 @@ class Sharded:
             self._ways.clear()
             self._sums.clear()
         place_rows(given, shares)
+        self._refuse_fewer_bits(given)
         if self._has_whole_state:
             self._check_whole_state(shares)
         lines, pieces = self._lines, self._pieces
@@ -466,6 +473,24 @@ class Sharded:
             bucket=self._bucket,
         )
         return step, facts
+
+    def _refuse_fewer_bits(self, given: Given) -> None:
+        """Refuse state of fewer bits where elements have no place in the whole that could be told, or as yet."""
+        opt = self.optimizer
+        for tensor, kind in zip(given.tensors, given.kinds, strict=True):
+            member: Optimizer = (opt, *opt._members)[opt._groups.number_of(tensor.name)]
+            if member.state_dtype == "float32":
+                continue
+            if not tensor.straight:
+                raise ValueError(
+                    f'params[{tensor.name!r}]: over ranks state_dtype="{member.state_dtype}" is for arrays in C order; '
+                    "use such a copy of it, or float32 for this parameter"
+                )
+            if kind == ROWS:
+                raise ValueError(
+                    f"grads[{tensor.name!r}] is by rows: over ranks that is for parameters with state of float32; "
+                    f'give it groups={{name: {{"state_dtype": "float32"}}}}'
+                )
 
     def _cut(self, given: Given, shares: Shares, lines: Mapping[int, Line]) -> dict[int, NDArray[Any]]:
         """My pieces of the parameters: views, where a walk has one."""
@@ -489,8 +514,11 @@ class Sharded:
             raise ValueError(f"the optimizer has state of {shown(others)}, which params lacks")
         for tensor in shares.tensors:
             slots = {} if shares.whole else state.get(tensor.name, {})
-            for array in slots.values():
-                if (array.shape, array.dtype.name) != (tensor.shape, tensor.dtype):
+            for slot, array in slots.items():
+                if elements_of(slot) > 1:
+                    continue
+                dtype = parameter_dtype(slot, array.dtype)
+                if (array.shape, dtype.name) != (tensor.shape, tensor.dtype):
                     raise ValueError(
                         f"params[{tensor.name!r}] is {tensor.dtype} of shape {tensor.shape}, but its state was made "
                         f"for {array.dtype} of shape {array.shape}; a changed parameter needs a new optimizer"
@@ -504,7 +532,7 @@ class Sharded:
             tensor, mine = shares.tensors[piece.tensor], self._pieces[piece.tensor]
             if tensor.name in whole:
                 state[tensor.name] = {
-                    slot: copy_of(array if shares.whole else tensor.line(array)[piece.slice].reshape(mine.shape))
+                    slot: copy_of(array if shares.whole else _share_of(tensor, piece, slot, array, mine.shape))
                     for slot, array in whole[tensor.name].items()
                 }
         with opt._engine:
@@ -533,3 +561,11 @@ class Sharded:
                     self._ranks, shares, dense, self.parts, in_order, self._bucket, self._buffers, self._sums
                 )
         return self._ways[given.kinds]
+
+
+def _share_of(tensor: Tensor, piece: Piece, slot: str, array: NDArray[Any], shape: tuple[int, ...]) -> Any:
+    """A piece of a slot of a whole state."""
+    per = elements_of(slot)
+    if per > 1:
+        return array[piece.first // per : -(-piece.last // per)]
+    return tensor.line(array)[piece.slice].reshape(shape)
