@@ -12,7 +12,6 @@ from .. import _core
 from ..base import Optimizer
 from ..checks import shown
 from ..files import sum_of
-from ..formats import is_16_bits
 from ..options import Grads, Params
 from ..rows import Rows
 from ..schedules import Schedule
@@ -41,6 +40,10 @@ def look_at(params: Params, grads: Sequence[Grads], before: Given | None, ranks:
     listed = [[each[name] for name in names] for each in of_parts]
     kinds = _kinds(names, listed)
     refuse_shared(listed, names)
+    for i, name in enumerate(names):
+        for what, array in [("params", given[i]), *(("grads", each[i]) for each in listed)]:
+            if isinstance(array, np.ndarray) and array.dtype.itemsize == 2:
+                raise TypeError(f"{what}[{name!r}] is {array.dtype}: over ranks arrays are float32 or float64")
     if before is not None and _are_alike(names, given, before):
         return Given(given, before.tensors, kinds, listed)
     tensors = []
@@ -49,10 +52,6 @@ def look_at(params: Params, grads: Sequence[Grads], before: Given | None, ranks:
             raise TypeError(
                 f"params[{name!r}] is {shown(p)}: sharded parameters are arrays; wrap it in numpy.array(...)"
             )
-        for what, array in [("params", p), *(("grads", each[name]) for each in of_parts)]:
-            dtype = getattr(array, "dtype", p.dtype)  # a gradient may be None, or a float
-            if is_16_bits(dtype):
-                raise TypeError(f"{what}[{name!r}] is {dtype}: over ranks arrays are float32 or float64 as yet")
         tensor = Tensor.of(name, p, by_rows=True)
         # Where it costs next to nothing rows stay whole, in case that a gradient by rows comes later.
         small = p.size <= 8 * BLOCK or tensor.grain * 8 * ranks <= p.size

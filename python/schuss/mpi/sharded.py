@@ -125,7 +125,7 @@ class Sharded:
     step, and all are sent. None is ever behind. Whether a small parameter is cut between rows its gradient at the first
     step decides.
 
-    State of fewer bits (``state_dtype``) has the bits of one process, too: for float32 parameters in C order, with dense
+    State of fewer bits (``state_dtype``) has the bits of one process, too: of float32 parameters in C order, with dense
     gradients. Parameters and gradients are float32 or float64.
 
     ZeRO: Rajbhandari et al., 2020, arXiv:1910.02054. PyTorch's counterpart is ``ZeroRedundancyOptimizer``, which gives
