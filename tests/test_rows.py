@@ -442,7 +442,7 @@ def test_what_catch_up_is_given():
     opt.catch_up(params, {"E": []})
     opt.catch_up(params, {"E": np.array([[1, 2], [2, 1]], np.uint8)})
     assert opt._engine.behind
-    with pytest.raises(ValueError, match="sparse must be one of exact, touched, got 'lazy'"):
+    with pytest.raises(ValueError, match="sparse must be one of 'exact', 'touched', got 'lazy'"):
         opt.sparse = "lazy"
 
 

@@ -49,7 +49,8 @@ def is_bfloat16(dtype: Any) -> bool:
 
 def is_16_bits(dtype: Any) -> bool:
     """Whether a dtype is one of a parameter that is computed in more bits than it has."""
-    return np.dtype(dtype) == np.float16 or is_bfloat16(dtype)
+    dtype = np.dtype(dtype)
+    return dtype.itemsize == 2 and (dtype == np.float16 or is_bfloat16(dtype))
 
 
 def computed(dtype: Any) -> Any:
