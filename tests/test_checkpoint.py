@@ -189,8 +189,8 @@ WRONG = [
     (lambda d: d["state"]["W"].update(x=np.ones(3)), "has the slots m, v, x; Adam has m, v"),
     (lambda d: d["state"]["W"].update(m=np.ones(4)), r"is float64 of shape \(3,\), expected float64 of shape \(4,\)"),
     (lambda d: d["state"]["W"].update(v=np.ones(3, "f4")), "is float32 of shape"),
-    (lambda d: d["state"]["W"].update(v=np.ones(3, int)), "must be an array of float32, float64 or fewer bits, got int64"),
-    (lambda d: d["state"]["W"].update(v=[1.0] * 3), "must be an array of float32, float64 or fewer bits, got list"),
+    (lambda d: d["state"]["W"].update(v=np.ones(3, int)), "an array of float32, float64 or fewer bits, got int64"),
+    (lambda d: d["state"]["W"].update(v=[1.0] * 3), "an array of float32, float64 or fewer bits, got list"),
 ]
 
 
