@@ -162,7 +162,7 @@ def each_team(request):
 
 @pytest.fixture
 def steps(request):
-    return 10 if request.config.getoption("--thorough") else 2
+    return 4 if request.config.getoption("--thorough") else 2
 
 
 def run_both(rule, arguments, params, gradients, make, steps, teams=(2,), **how):

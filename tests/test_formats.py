@@ -229,22 +229,10 @@ def test_adafactor_of_16_bit_parameters():
 def test_every_other_isa(isa, request):
     if os.environ.get("SCHUSS_ISA"):
         pytest.skip("SCHUSS_ISA is set: this is the run on one ISA")
-    chosen = "nan_infinity or each_format"
-    how = ["--thorough"] if request.config.getoption("--thorough") else []
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-n0",
-        "-p",
-        "no:cacheprovider",
-        *how,
-        "-k",
-        chosen,
-        __file__,
-    ]
+    if not request.config.getoption("--thorough"):
+        pytest.skip("in the long form, pytest --thorough")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", "--thorough"]
+    command += ["-k", "nan_infinity or each_format or options", __file__]
     env = {**os.environ, "SCHUSS_ISA": isa, "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
@@ -261,24 +249,37 @@ def stepped(p, state_dtype="float32", g=None, master="split", **arguments):
 
 
 def test_a_split_parameter_loses_nothing(request):
-    """Each float32 there is, as a step makes it from a zero and its own negative; in the short form every 997th."""
-    stride = 1 if request.config.getoption("--thorough") else 997
-    for start in range(0, 2**32, 2**26):
-        bits = np.arange(start, min(start + 2**26, 2**32), stride, dtype=np.uint64).astype(np.uint32)
-        x = bits.view(np.float32)
-        nan = np.isnan(x)
+    """Each finite float32, in the short form every 997th: a step makes it from zero, the next one takes it back.
+
+    The parameter is the master rounded to the nearest; ties go away from zero, and so may what is above the largest
+    bfloat16.
+    """
+    stride, size = (1, 2**22) if request.config.getoption("--thorough") else (997, 2**18)
+    opt = schuss.SGD(lr=1.0)
+    params = {"W": np.zeros(size, BF16)}
+    p = params["W"].view(np.uint16)
+    for first, last in ((0, 0x7F800000), (0x80000001, 0xFF800000)):
+        for start in range(first, last, size * stride):
+            bits = np.minimum(np.arange(start, start + size * stride, stride), last - 1).astype(np.uint32)
+            x = bits.view(np.float32)
+            opt.update(params, {"W": -x})
+            assert (p == (bits + np.uint32(0x8000) >> np.uint32(16))).all()
+            opt.update(params, {"W": x})
+            assert not p.any()
+            assert not opt.state["W"]["remainder"].any()
+
+
+def test_a_split_parameter_that_is_not_finite():
+    stride = 997
+    for start in (0x7F800000, 0xFF800000):
+        x = np.arange(start, start + 2**23, stride, dtype=np.uint64).astype(np.uint32).view(np.float32)
+        p = np.zeros(x.shape, BF16)
         with np.errstate(invalid="ignore"):
-            p, g = np.zeros(x.shape, BF16), -x
-        opt = stepped(p, g=g)
+            opt = stepped(p, g=-x)
         back = formats.decode_split(p, opt.state["W"]["remainder"])
-        assert (np.isnan(back) == nan).all()
-        zero = x == 0  # 0 - -0 is 0
-        assert (back.view(np.uint32)[~nan & ~zero] == bits[~nan & ~zero]).all()
-        assert np.isnan(p.astype(np.float32)[nan]).all()
-        # The parameter is the master rounded to the nearest; ties go away from zero, and so may what is above the
-        # largest bfloat16.
-        expected = np.where(nan, 0, bits + 0x8000 >> 16).astype(np.uint16)
-        assert (p.view(np.uint16)[~nan & ~zero] == expected[~nan & ~zero]).all()
+        assert back[0] == x[0]
+        assert np.isnan(back[1:]).all()
+        assert np.isnan(p[1:].astype(np.float32)).all()
 
 
 def test_where_a_split_parameter_is_not_rounded_to_even():
