@@ -231,7 +231,7 @@ def test_every_other_isa(isa, request):
         pytest.skip("SCHUSS_ISA is set: this is the run on one ISA")
     if not request.config.getoption("--thorough"):
         pytest.skip("in the long form, pytest --thorough")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", "--thorough"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider"]
     command += ["-k", "nan_infinity or each_format or options", __file__]
     env = {**os.environ, "SCHUSS_ISA": isa, "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
