@@ -85,7 +85,7 @@ void refuse_other_rows(const Entry& entry) {
   if (!lies_plainly(g.format))
     throw py::type_error(entry.g_name().text() + " is by rows, whose values are " + g.dtype() +
                          "; convert them with .astype(numpy.float32)");
-  if (!g.layout.empty() && (!has_whole_rows(g) || (g.layout.shape()[0] > 1 && g.layout.strides()[0] != row_bytes(g))))
+  if (!is_contiguous(g))
     throw py::value_error(entry.g_name().text() +
                           ": its values must be a C-contiguous array; pass numpy.ascontiguousarray(...) of them");
 }
@@ -105,6 +105,11 @@ bool has_whole_rows(const View& view) {
   for (int axis = view.layout.ndim(); axis-- > 1; expected *= shape[axis])
     if (shape[axis] > 1 && strides[axis] != expected) return false;
   return shape[0] == 1 || strides[0] >= expected;
+}
+
+bool is_contiguous(const View& view) {
+  if (view.layout.empty() || view.layout.ndim() == 0) return true;
+  return has_whole_rows(view) && (view.layout.shape()[0] == 1 || view.layout.strides()[0] == row_bytes(view));
 }
 
 void refuse_mismatch(const Entry& entry) {

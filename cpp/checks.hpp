@@ -23,6 +23,7 @@ struct Entry {
 // Of an array with a first axis: what a row of it takes, and whether each lies in one piece, one after another.
 py::ssize_t row_bytes(const View& view);
 bool has_whole_rows(const View& view);
+bool is_contiguous(const View& view);  // in C order
 
 // A gradient must be like its parameter, and so must the state that the rule's loop runs over.
 void refuse_mismatch(const Entry& entry);

@@ -10,14 +10,6 @@ namespace schuss {
 
 namespace {
 
-bool is_contiguous(const View& view) {
-  if (view.layout.empty()) return true;
-  py::ssize_t expected = static_cast<py::ssize_t>(view.itemsize());
-  for (int axis = view.layout.ndim(); axis-- > 0; expected *= view.layout.shape()[axis])
-    if (view.layout.shape()[axis] > 1 && view.layout.strides()[axis] != expected) return false;
-  return true;
-}
-
 Code code_of_state(Format format) {
   if (format == Format::bfloat16) return Code::bfloat16;
   if (format == Format::int8) return Code::signed8;
@@ -108,8 +100,11 @@ char* Coded::at(size_t operand, size_t first) const {
 // What of an entry has fewer bits than it is computed in, with what belongs to that among its state.
 std::unique_ptr<Coded> Plan::coded_of(const Entry& entry, const Row& row, const State& state,
                                       const std::function<Place()>& place) const {
-  auto coded = std::make_unique<Coded>();
   const View& p = entry.p_view;
+  bool plain = lies_plainly(p.format) && lies_plainly(entry.g_view.format) && state.others.empty();
+  for (size_t slot = 0; slot < slots_; ++slot) plain &= lies_plainly(row.state[slot].view.format);
+  if (plain) return nullptr;
+  auto coded = std::make_unique<Coded>();
   const auto refuse = [&](const char* slot, const std::string& what) {
     throw py::value_error(Name{Role::state, entry.key, slot}.text() + " " + what +
                           "; a changed parameter needs a new optimizer");

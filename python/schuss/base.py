@@ -19,8 +19,9 @@ from .arguments import Arguments
 from .checkpoint import save
 from .checks import shown
 from .display import size, table
-from .formats import beside, coded, computed, number_of, parameter_dtype
-from .memory import computed_copy, copy_of, room, zeros_like
+from .dtypes import computed
+from .formats import beside, coded, number_of, parameter_dtype
+from .memory import computed_copy, copy_of, zeros_like
 from .options import ON_NONFINITE, Grads, L2Options, LearningRate, Options, Params
 from .reference import follow, prepared
 from .schedules import Schedule, rate_at
@@ -473,8 +474,8 @@ class Optimizer(Arguments):
     def _kept(self, state: dict[str, NDArray[Any]], p: Any) -> dict[str, NDArray[Any]]:
         """State as it is kept, and what is beside a parameter."""
         if self.state_dtype != "float32" and self._slots():
-            state = coded(state, self._slots(), self._never_negative, self.state_dtype, room)
-        return {**state, **beside(p, self.master, room)}
+            state = coded(state, self._slots(), self._never_negative, self.state_dtype)
+        return {**state, **beside(p, self.master)}
 
     def _place_of(self, name: Any) -> tuple[int, int, bool]:
         """A parameter's number and its first element's place, for random numbers; whether it is to have a master."""

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._extras import need
+from .dtypes import is_16_bits, stored_dtype
 from .files import read_whole, saved_name, sum_of, write_whole
-from .formats import is_16_bits, stored_dtype
 from .memory import copy_of
 from .shards import Index, is_index, real_path, remove_shares
 from .states import made_from, refuse_share, savable

@@ -19,15 +19,14 @@ array([ 1.   ,  1.002, -3.   ], dtype=float32)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import prod
 from typing import Any, TypeAlias
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._extras import need
+from .dtypes import bfloat16, is_16_bits, is_bfloat16
+from .memory import room
 
 BLOCK = 128  # elements that share a scale
 _CUT = 19  # bits of a float32 that a code of 8 bits lacks
@@ -35,43 +34,6 @@ _OCTAVES = {"int8": 7, "uint8": 15}  # the least number of even steps is 2 to th
 _SIGN, _INFINITE = np.uint32(0x80000000), np.uint32(0x7F800000)
 
 Bits: TypeAlias = Any  # an array of uint32
-
-
-def bfloat16() -> Any:
-    """The dtype, which is of the package ml_dtypes."""
-    return np.dtype(need("ml_dtypes", "bfloat16", extra="low-precision").bfloat16)
-
-
-def is_bfloat16(dtype: Any) -> bool:
-    """Whether a dtype is that one."""
-    return bool(np.dtype(dtype).name == "bfloat16" and np.dtype(dtype).type.__module__ == "ml_dtypes")
-
-
-def is_16_bits(dtype: Any) -> bool:
-    """Whether a dtype is one of a parameter that is computed in more bits than it has."""
-    dtype = np.dtype(dtype)
-    return dtype.itemsize == 2 and (dtype == np.float16 or is_bfloat16(dtype))
-
-
-def computed(dtype: Any) -> Any:
-    """The dtype that numbers of a dtype are computed in."""
-    return np.dtype(np.float32) if is_16_bits(dtype) else np.dtype(dtype)
-
-
-def dtype_named(name: str) -> Any:
-    """The dtype of this name."""
-    return bfloat16() if name == "bfloat16" else np.dtype(name)
-
-
-_STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_STORED |= {"I16": "int16", "I8": "int8", "U8": "uint8"}
-
-
-def stored_dtype(name: str) -> Any:
-    """The dtype of arrays that a safetensors file calls so."""
-    if name not in _STORED:
-        raise ValueError(f"it has an array of {name}, which is none of ours")
-    return dtype_named(_STORED[name])
 
 
 def elements_of(slot: str) -> int:
@@ -214,24 +176,7 @@ def encode8(array: NDArray[Any], scale: NDArray[np.float32], x: Any, u: Bits) ->
 # A parameter and its state together.
 
 
-def zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Zeros in C order, in memory that nobody can resize, as it is not the array's own."""
-    dtype = np.dtype(dtype)
-    found: NDArray[Any] = np.zeros(prod(shape) * dtype.itemsize, np.uint8).view(dtype).reshape(shape)
-    return found
-
-
-def held(array: NDArray[Any]) -> NDArray[Any]:
-    """A copy of an array in such memory."""
-    copy = zeros(array.shape, array.dtype)
-    copy[...] = array
-    return copy
-
-
-Room: TypeAlias = Callable[[tuple[int, ...], Any], NDArray[Any]]  # zeros of a shape and a dtype
-
-
-def beside(p: Any, master: str | None, room: Room = zeros) -> dict[str, NDArray[Any]]:
+def beside(p: Any, master: str | None) -> dict[str, NDArray[Any]]:
     """What a parameter's state has of a parameter of 16 bits: nothing yet where it has 32 or 64."""
     if not isinstance(p, np.ndarray) or not is_16_bits(p.dtype) or master is None:
         return {}
@@ -242,9 +187,7 @@ def beside(p: Any, master: str | None, room: Room = zeros) -> dict[str, NDArray[
     return {"master": wide}
 
 
-def coded(
-    state: dict[str, NDArray[Any]], slots: Any, never_negative: Any, dtype: str, room: Room = zeros
-) -> dict[str, NDArray[Any]]:
+def coded(state: dict[str, NDArray[Any]], slots: Any, never_negative: Any, dtype: str) -> dict[str, NDArray[Any]]:
     """State arrays of float32 in fewer bits, rounded to the nearest: those of ``slots``, with their scales."""
     found = dict(state)
     for slot in slots:
@@ -310,7 +253,7 @@ def slots(state: Any) -> dict[str, NDArray[Any]]:
     return {
         slot: decode(state, slot)
         for slot in state
-        if slot not in ("ema", "remainder", "master") and not slot.endswith("_scale")
+        if slot not in ("ema", "remainder", "master") and elements_of(slot) == 1
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .formats import computed
+from .dtypes import computed
 
 _LINE, _HUGE_PAGE = 64, 2 << 20
 
@@ -45,10 +45,17 @@ def zeros(nbytes: int) -> NDArray[np.uint8]:
 
 
 def room(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Such zeros as an array in C order."""
+    """Such zeros as an array in C order. Nobody can resize it, as the memory is not its own."""
     dtype = np.dtype(dtype)
     found: NDArray[Any] = zeros(prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
     return found
+
+
+def held(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy of an array in such memory."""
+    copy = room(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def zeros_like(p: Any) -> NDArray[Any]:

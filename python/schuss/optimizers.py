@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .arguments import LooksAt
 from .base import Optimizer
 from .checks import POSITIVE, SHARE, count, flag, number, shown
-from .formats import computed
+from .dtypes import computed
 from .memory import computed_copy
 from .options import L2Options, LearningRate, Options
 from .reference import orthogonalized

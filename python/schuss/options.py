@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _core
 from .checks import POSITIVE, SHARE, flag, number, shown
-from .formats import bfloat16
+from .dtypes import bfloat16
 
 LearningRate: TypeAlias = float | Callable[[int], float]
 Params: TypeAlias = MutableMapping[Any, Any] | Sequence[Any]

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from . import formats
+from .dtypes import is_16_bits
 
 
 class Optimizer:
@@ -140,7 +141,7 @@ class Optimizer:
 
 def wide(x: Any) -> Any:
     """What has 16 bits as float32, in which it is computed."""
-    return x.astype(np.float32) if isinstance(x, np.ndarray) and formats.is_16_bits(x.dtype) else x
+    return x.astype(np.float32) if isinstance(x, np.ndarray) and is_16_bits(x.dtype) else x
 
 
 def prepared(opt: Any, p: Any, g: Any, shrink: float) -> Any:

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from ._extras import need
 from .checks import count, shown
+from .dtypes import stored_dtype
 from .files import open_regular, read_whole, saved_name, sum_of, sync, synced, write_whole
-from .formats import elements_of, stored_dtype
+from .formats import elements_of
 from .shares import DTYPES, Piece, Tensor
 from .states import made_from
 

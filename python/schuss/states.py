@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checks import count, shown
-from .formats import held, is_bfloat16
-from .memory import copy_of
+from .dtypes import is_bfloat16
+from .memory import copy_of, held
 from .registry import OPTIMIZERS
 from .schedules import SCHEDULES, ReduceOnPlateau, Schedule
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Optimizer
-from .formats import computed
+from .dtypes import computed
 from .options import Params
 from .states import restore, state_dict
 

@@ -7,12 +7,12 @@ has: so they are what codes of that size would give, and :meth:`Coarse.packed` s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import reference
 from ..base import L2Options, LearningRate, Optimizer
 from ..formats import BLOCK
 
@@ -66,11 +66,7 @@ class Coarse(Optimizer):
 
     def step(self, p: Array, g: Array, lr: float, m: Array, v: Array) -> None:
         """As :class:`schuss.Adam`, and then through the format."""
-        correction = sqrt(1 - self.beta2**self.t)
-        m += np.float32(1 - self.beta1) * (g - m)
-        v += np.float32(1 - self.beta2) * (g * g - v)
-        eps_hat = self.eps_hat if self.eps is None else self.eps * correction
-        p -= np.float32(lr * correction / (1 - self.beta1**self.t)) * m / (np.sqrt(v) + np.float32(eps_hat))
+        reference.Adam.step(cast(Any, self), p, g, lr, m, v)
         for slot, x in (("m", m), ("v", v)):
             x[...] = self.unpack(slot, self.pack(slot, x)).reshape(x.shape)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import formats, optimizers, reference, threads
+from .. import dtypes, formats, optimizers, reference, threads
 from ..nn import MultiLayerNet
 
 Arrays = Sequence[NDArray[Any]]
@@ -260,7 +260,7 @@ def _ours(parameters: str = "float32", state: str = "float32") -> Start:
     """Ours; a bfloat16 has the lower half of its float32 beside it."""
 
     def start(rule: str, params: Arrays, grads: Arrays) -> Runner:
-        dtype = formats.bfloat16() if parameters == "bfloat16" else np.dtype(parameters)
+        dtype = dtypes.bfloat16() if parameters == "bfloat16" else np.dtype(parameters)
         named = {str(i): p.astype(dtype) for i, p in enumerate(params)}
         gradients = {str(i): g.astype(dtype) for i, g in enumerate(grads)}
         opt = optimizers.OPTIMIZERS[rule](lr=LR, **ARGUMENTS[rule], state_dtype=state, master="split")
@@ -281,7 +281,7 @@ def _ours(parameters: str = "float32", state: str = "float32") -> Start:
 
 def _cast(rule: str, params: Arrays, grads: Arrays) -> Runner:
     """What one does without formats: all of bfloat16 cast into arrays of float32, a step, the parameters cast back."""
-    dtype = formats.bfloat16()
+    dtype = dtypes.bfloat16()
     mine, gradients = [p.astype(dtype) for p in params], [g.astype(dtype) for g in grads]
     wide_params, wide_grads = [np.empty_like(p) for p in params], [np.empty_like(g) for g in grads]
     opt = optimizers.OPTIMIZERS[rule](lr=LR, **ARGUMENTS[rule])

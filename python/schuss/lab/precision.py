@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import formats, optimizers
+from .. import dtypes, optimizers
 from ..base import Optimizer
 from ..nn import MultiLayerNet
 from . import plots, precision_plots, stress
@@ -58,7 +58,7 @@ class Format:
     @property
     def dtype(self) -> Any:
         """Of the parameters, and of the gradients as they are handed over."""
-        return formats.bfloat16() if self.parameters == "bfloat16" else np.dtype(self.parameters)
+        return dtypes.bfloat16() if self.parameters == "bfloat16" else np.dtype(self.parameters)
 
     def make(self, **arguments: Any) -> Any:
         """The optimizer."""

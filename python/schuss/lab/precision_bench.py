@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _core, formats
+from .. import _core, dtypes
 from .._extras import need
 from . import peers
 from .report import as_table, one_line
@@ -111,7 +111,7 @@ def _started(
     numbers = np.random.default_rng(0).standard_normal(1 << 16)
     slopes = -0.1 * (numbers + np.copysign(0.1, numbers))
     # Small numbers, beside which two steps are long.
-    p, g = (np.resize(each.astype(formats.bfloat16()).astype(np.float32), n) for each in (0.01 * numbers, slopes))
+    p, g = (np.resize(each.astype(dtypes.bfloat16()).astype(np.float32), n) for each in (0.01 * numbers, slopes))
     runners, kept = {}, {}
     ours: NDArray[Any] | None = None
     for peer in contenders:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ..base import Optimizer
 from ..checks import count, real, shown
-from ..formats import dtype_named, elements_of, parameter_dtype
+from ..dtypes import dtype_named
+from ..formats import elements_of, parameter_dtype
 from ..memory import copy_of, in_files, zeros
 from ..options import Grads, Params
 from ..shares import DTYPES, Piece, Shares, Tensor
