@@ -547,6 +547,12 @@ def what_was_found(path):
     assert all("params['b1'] is float64 of shape (3,), in the checkpoint it is float32" in m for _, m in errors), errors
 
 
+def armed(at, place, stop):
+    """From here on rank 1 is to fail: not while another is still within what came before, which would be told there."""
+    COMM.Barrier()
+    at["stop"], place["now"] = stop, 0
+
+
 def interrupted_saves(path):
     """Rank 1 stops at each point of a save, as Ctrl-C would have it: there is the old checkpoint or the new one."""
     file, at, place = Path(path) / "run.json", {"stop": None}, {"now": 0}
@@ -567,7 +573,7 @@ def interrupted_saves(path):
         stop += 1
         opt, params = Sharded(schuss.Adam()), {"W": np.ones(30_000)}
         opt.update(params, {"W": np.ones(30_000)})
-        at["stop"], place["now"] = stop, 0
+        armed(at, place, stop)
         ended = ""
         try:
             opt.save(file, params)
@@ -613,8 +619,7 @@ def raising(rule):
     while True:
         stops += 1
         opt, params, grads = Sharded(make(), bucket=20_000), numbers(shapes, 0), numbers(shapes, (1, RANK))
-        COMM.Barrier()  # no rank may fail while another still makes its optimizer, which would be told there
-        at["stop"], place["now"] = stops, 0
+        armed(at, place, stops)
         start = time.monotonic()
 
         def step(opt=opt, params=params, grads=grads):
