@@ -683,7 +683,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     by_rows = prepare_rows(plan);
     filled = prepare_filled(plan);
     for (const auto& [i, named] : filled)
-      passes.fill_from(i, named, static_cast<size_t>(row_bytes(entries_[i].p_view)) / plan.tensors()[i].itemsize(),
+      passes.fill_from(i, named, static_cast<size_t>(row_bytes(entries_[i].p_view)) / entries_[i].p_view.itemsize(),
                        entries_[i].g_view.data);
     row_passes_->provide(team::threads());
   }

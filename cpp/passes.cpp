@@ -227,8 +227,9 @@ void Passes::in_stretches(const Tensor& tensor, const Share& share, Run run) {
   // A vector that straddles two cache lines costs twice. NumPy aligns to 16 bytes only, so a long run goes up to the
   // parameter's next line by itself; the state lies as the parameter does.
   constexpr size_t line = 64, long_run = 4096, stretch = 16;
-  const size_t past_line = (reinterpret_cast<uintptr_t>(tensor.base[0]) + share.from * tensor.itemsize()) % line;
-  const size_t head = past_line && share.to - share.from > long_run ? (line - past_line) / tensor.itemsize() : 0;
+  const size_t itemsize = tensor.itemsize(0);
+  const size_t past_line = (reinterpret_cast<uintptr_t>(tensor.base[0]) + share.from * itemsize) % line;
+  const size_t head = past_line && share.to - share.from > long_run ? (line - past_line) / itemsize : 0;
   const size_t start = share.from + head;
   Met* const met = &steps_[tensor.first_block + share.from / block_elements];
   if (head) run(share.from, start, share.guide->carefully(met[0]));

@@ -179,7 +179,7 @@ Tensor Plan::flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded)
 
   const View& p = entry.p_view;
   const Part part = p.kind == Kind::array ? Part::arrays : Part::floats;
-  Tensor tensor{p.size(), p.format, part, 0, 0, {}, nullptr, {}, std::move(coded), filled, {}};
+  Tensor tensor{p.size(), computed(p.format), part, 0, 0, {}, nullptr, {}, std::move(coded), filled, {}};
   for (size_t o = 0; o < views.size(); ++o) {
     const bool in_cell = !views[o]->data || (part == Part::floats && has_cell(o));
     tensor.base[o] = in_cell ? reinterpret_cast<char*>(&row.cell[o]) : views[o]->data;

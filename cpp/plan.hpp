@@ -64,7 +64,7 @@ struct Coded {
 // A parameter and what is worked on with it, as memory to walk over.
 struct Tensor {
   size_t size;
-  Format format;
+  Format format;  // that it is computed in
   Part part;
   size_t group, first_block;
   std::array<char*, max_operands> base;  // the first element of the walk

@@ -20,6 +20,7 @@ import schuss
 from conftest import assert_same_bits
 from mpi4py import MPI
 from schuss import Rows
+from schuss.dtypes import computed, dtype_named
 from schuss.mpi import RankError, Sharded, load
 from schuss.mpi.ranks import Ranks
 from schuss.mpi.step import Step
@@ -56,9 +57,19 @@ def schedule():
     return schuss.schedules.Cosine(0.1, steps=300)
 
 
+PLAIN = ("float32", "float32", "float64")  # dtypes of arrays, by turns
+SMALL = ("bfloat16", "float16", "bfloat16", "float32")
+GIVEN = ("bfloat16", "float32", "float16")
+
 DOUBLE = {name: {"state_dtype": "float32"} for name in ("scalar", "b2")}  # which are of float64
 
-# Rule and options -> the shapes that they are for.
+
+def smaller(rule=schuss.AdamW, **options):
+    """With each kind of master."""
+    return rule(0.01, clip_norm=1.0, groups={"W2": {"master": "float32"}, "b*": {"master": None}}, **options)
+
+
+# Rule and options -> the shapes that they are for, and dtypes of parameters and gradients if those are not plain.
 RULES = {
     "AdamW": (lambda: schuss.AdamW(0.01, clip_norm=1.0, weight_decay=0.1, groups={"b*": {"lr": 0.1}}), SHAPES),
     "Momentum": (lambda: schuss.Momentum(schedule()), SHAPES),
@@ -71,6 +82,11 @@ RULES = {
     "Own": (lambda: Own(clip_norm=3.0, ema=0.9), SHAPES),
     "int8": (lambda: schuss.AdamW(0.01, clip_norm=1.0, ema=0.9, state_dtype="int8", groups=DOUBLE), SHAPES),
     "bfloat16": (lambda: schuss.Adan(0.01, state_dtype="bfloat16", groups=DOUBLE), SHAPES),
+    "16 bits": (lambda: smaller(ema=0.9), SHAPES, SMALL, GIVEN),
+    "16 bits int8": (lambda: smaller(schuss.Adan, state_dtype="int8"), SHAPES, SMALL, GIVEN),
+    "16 bits LAMB": (lambda: smaller(schuss.LAMB, weight_decay=0.01), SHAPES, SMALL, ("float16",)),
+    "16 bits gradients": (lambda: schuss.Momentum(0.1, clip_norm=1.0), SHAPES, ("float32",), ("bfloat16", "float16")),
+    "16 bits Muon": (lambda: schuss.Muon(0.01), MATRICES, ("bfloat16",), ("bfloat16",)),
     "Muon int8": (lambda: schuss.Muon(0.01, state_dtype="int8", groups={"C": {"state_dtype": "float32"}}), MATRICES),
 }
 
@@ -90,17 +106,24 @@ def laid(values, order):
     return room
 
 
-def numbers(shapes, key, order="C"):
-    """Parameters or gradients: every third array in float64."""
+def numbers(shapes, key, order="C", dtypes=PLAIN):
+    """Parameters or gradients."""
     rng = np.random.default_rng(key)
     return {
-        name: laid(np.asarray(rng.standard_normal(shape)).astype(np.float64 if i % 3 == 2 else np.float32), order)
-        for i, (name, shape) in enumerate(shapes.items())
+        name: laid(np.asarray(rng.standard_normal(shape)).astype(dtype_named(dtype)), order)
+        for (name, shape), dtype in zip(shapes.items(), itertools.cycle(dtypes), strict=False)
     }
+
+
+def given(rule):
+    """What makes the optimizer; shapes; and the dtypes of parameters and gradients."""
+    return (*RULES[rule], PLAIN, PLAIN)[:4]
 
 
 def tree_sum(arrays):
     """Neighbours are added; one without a neighbour waits."""
+    if len(arrays) > 1:
+        arrays = [np.asarray(array, computed(array.dtype)) for array in arrays]
     while len(arrays) > 1:
         pairs = [a + b for a, b in zip(arrays[::2], arrays[1::2], strict=False)]
         arrays = [*pairs, *arrays[len(pairs) * 2 :]]
@@ -128,16 +151,18 @@ def assert_same_run(sharded, params, opt, whole):
                 assert_same_bits(found[name], slots[slot], f"rank {RANK} of {RANKS}, {slot} of {name}")
 
 
-def same_bits(rules, steps, parts, weight="mean", order="C", reduction="tree"):
+def same_bits(rules, steps, parts, weight="mean", order="C", reduction="tree", grad_dtype="given"):
     """One process, and these ranks, side by side."""
-    parts = int(parts)
+    parts, sharing = int(parts), {"reduction": reduction, "grad_dtype": grad_dtype}
     for rule in rules.split(","):
-        make, shapes = RULES[rule]
-        params, whole = (numbers(shapes, 0, order) for _ in range(2))
+        make, shapes, dtypes, of_grads = given(rule)
+        if grad_dtype != "given":
+            dtypes = of_grads = [dtype if dtype != "float64" else "float32" for dtype in dtypes]
+        params, whole = (numbers(shapes, 0, order, dtypes) for _ in range(2))
         opt = make()
-        with Sharded(make(), parts=parts, weight=weight, bucket=30_000, reduction=reduction) as sharded:
+        with Sharded(make(), parts=parts, weight=weight, bucket=30_000, **sharing) as sharded:
             for t in range(int(steps)):
-                grads = [numbers(shapes, (t, v), "C" if t % 2 else order) for v in range(parts)]
+                grads = [numbers(shapes, (t, v), "C" if t % 2 else order, of_grads) for v in range(parts)]
                 if t % 4 == 3:
                     for g in grads:
                         g[next(iter(g))] = None
@@ -145,6 +170,9 @@ def same_bits(rules, steps, parts, weight="mean", order="C", reduction="tree"):
                     grads[-1][list(shapes)[-1]].flat[-1] = np.inf
                 scale = 0.5 if t % 5 == 4 else 1.0
                 sharded.update_parts(params, [grads[v] for v in sharded.my_parts], grad_scale=scale)
+                if grad_dtype != "given":
+                    for g in grads:
+                        g.update({n: a.astype(dtype_named(grad_dtype)) for n, a in g.items() if a is not None})
                 summed = {name: whole_sum([g[name] for g in grads]) for name in shapes}
                 opt.update(whole, summed, grad_scale=scale / parts if weight == "mean" else scale)
             if reduction == "tree":
@@ -153,7 +181,8 @@ def same_bits(rules, steps, parts, weight="mean", order="C", reduction="tree"):
                 every = COMM.allgather({name: p.tobytes() for name, p in params.items()})
                 assert all(each == every[0] for each in every)
                 for name, p in whole.items():
-                    np.testing.assert_allclose(params[name], p, rtol=1e-3, atol=1e-5)
+                    rtol = 1e-3 if p.itemsize > 2 else 1e-2
+                    np.testing.assert_allclose(params[name].astype(float), p.astype(float), rtol=rtol, atol=1e-5)
 
 
 def by_rows(steps):
@@ -212,11 +241,11 @@ def refusals():
         "grads['b1'] has shape (3,)": changed("b1", np.ones(3, np.float32)),
         "grads['b1'] is float64": changed("b1", np.ones(100)),
         "grads must be a dict": 3,
-        "grads['b1'] is float16: over ranks arrays are float32 or float64": changed("b1", np.ones(100, np.float16)),
     }
     fewer_bits_over_ranks()
     different = {
-        f"grads['b1']: rank 0 has an array, rank {last} has None": changed("b1", None),
+        f"grads['b1']: rank 0 has float32, rank {last} has None": changed("b1", None),
+        f"grads['b1']: rank 0 has float32, rank {last} has float16": changed("b1", np.ones(100, np.float16)),
     }
     params = numbers(SHAPES, 0)
     opt = Sharded(schuss.Adam(clip_norm=1.0))
@@ -331,18 +360,54 @@ def refusals():
 
 def fewer_bits_over_ranks():
     """An element's place in the whole must be that in C order, and all rows are stepped."""
-    p = np.zeros((300, 40), np.float32)
-    for params, grads, text in [
-        ({"W": p.T}, {"W": p.T.copy()}, 'state_dtype="int8" is for arrays in C order'),
-        ({"W": p}, {"W": Rows(np.arange(2), np.ones((2, 40), np.float32))}, "state of float32"),
-        ({"W": p.astype(np.float16)}, {"W": p}, "params['W'] is float16: over ranks"),
-        ({"W": p.astype(float)}, {"W": p.astype(float)}, "is float64, and so is its state"),
+    p, small = np.zeros((300, 40), np.float32), np.zeros((300, 40), np.float16)
+    rows = Rows(np.arange(2), np.ones((2, 40), np.float32))
+    int8, bare = {"state_dtype": "int8"}, {"master": None}
+    for options, params, grads, text in [
+        (int8, {"W": p.T}, {"W": p.T.copy()}, 'state_dtype="int8" is for arrays in C order'),
+        (int8, {"W": p}, {"W": rows}, 'as wide; give it groups={\'W\': {"state_dtype": "float32"}}'),
+        (int8, {"W": p.astype(float)}, {"W": p.astype(float)}, "is float64, and so is its state"),
+        (bare, {"W": small.T}, {"W": small.T.copy()}, "master=None is for arrays in C order"),
+        ({}, {"W": small}, {"W": rows}, "is by rows: over ranks that is for parameters of float32 and float64 with"),
+        ({}, {"W": p.astype(float)}, {"W": p}, "float64"),
     ]:
-        opt = Sharded(schuss.Adam(state_dtype="int8"))
+        opt = Sharded(schuss.Adam(**options))
         errors = told(lambda opt=opt, params=params, grads=grads: opt.update(params, grads))
         assert all(text in message for _, message in errors), (text, errors)
         assert opt.optimizer.t == 0
         assert not params["W"].any()
+    for sharing, kind, text in [
+        ({"grad_dtype": "float16"}, "ValueError", "grad_dtype must be one of given, bfloat16, got 'float16'"),
+        ({"grad_dtype": None}, "ValueError", "grad_dtype must be one of given, bfloat16, got None"),
+        ({"grad_dtype": "bfloat16", "reduction": "mpi"}, "ValueError", "MPI does not add that"),
+    ]:
+        errors = told(lambda sharing=sharing: Sharded(schuss.Adam(), **sharing))
+        assert all(found == kind and text in message for found, message in errors), errors
+    opt, params = Sharded(schuss.Adam(), grad_dtype="bfloat16"), {"W": p.astype(float)}
+    errors = told(lambda: opt.update(params, {"W": np.ones((300, 40))}))
+    assert all("params['W'] is float64, and so are its gradients; grad_dtype" in text for _, text in errors), errors
+    assert not params["W"].any()
+
+
+def bytes_of_16_bits():
+    """What has 16 bits travels with them, and so do gradients that are rounded; a sum of several parts has 32."""
+    n, bfloat16, others = 40_000, dtype_named("bfloat16"), RANKS - 1
+    for p, g, parts, grad_dtype, bytes_each in [
+        (np.float32, np.float32, RANKS, "given", 4 + 4),
+        (bfloat16, bfloat16, RANKS, "given", 2 + 2),
+        (bfloat16, np.float16, RANKS, "given", 2 + 2),
+        (np.float16, np.float32, RANKS, "given", 4 + 2),
+        (np.float32, np.float32, RANKS, "bfloat16", 2 + 4),
+        (bfloat16, np.float32, RANKS, "bfloat16", 2 + 2),
+        (bfloat16, bfloat16, 2 * RANKS, "given", 4 + 2),
+    ]:
+        opt = Sharded(schuss.Adam(), parts=parts, grad_dtype=grad_dtype, bucket=1 << 16)
+        params = {"W": np.ones(n, p), "b": np.ones(5, p)}
+        opt.update_parts(params, [{name: np.ones(each.size, g) for name, each in params.items()} for _ in opt.my_parts])
+        moved = sum(COMM.allgather(opt.traffic["received"]))
+        assert moved == others * bytes_each * (n + 5), (p, g, parts, grad_dtype, moved / others / (n + 5))
+        assert opt.nbytes["buckets"] <= 7 * max(1 << 16, 4096 * RANKS), opt.nbytes
+        assert opt.nbytes["sums"] <= 4 * (n + 5) / RANKS + 8 * 4096, opt.nbytes
 
 
 def ranks_that_do_other_things(path):
@@ -593,7 +658,7 @@ def interrupted_saves(path):
 
 def raising(rule):
     """Rank 1 raises at each point of a step: nobody hangs, and whoever goes on is told at its next step."""
-    make, shapes = RULES[rule]
+    make, shapes, *_ = given(rule)
     at, place = {"stop": None}, {"now": 0}
 
     def passing(cls, name):
@@ -653,7 +718,7 @@ def told_after(at, work):
 
 def killed(step):
     """Rank 1 dies within a step; mpiexec ends the others."""
-    make, shapes = RULES["AdamW"]
+    make, shapes, *_ = given("AdamW")
     opt, params = Sharded(make()), numbers(shapes, 0)
     for t in range(int(step) + 1):
         if t == int(step) and RANK == 1:
@@ -664,17 +729,19 @@ def killed(step):
 
 def goes_on(path, first, last, parts):
     """From a checkpoint, or from the beginning, to another; each rule in a file of its own."""
-    for rule in ("AdamW", "LARS", "Adafactor", "ScheduleFreeAdamW", "int8", "bfloat16"):
-        make, shapes = RULES[rule]
+    for rule in ("AdamW", "LARS", "Adafactor", "ScheduleFreeAdamW", "int8", "bfloat16", "16 bits", "16 bits int8"):
+        make, shapes, dtypes, of_grads = given(rule)
         file = Path(path) / f"{rule}.json"
         if int(first) == 0:
-            opt, params = Sharded(make(), parts=int(parts)), numbers(shapes, 0, "Fortran" if rule == "LARS" else "C")
+            order, grad_dtype = "Fortran" if rule == "LARS" else "C", "bfloat16" if rule == "16 bits int8" else "given"
+            opt = Sharded(make(), parts=int(parts), grad_dtype=grad_dtype)
+            params = numbers(shapes, 0, order, dtypes)
         else:
             opt, params = load(file)
         assert opt.optimizer.t == int(first)
         assert opt.parts == int(parts)
         for t in range(int(first), int(last)):
-            opt.update_parts(params, [numbers(shapes, (t, v)) for v in opt.my_parts])
+            opt.update_parts(params, [numbers(shapes, (t, v), "C", of_grads) for v in opt.my_parts])
         opt.save(file, params)
         whole, found = schuss.load(file)
         assert whole.t == int(last)
@@ -690,13 +757,15 @@ def from_one_and_back(path):
     """A run begun in one process goes on over ranks, and in one process again."""
     from_one(path, {}, "Fortran")
     from_one(path, {"state_dtype": "int8", "groups": DOUBLE}, "C")
+    from_one(path, {}, "Fortran", SMALL)
+    from_one(path, {"state_dtype": "bfloat16", "groups": {"W*": {"master": None}}}, "C", SMALL)
 
 
-def from_one(path, options, order):
+def from_one(path, options, order, dtypes=PLAIN):
     shapes = SHAPES
-    opt, params = schuss.Adam(0.1, ema=0.9, **options), numbers(shapes, 0, order)
+    opt, params = schuss.Adam(0.1, ema=0.9, **options), numbers(shapes, 0, order, dtypes)
     for t in range(2):
-        opt.update(params, numbers(shapes, t))
+        opt.update(params, numbers(shapes, t, "C", dtypes))
     whole, mine = schuss.Adam(0.1, ema=0.9, **options), {name: p.copy(order="K") for name, p in params.items()}
     whole.load_state_dict(opt.state_dict())
     file = Path(path) / f"one-{RANK}.safetensors"
@@ -704,7 +773,7 @@ def from_one(path, options, order):
     sharded = Sharded(opt, parts=4 if RANKS < 4 else RANKS)
     loaded, theirs = load(file, parts=sharded.parts)
     for t in range(2, 4):
-        grads = [numbers(shapes, (t, v)) for v in range(sharded.parts)]
+        grads = [numbers(shapes, (t, v), "C", dtypes) for v in range(sharded.parts)]
         for each, p in ((sharded, params), (loaded, theirs)):
             each.update_parts(p, [grads[v] for v in each.my_parts])
         whole.update(mine, {n: whole_sum([g[n] for g in grads]) for n in shapes}, grad_scale=1 / sharded.parts)

@@ -29,6 +29,7 @@ pytestmark = [
 ]
 LONG = "AdamW,Momentum,LAMB,Adafactor,Muon"
 RULES = "AdamW,Momentum,LAMB,LARS,Adafactor,Muon,NAdam,ScheduleFreeAdamW,Own,int8,bfloat16,Muon int8"
+SMALL = "16 bits,16 bits int8,16 bits LAMB,16 bits gradients,16 bits Muon"
 
 
 def command(ranks: int, *arguments: object) -> list[str]:
@@ -58,18 +59,24 @@ def thoroughly(request) -> bool:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
 def test_the_same_bits_as_one_process(ranks, thoroughly):
     """Parameters and state after some steps, with the same eight parts for each number of ranks."""
-    run(ranks, "same_bits", RULES, 6, 8)
+    run(ranks, "same_bits", f"{RULES},{SMALL}", 6, 8)
     if thoroughly:
         run(ranks, "same_bits", LONG, 200, 8, seconds=600)
 
 
 @pytest.mark.parametrize("order", ["Fortran", "strided", "backwards"])
 def test_arrays_that_lie_otherwise(order):
-    run(3, "same_bits", "AdamW,LAMB,Adafactor", 5, 5, "sum", order)
+    run(3, "same_bits", "AdamW,LAMB,Adafactor,16 bits gradients", 5, 5, "sum", order)
+
+
+@pytest.mark.parametrize(("ranks", "parts"), [(1, 1), (1, 6), (3, 3), (4, 6)])
+def test_gradients_travel_as_bfloat16(ranks, parts):
+    """Each part's are rounded, and none of the sums, whoever has made them."""
+    run(ranks, "same_bits", f"AdamW,Muon,{SMALL}", 5, parts, "mean", "C", "tree", "bfloat16")
 
 
 def test_the_sum_of_mpi_is_near():
-    run(3, "same_bits", "AdamW,Momentum", 3, 6, "mean", "C", "mpi")
+    run(3, "same_bits", "AdamW,Momentum,16 bits gradients", 3, 6, "mean", "C", "mpi")
 
 
 @pytest.mark.parametrize("ranks", [1, 3, 4])
@@ -111,6 +118,7 @@ def test_a_rank_that_is_killed_ends_all():
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_memory_and_bytes(ranks):
     run(ranks, "memory")
+    run(ranks, "bytes_of_16_bits")
 
 
 def test_saved_with_8_gone_on_with_3_and_2(tmp_path):
@@ -222,5 +230,7 @@ def test_bench(tmp_path):
     assert "these are bytes and checks, not how it scales" in done.stdout
     assert "all ranks have the same bits: False" not in done.stdout
     rows = json.loads(file.read_text())["rows"]
-    assert {row["way"] for row in rows} == {"sharded", "sharded, mpi's sum", "replicated"}
-    assert all(row["received"] == row["least"] for row in rows if row["way"] == "sharded")
+    assert {row["way"] for row in rows} == {"sharded", "sharded, mpi's sum", "replicated", "sharded, bfloat16"}
+    least = {row["way"]: row["least"] for row in rows}
+    assert least["sharded, bfloat16"] == least["sharded"] / 2
+    assert all(row["received"] == row["least"] for row in rows if row["way"] in ("sharded", "sharded, bfloat16"))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ._extras import need
 from .checks import count, shown
-from .dtypes import stored_dtype
+from .dtypes import dtype_named, stored_dtype
 from .files import open_regular, read_whole, saved_name, sum_of, sync, synced, write_whole
 from .formats import elements_of
 from .shares import DTYPES, Piece, Tensor
@@ -216,6 +216,7 @@ class Index:
             if len({tensor.name for tensor in self.tensors}) != len(self.tensors):
                 raise ValueError("it lists a name twice")
             self.sharing = {key: document["sharing"][key] for key in ("parts", "weight", "reduction")}
+            self.sharing["grad_dtype"] = document["sharing"].get("grad_dtype", "given")  # which older files do not have
             self._shares = [Share(**each) for each in document["files"]]
             self.slots, self._holders = self._held()
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
@@ -314,7 +315,7 @@ class Index:
             begin, end = within(piece.first, piece.last)
             dtypes.append(self._opened(number)[0].dtype_of(key, end - begin))
         start, stop = within(first, last)
-        found = np.empty(stop - start, dtypes[0] if dtypes else self.tensors[i].dtype)
+        found = np.empty(stop - start, dtypes[0] if dtypes else dtype_named(self.tensors[i].dtype))
         for piece, number in self._holders[i]:
             begin, end = within(piece.first, piece.last)
             low, high = max(start, begin), min(stop, end)

@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .dtypes import computed, dtype_named
+
 BLOCK = 1024  # elements; as the core has it
 
-DTYPES = ("float32", "float64")
+DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 class Tensor(NamedTuple):
@@ -63,7 +65,7 @@ class Tensor(NamedTuple):
     @property
     def itemsize(self) -> int:
         """Bytes of an element."""
-        return np.dtype(self.dtype).itemsize
+        return int(dtype_named(self.dtype).itemsize)
 
     @property
     def blocks(self) -> int:
@@ -125,7 +127,7 @@ class Piece(NamedTuple):
 class Bucket(NamedTuple):
     """What travels together: of each rank's share some pieces, all of one dtype."""
 
-    dtype: str
+    dtype: Any
     pieces: tuple[tuple[Piece, ...], ...]  # by rank
 
     def sizes(self) -> list[int]:
@@ -196,14 +198,18 @@ class Shares:
         """
         found = []
         for dtype in DTYPES:
-            itemsize = np.dtype(dtype).itemsize
-            most = max(BLOCK, nbytes // self.ranks // itemsize // BLOCK * BLOCK)  # elements of a rank
-            of_ranks = [
-                _stretches([p for p in pieces if self.tensors[p.tensor].dtype == dtype and among(p.tensor)], most)
+            chosen = [
+                [p for p in pieces if self.tensors[p.tensor].dtype == dtype and among(p.tensor)]
                 for pieces in self.pieces
             ]
+            if not any(chosen):
+                continue
+            kind = dtype_named(dtype)
+            # Elements of a rank: sums have as many bits as the step computes with.
+            most = max(BLOCK, nbytes // self.ranks // computed(kind).itemsize // BLOCK * BLOCK)
+            of_ranks = [_stretches(pieces, most) for pieces in chosen]
             for k in range(max(map(len, of_ranks))):
-                found.append(Bucket(dtype, tuple(tuple(s[k]) if k < len(s) else () for s in of_ranks)))
+                found.append(Bucket(kind, tuple(tuple(s[k]) if k < len(s) else () for s in of_ranks)))
         return found
 
 

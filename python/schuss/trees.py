@@ -81,15 +81,18 @@ def total(sums: Sequence[float], whole: Sequence[Subtree], n: int) -> float:
 def add_arrays(
     arrays: Sequence[NDArray[Any]], order: Sequence[tuple[int, int]], out: NDArray[Any], *, keep: bool
 ) -> None:
-    """The sum of arrays in an order of :func:`additions`. With ``keep`` they stay as they are, else they are room."""
+    """The sum of arrays in an order of :func:`additions`. With ``keep`` they stay as they are, else they are room.
+
+    Sums have the dtype of ``out``, whatever that of the arrays.
+    """
     sums = list(arrays)
     for i, j in order:
         if i == 0:
-            np.add(sums[0], sums[j], out=out)
+            np.add(sums[0], sums[j], out=out, dtype=out.dtype)
             sums[0] = out
-        elif keep and sums[i] is arrays[i]:
-            sums[i] = sums[i] + sums[j]
+        elif sums[i] is arrays[i] and (keep or sums[i].dtype != out.dtype):
+            sums[i] = np.add(sums[i], sums[j], dtype=out.dtype)
         else:
-            np.add(sums[i], sums[j], out=sums[i])
+            np.add(sums[i], sums[j], out=sums[i], dtype=out.dtype)
     if sums[0] is not out:
         np.copyto(out, sums[0])

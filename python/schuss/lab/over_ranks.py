@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib.util import find_spec
 from math import prod
 from time import perf_counter
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .. import threads
+from ..dtypes import bfloat16
 from ..mpi import Sharded
 from ..mpi.ranks import Ranks
 from ..optimizers import AdamW
@@ -64,9 +66,15 @@ class _Contender:
 
 
 class _Over(_Contender):
-    def __init__(self, ranks: Ranks, shapes: Shapes, seed: int, reduction: Any, norms: bool) -> None:
+    def __init__(
+        self, ranks: Ranks, shapes: Shapes, seed: int, norms: bool, dtype: Any = np.float32, **sharing: Any
+    ) -> None:
         super().__init__(ranks, shapes, seed)
-        self.opt = Sharded(AdamW(clip_norm=1.0 if norms else None), reduction=reduction)
+        self.params, self.grads = (
+            {name: array.astype(dtype, copy=False) for name, array in arrays.items()}
+            for arrays in (self.params, self.grads)
+        )
+        self.opt = Sharded(AdamW(clip_norm=1.0 if norms else None), **sharing)
 
     def step(self) -> None:
         self.opt.update(self.params, self.grads)
@@ -151,26 +159,35 @@ def _run_case(
     n, seed = sum(map(prod, shapes)), ranks.rank
     name = f"{case}, clipped" if norms else case
     contenders: dict[str, Any] = {
-        "sharded": _Over(ranks, shapes, seed, "tree", norms),
-        "sharded, mpi's sum": _Over(ranks, shapes, seed, "mpi", norms),
+        "sharded": _Over(ranks, shapes, seed, norms),
+        "sharded, mpi's sum": _Over(ranks, shapes, seed, norms, reduction="mpi"),
         "replicated": _Replicated(ranks, shapes, seed, norms),
     }
+    jobs = dict.fromkeys(contenders, Job(n, ranks.size, norms=norms))
+    if find_spec("ml_dtypes"):
+        contenders["sharded, bfloat16"] = _Over(ranks, shapes, seed, norms, bfloat16())
+        jobs["sharded, bfloat16"] = Job(n, ranks.size, itemsize=2, norms=norms)
     for contender in contenders.values():
         contender.step()
     found: dict[str, list[dict[str, float]]] = {way: [] for way in contenders}
     for turn in range(TURNS):
         order = list(contenders)
-        for way in order[turn % 3 :] + order[: turn % 3]:
+        for way in order[turn % len(order) :] + order[: turn % len(order)]:
             before = contenders[way].parts()
             seconds = _timed(ranks, contenders[way].step)
             after = contenders[way].parts()
             found[way].append({"seconds": seconds, **{part: after[part] - before[part] for part in after}})
-    same = {p.tobytes() for way in ("sharded",) for p in ranks.gathered(_digest(contenders[way].params))}
-    tell(f"\nAdamW, {name}, float32: {n:,} parameters; all ranks have the same bits: {len(same) == 1}")
+    same = all(
+        len({p.tobytes() for p in ranks.gathered(_digest(contenders[way].params))}) == 1
+        for way in contenders
+        if way in ("sharded", "sharded, bfloat16")
+    )
+    tell(f"\nAdamW, {name}: {n:,} parameters, of float32 or as named; all ranks have the same bits: {same}")
     heads = (("a step", 8), ("reduce", 8), ("step", 8), ("gather", 8), ("simulated", 9), ("received / least", 16))
     tell(" ".join([f"  {'':20}", *(f"{head:>{width}}" for head, width in heads), "state"]))
-    rows, job = [], Job(n, ranks.size, norms=norms)
+    rows = []
     for way, turns in found.items():
+        job = jobs[way]
         median = {part: float(np.median([each[part] for each in turns])) for part in turns[0]}
         over = way != "replicated"
         received = median.get("received", job.least_bytes)
@@ -201,5 +218,5 @@ def _run_case(
 def _digest(params: dict[str, Any]) -> Any:
     found = blake2b(digest_size=16)
     for p in params.values():
-        found.update(p.data)
+        found.update(p.view(np.uint8).data)
     return np.frombuffer(found.digest(), np.uint8)

@@ -18,7 +18,7 @@ from ..schedules import Schedule
 from ..shares import BLOCK, Shares, Tensor
 from .moves import Line
 
-ARRAY, ROWS, NONE = "an array", "Rows", "None"
+ROWS, NONE = "Rows", "None"
 
 
 class Given(NamedTuple):
@@ -26,7 +26,7 @@ class Given(NamedTuple):
 
     params: list[Any]
     tensors: tuple[Tensor, ...]
-    kinds: tuple[str, ...]  # of the gradients
+    kinds: tuple[str, ...]  # of the gradients: the dtype of an array, or one of those above
     grads: list[list[Any]]
 
 
@@ -40,10 +40,6 @@ def look_at(params: Params, grads: Sequence[Grads], before: Given | None, ranks:
     listed = [[each[name] for name in names] for each in of_parts]
     kinds = _kinds(names, listed)
     refuse_shared(listed, names)
-    for i, name in enumerate(names):
-        for what, array in [("params", given[i]), *(("grads", each[i]) for each in listed)]:
-            if isinstance(array, np.ndarray) and array.dtype.itemsize == 2:
-                raise TypeError(f"{what}[{name!r}] is {array.dtype}: over ranks arrays are float32 or float64")
     if before is not None and _are_alike(names, given, before):
         return Given(given, before.tensors, kinds, listed)
     tensors = []
@@ -78,7 +74,7 @@ def _plain(grads: Grads) -> Any:
 def _kinds(names: Sequence[Any], grads: Sequence[Sequence[Any]]) -> tuple[str, ...]:
     found = []
     for i, name in enumerate(names):
-        kinds = [NONE if each[i] is None else ROWS if type(each[i]) is Rows else ARRAY for each in grads]
+        kinds = [_kind(each[i]) for each in grads]
         for part, kind in enumerate(kinds):
             if kind != kinds[0]:
                 raise ValueError(
@@ -87,6 +83,12 @@ def _kinds(names: Sequence[Any], grads: Sequence[Sequence[Any]]) -> tuple[str, .
                 )
         found.append(kinds[0])
     return tuple(found)
+
+
+def _kind(g: Any) -> str:
+    if g is None:
+        return NONE
+    return ROWS if type(g) is Rows else str(np.asarray(g).dtype.name)
 
 
 def _are_alike(names: Sequence[Any], given: Sequence[Any], before: Given) -> bool:

@@ -45,6 +45,7 @@ def load(
     parts: int | None = None,
     weight: Literal["mean", "sum"] | None = None,
     reduction: Literal["tree", "mpi"] | None = None,
+    grad_dtype: Literal["given", "bfloat16"] | None = None,
     bucket: int = BUCKET,
     state_dir: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
@@ -61,7 +62,7 @@ def load(
         made if it is not given. Where a file turns out to be damaged they have some of it.
     classes : sequence of types, optional
         As for :func:`schuss.load`.
-    parts, weight, reduction : optional
+    parts, weight, reduction, grad_dtype : optional
         As for :class:`Sharded`; those of the run that was saved if they are not given.
     bucket, state_dir : optional
         As for :class:`Sharded`.
@@ -98,7 +99,7 @@ def load(
     """
     ranks = Ranks(comm)
     found = None
-    given = {"parts": parts, "weight": weight, "reduction": reduction}
+    given = {"parts": parts, "weight": weight, "reduction": reduction, "grad_dtype": grad_dtype}
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
         with ranks.together(), ranks.agreed():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import computed
 from ..shares import Bucket, Piece, Shares
 from ..trees import Subtree, add_arrays, additions, subtrees
 from .ranks import Ranks
@@ -30,7 +31,7 @@ class Buffers:
     def __init__(self) -> None:
         self._memory: dict[Any, NDArray[np.uint8]] = {}
 
-    def of(self, use: Any, size: int, dtype: str) -> NDArray[Any]:
+    def of(self, use: Any, size: int, dtype: Any = np.uint8) -> NDArray[Any]:
         """An array of so many elements, not initialised; the next call for the same use overwrites it."""
         nbytes = size * np.dtype(dtype).itemsize
         if use not in self._memory or self._memory[use].nbytes < nbytes:
@@ -43,6 +44,15 @@ class Buffers:
         return sum(each.nbytes for each in self._memory.values())
 
 
+class _Messages(NamedTuple):
+    """What goes to all ranks, or comes from them: its memory, each rank's bytes in it, and these as arrays."""
+
+    memory: NDArray[np.uint8]
+    counts: list[int]
+    places: list[int]
+    arrays: list[list[NDArray[Any]]]
+
+
 class Moves:
     """The buckets of a step.
 
@@ -50,8 +60,8 @@ class Moves:
     ----------
     ranks : Ranks
     shares : Shares
-    tensors : collection of int
-        Those with a dense gradient.
+    gradients : mapping of int -> dtype
+        Of each tensor with a dense gradient: what the parts of its gradient are given as, or rounded to.
     parts : int
         Of the batch, over all ranks.
     in_order : bool
@@ -72,7 +82,7 @@ class Moves:
         self,
         ranks: Ranks,
         shares: Shares,
-        tensors: Sequence[int],
+        gradients: Mapping[int, Any],
         parts: int,
         in_order: bool,
         nbytes: int,
@@ -80,26 +90,34 @@ class Moves:
         sums: Mapping[str, NDArray[Any]],
     ) -> None:
         self._ranks, self._shares, self._in_order, self._buffers = ranks, shares, in_order, buffers
-        chosen = frozenset(tensors)
-        rank = ranks.rank
+        self._given_as, rank = gradients, ranks.rank
         self._parts = parts_of(rank, ranks.size, parts)
         self._subtrees = [
             subtrees(mine.start, mine.stop, parts)
             for mine in (parts_of(r, ranks.size, parts) for r in range(ranks.size))
         ]
         # A rank sends its share of a bucket once for each of its subtrees.
-        self.buckets = shares.buckets(nbytes // max(map(len, self._subtrees)), chosen.__contains__)
+        self.buckets = shares.buckets(nbytes // max(map(len, self._subtrees)), gradients.__contains__)
         self._order = additions(tuple(each for some in self._subtrees for each in some), parts)
-        self._types = {"float32": ranks.MPI.FLOAT, "float64": ranks.MPI.DOUBLE}
-        # Of my pieces: where each bucket ends, in bytes; and the sums of the gradients.
+        # A part's gradient that no other has been added to travels as it was given, where all of a bucket are alike.
+        self._travels_as = [
+            given_as.pop() if len(given_as) == 1 else computed(bucket.dtype)
+            for bucket in self.buckets
+            for given_as in [{gradients[piece.tensor] for pieces in bucket.pieces for piece in pieces}]
+        ]
+        # Of my pieces: where each bucket ends, in bytes of what is computed with; and the sums of the gradients.
         sizes = [bucket.sizes()[rank] for bucket in self.buckets]
-        itemsizes = [np.dtype(bucket.dtype).itemsize for bucket in self.buckets]
+        itemsizes = [computed(bucket.dtype).itemsize for bucket in self.buckets]
         self.windows = np.cumsum([n * b for n, b in zip(sizes, itemsizes, strict=True)], dtype=np.int64).tolist()
         self.sums: dict[int, NDArray[Any]] = {}
         self._sums: list[NDArray[Any]] = []
         for dtype in dict.fromkeys(bucket.dtype for bucket in self.buckets):
-            mine = [p for p in shares.pieces[rank] if p.tensor in chosen and shares.tensors[p.tensor].dtype == dtype]
-            memory = sums[dtype]
+            mine = [
+                piece
+                for piece in shares.pieces[rank]
+                if piece.tensor in gradients and shares.tensors[piece.tensor].dtype == dtype.name
+            ]
+            memory = sums[dtype.name]
             place = 0
             for piece in mine:
                 self.sums[piece.tensor] = memory[place : place + piece.size]
@@ -136,44 +154,70 @@ class Moves:
         order = additions(tuple((i, i + 1) for i in range(n)), n)
         place = 0
         for piece in pieces:
+            given_as, room = self._given_as[piece.tensor], out[place : place + piece.size]
             arrays = [self._gradients[part][piece.tensor][piece.slice] for part in range(*parts)]
-            add_arrays(arrays, order, out[place : place + piece.size], keep=True)
+            if n > 1 or room.dtype != given_as:
+                arrays = [array if array.dtype == given_as else array.astype(given_as) for array in arrays]
+                add_arrays(arrays, order, room, keep=True)
+            else:
+                np.copyto(room, arrays[0], casting="unsafe")  # which rounds to the nearest
             place += piece.size
+
+    def _messages(self, use: str, k: int, whose: Sequence[int], sizes: Sequence[int]) -> _Messages:
+        """The k-th bucket's messages from or to all ranks: the subtrees of ``whose`` rank each, of so many elements.
+
+        Within a message arrays of more bytes to an element come first, so that each lies where one may.
+        """
+        wide = computed(self.buckets[k].dtype)
+        spans, counts, places, end = [], [], [], 0
+        for rank, size in zip(whose, sizes, strict=True):
+            place = -(-end // wide.itemsize) * wide.itemsize
+            kinds = [self._travels_as[k] if last - first == 1 else wide for first, last in self._subtrees[rank]]
+            spans.append([(0, wide)] * len(kinds))
+            end = place
+            for i in sorted(range(len(kinds)), key=lambda i: -kinds[i].itemsize):
+                spans[-1][i] = end, kinds[i]
+                end += size * kinds[i].itemsize
+            places.append(place)
+            counts.append(end - place)
+        memory = self._buffers.of((use, k % _UNDER_WAY), end)
+        arrays = [
+            [memory[at : at + size * kind.itemsize].view(kind) for at, kind in each]
+            for each, size in zip(spans, sizes, strict=True)
+        ]
+        return _Messages(memory, counts, places, arrays)
 
     def _sent_in_order(self, k: int) -> tuple[Any, list[NDArray[Any]]]:
         bucket, ranks = self.buckets[k], self._ranks
-        sizes, mine = bucket.sizes(), self._subtrees[ranks.rank]
-        lengths = [0 if r == ranks.rank else size * len(mine) for r, size in enumerate(sizes)]
-        places = np.cumsum([0, *lengths]).tolist()
-        sent = self._buffers.of(("gradients out", k % _UNDER_WAY), places[-1], bucket.dtype)
-        n = sizes[ranks.rank]
-        slots = sum(map(len, self._subtrees))
-        coming = self._buffers.of(("gradients in", k % _UNDER_WAY), slots * n, bucket.dtype)
-        arrays = [coming[i * n : (i + 1) * n] for i in range(slots)]
-        first = sum(map(len, self._subtrees[: ranks.rank]))
+        n, me = ranks.size, ranks.rank
+        sizes = bucket.sizes()
+        # My own sums lie where they would have come.
+        going = self._messages("gradients out", k, [me] * n, [*sizes[:me], 0, *sizes[me + 1 :]])
+        coming = self._messages("gradients in", k, range(n), [sizes[me]] * n)
         for r, pieces in enumerate(bucket.pieces):
-            for i, parts in enumerate(mine):
-                at = places[r] + i * sizes[r]
-                self._fill(pieces, parts, arrays[first + i] if r == ranks.rank else sent[at : at + sizes[r]])
-        if ranks.size == 1:
-            return None, arrays
-        expected = [0 if r == ranks.rank else n * len(some) for r, some in enumerate(self._subtrees)]
-        displacements = (np.cumsum([0, *(n * len(some) for some in self._subtrees)])[:-1]).tolist()
-        self.received += sum(expected) * coming.itemsize
-        kind = self._types[bucket.dtype]
-        outgoing, incoming = [sent, (lengths, places[:-1]), kind], [coming, (expected, displacements), kind]
-        return ranks.started(ranks.comm.Ialltoallv(outgoing, incoming)), arrays
+            arrays = (coming if r == me else going).arrays[r]
+            for parts, array in zip(self._subtrees[me], arrays, strict=True):
+                self._fill(pieces, parts, array)
+        summands = [array for arrays in coming.arrays for array in arrays]
+        if n == 1:
+            return None, summands
+        coming.counts[me] = 0
+        self.received += sum(coming.counts)
+        kind = ranks.MPI.BYTE
+        outgoing = [going.memory, (going.counts, going.places), kind]
+        incoming = [coming.memory, (coming.counts, coming.places), kind]
+        return ranks.started(ranks.comm.Ialltoallv(outgoing, incoming)), summands
 
     def _sent_to_mpi(self, k: int) -> tuple[Any, list[NDArray[Any]]]:
         bucket, ranks = self.buckets[k], self._ranks
         sizes = bucket.sizes()
-        sent = self._buffers.of(("gradients out", k % _UNDER_WAY), sum(sizes), bucket.dtype)
+        sent = self._buffers.of(("gradients out", k % _UNDER_WAY), sum(sizes), computed(bucket.dtype))
         place = 0
         for pieces, size in zip(bucket.pieces, sizes, strict=True):
             self._fill(pieces, (self._parts.start, self._parts.stop), sent[place : place + size])
             place += size
         self.received += (ranks.size - 1) * self._sums[k].nbytes
-        kind = self._types[bucket.dtype]
+        kind = ranks.MPI.DOUBLE if bucket.dtype == np.float64 else ranks.MPI.FLOAT
         request = ranks.comm.Ireduce_scatter([sent, kind], [self._sums[k], kind], sizes, op=ranks.MPI.SUM)
         return ranks.started(request), []
 
@@ -210,8 +254,9 @@ class Moves:
                 place += piece.size
             coming = self._buffers.of(("parameters in", k % _UNDER_WAY), sum(sizes), bucket.dtype)
             self.received += (sum(sizes) - sizes[ranks.rank]) * sent.itemsize
-            kind = self._types[bucket.dtype]
-            request = ranks.started(ranks.comm.Iallgatherv([sent, kind], [coming, sizes, kind]))
+            kind, counts = ranks.MPI.BYTE, [size * sent.itemsize for size in sizes]
+            outgoing, incoming = [sent.view(np.uint8), kind], [coming.view(np.uint8), counts, kind]
+            request = ranks.started(ranks.comm.Iallgatherv(outgoing, incoming))
             self._going.append((k, request, coming))
         self.seconds["gather"] += perf_counter() - start
 

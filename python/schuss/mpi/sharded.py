@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from glob import escape
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,13 +15,13 @@ from numpy.typing import NDArray
 
 from ..base import Optimizer
 from ..checks import count, real, shown
-from ..dtypes import dtype_named
+from ..dtypes import computed, dtype_named, is_16_bits
 from ..formats import elements_of, parameter_dtype
 from ..memory import copy_of, in_files, zeros
 from ..options import Grads, Params
-from ..shares import DTYPES, Piece, Shares, Tensor
+from ..shares import Piece, Shares, Tensor
 from ..states import go_on
-from .given import ARRAY, NONE, ROWS, Given, facts_of, lines_of, look_at, place_rows, sums_of
+from .given import NONE, ROWS, Given, facts_of, lines_of, look_at, place_rows, sums_of
 from .moves import Buffers, Line, Moves, parts_of
 from .ranks import Facts, Ranks
 from .saving import save
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _MOST_WAYS = 8  # of moving, as parameters may have a gradient in one step and none in the next
 BUCKET = 32 << 20  # bytes
 
-WEIGHTS, REDUCTIONS = ("mean", "sum"), ("tree", "mpi")
+WEIGHTS, REDUCTIONS, GRAD_DTYPES = ("mean", "sum"), ("tree", "mpi"), ("given", "bfloat16")
 
 
 def _checked_optimizer(optimizer: object) -> None:
@@ -80,6 +81,10 @@ class Sharded:
         Who adds over the ranks: the tree described below, or MPI itself, in an order of its own. That may be faster,
         and gives up the same bits: another number of ranks, another machine or another release of MPI may round
         otherwise. Gradients by rows are added in order all the same.
+    grad_dtype : {"given", "bfloat16"}, default "given"
+        What the gradients of a part travel as, if not as they were given: each part's are rounded to the nearest
+        bfloat16, and the sums are those of these, in float32. Half the bytes move where a rank has one part; sums of
+        several travel as float32. Gradients by rows travel as they were given.
     bucket : int, default 32 MiB
         How many bytes of all ranks' shares travel together. Two buckets are under way in each direction.
     state_dir : path, optional
@@ -117,17 +122,18 @@ class Sharded:
     steps leaves the others waiting, as in any program of MPI: ``mpiexec -n 4 python -m mpi4py train.py`` ends them all,
     and ``with Sharded(...) as opt:`` has the others raise at their next step.
 
-    Memory beside the parameters: state, and the sums of gradients, of at most 1/ranks of the parameters and 8 blocks of
-    1,024, or as many rows as make whole blocks where gradients come by rows; and at most 7 buckets, or blocks of all
-    ranks.
+    Memory beside the parameters: state, and the sums of gradients, of at most 1/ranks of the parameters' elements and 8
+    blocks of 1,024, or as many rows as make whole blocks where gradients come by rows; and at most 7 buckets, or blocks
+    of all ranks.
 
     With gradients by rows (:class:`schuss.Rows`), only the rows named travel. With ``sparse="touched"``, and for rules
     and options to which a zero gradient is none, only they are sent back; with ``sparse="exact"`` all rows move in a
     step, and all are sent. None is ever behind. Whether a small parameter is cut between rows its gradient at the first
     step decides.
 
-    State of fewer bits (``state_dtype``) has the bits of one process, too: of float32 parameters in C order, with dense
-    gradients. Parameters and gradients are float32 or float64.
+    Parameters and gradients of 16 bits travel as they are, and are added in float32. They have the bits of one process,
+    too, as has state of fewer bits (``state_dtype``). That, and ``master=None``, are for arrays in C order; gradients
+    by rows are for parameters of float32 and float64 with state as wide.
 
     ZeRO: Rajbhandari et al., 2020, arXiv:1910.02054. PyTorch's counterpart is ``ZeroRedundancyOptimizer``, which gives
     whole tensors to ranks and promises no order of sums.
@@ -156,6 +162,7 @@ class Sharded:
         parts: int | None = None,
         weight: Literal["mean", "sum"] = "mean",
         reduction: Literal["tree", "mpi"] = "tree",
+        grad_dtype: Literal["given", "bfloat16"] = "given",
         bucket: int = BUCKET,
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -173,21 +180,31 @@ class Sharded:
                         f"parts must be at least one for each of the {self._ranks.size} ranks, got {parts}; "
                         "start fewer ranks"
                     )
-                for name, value, known in (("weight", weight, WEIGHTS), ("reduction", reduction, REDUCTIONS)):
+                for name, value, known in (
+                    ("weight", weight, WEIGHTS),
+                    ("reduction", reduction, REDUCTIONS),
+                    ("grad_dtype", grad_dtype, GRAD_DTYPES),
+                ):
                     if not isinstance(value, str) or value not in known:
                         raise ValueError(f"{name} must be one of {', '.join(known)}, got {shown(value)}")
+                if grad_dtype != "given":
+                    if reduction == "mpi":
+                        raise ValueError(f'grad_dtype="{grad_dtype}" is for reduction="tree": MPI does not add that')
+                    dtype_named(grad_dtype)  # which may not be installed
                 bucket = count("bucket", bucket, 1)
                 if state_dir is not None and not Path(state_dir).is_dir():
                     raise ValueError(f"state_dir must be a directory, got {shown(state_dir)}")
-                sharing = {"parts": parts, "weight": weight, "reduction": reduction, "bucket": bucket}
+                sharing = {"parts": parts, "weight": weight, "reduction": reduction, "grad_dtype": grad_dtype}
                 facts += [("what they do", "Sharded()"), *((name, str(value)) for name, value in sharing.items())]
+                facts.append(("bucket", str(bucket)))
         except Exception:
             self._ranks.close()
             raise
         assert parts is not None
         object.__setattr__(optimizer, "_shared", True)
         self.optimizer, self.parts = optimizer, parts
-        self._weight, self._reduction, self._bucket, self._state_dir = weight, reduction, bucket, state_dir
+        self._weight, self._reduction, self._grad_dtype = weight, reduction, grad_dtype
+        self._bucket, self._state_dir = bucket, state_dir
         # Of the last step: what was given, how it lies, and who has what.
         self._given: Given | None = None
         self._shares: Shares | None = None
@@ -345,7 +362,7 @@ class Sharded:
                 told = b"" if mine is None else json.dumps([mine.dtype.name, mine.shape]).encode()
                 kinds = [json.loads(each.tobytes()) for each in ranks.gathered_lists(_bytes_of(told)) if each.size]
                 if not kinds and not tensor.size and self.optimizer.t:  # of which nobody has a piece
-                    empty = self.optimizer._make_state(tensor.name, np.zeros(tensor.shape, tensor.dtype))
+                    empty = self.optimizer._make_state(tensor.name, np.zeros(tensor.shape, dtype_named(tensor.dtype)))
                     found.update({tensor.name: empty[slot]} if slot in empty else {})
                 if not kinds:
                     continue
@@ -388,7 +405,12 @@ class Sharded:
             self._fail(
                 RuntimeError("no step has been made over ranks yet: what was saved in one process is still all of it")
             )
-        sharing = {"parts": self.parts, "weight": self._weight, "reduction": self._reduction}
+        sharing = {
+            "parts": self.parts,
+            "weight": self._weight,
+            "reduction": self._reduction,
+            "grad_dtype": self._grad_dtype,
+        }
         with self._ranks.together():
             save(self._ranks, self.optimizer, path, params, self._given, self._shares, sharing)
 
@@ -456,7 +478,7 @@ class Sharded:
             self._ways.clear()
             self._sums.clear()
         place_rows(given, shares)
-        self._refuse_fewer_bits(given)
+        self._refuse_in_fewer_bits(given)
         if self._has_whole_state:
             self._check_whole_state(shares)
         lines, pieces = self._lines, self._pieces
@@ -475,22 +497,28 @@ class Sharded:
         )
         return step, facts
 
-    def _refuse_fewer_bits(self, given: Given) -> None:
-        """Refuse state of fewer bits where elements have no place in the whole that could be told, or as yet."""
+    def _refuse_in_fewer_bits(self, given: Given) -> None:
+        """Refuse what cannot be with fewer bits: elements without a place in the whole, rows, and what has 64."""
         opt = self.optimizer
-        for tensor, kind in zip(given.tensors, given.kinds, strict=True):
+        for tensor, kind, p in zip(given.tensors, given.kinds, given.params, strict=True):
             member: Optimizer = (opt, *opt._members)[opt._groups.number_of(tensor.name)]
-            if member.state_dtype == "float32":
-                continue
-            if not tensor.straight:
+            few, small = member.state_dtype != "float32", is_16_bits(p.dtype)
+            if (few or (small and member.master is None)) and not tensor.straight:
+                what = f'state_dtype="{member.state_dtype}"' if few else "master=None"
                 raise ValueError(
-                    f'params[{tensor.name!r}]: over ranks state_dtype="{member.state_dtype}" is for arrays in C order; '
-                    "use such a copy of it, or float32 for this parameter"
+                    f"params[{tensor.name!r}]: over ranks {what} is for arrays in C order; use such a copy of it, or "
+                    "other options for this parameter"
                 )
-            if kind == ROWS:
+            if kind == ROWS and (few or small):
+                group = f'groups={{{escape(str(tensor.name))!r}: {{"state_dtype": "float32"}}}}'
                 raise ValueError(
-                    f"grads[{tensor.name!r}] is by rows: over ranks that is for parameters with state of float32; "
-                    f'give it groups={{name: {{"state_dtype": "float32"}}}}'
+                    f"grads[{tensor.name!r}] is by rows: over ranks that is for parameters of float32 and float64 with "
+                    f"state as wide; {f'give it {group}' if few else 'give it dense gradients'}"
+                )
+            if self._grad_dtype != "given" and tensor.dtype == "float64":
+                raise ValueError(
+                    f"params[{tensor.name!r}] is float64, and so are its gradients; "
+                    f'grad_dtype="{self._grad_dtype}" is for what is computed in float32'
                 )
 
     def _cut(self, given: Given, shares: Shares, lines: Mapping[int, Line]) -> dict[int, NDArray[Any]]:
@@ -519,7 +547,7 @@ class Sharded:
                 if elements_of(slot) > 1:
                     continue
                 dtype = parameter_dtype(slot, array.dtype)
-                if (array.shape, dtype.name) != (tensor.shape, tensor.dtype):
+                if array.shape != tensor.shape or computed(dtype) != computed(dtype_named(tensor.dtype)):
                     raise ValueError(
                         f"params[{tensor.name!r}] is {tensor.dtype} of shape {tensor.shape}, but its state was made "
                         f"for {array.dtype} of shape {array.shape}; a changed parameter needs a new optimizer"
@@ -549,14 +577,18 @@ class Sharded:
                     for each in self._seconds:
                         self._seconds[each] += way.seconds[each]
                 self._ways.clear()
-            alone = self._ranks.size == self.parts == 1
-            dense = [i for i, kind in enumerate(given.kinds) if kind == ARRAY and not alone]
+            alone = self._ranks.size == self.parts == 1 and self._grad_dtype == "given"
+            dense = {
+                i: dtype_named(kind if self._grad_dtype == "given" else self._grad_dtype)
+                for i, kind in enumerate(given.kinds)
+                if kind not in (ROWS, NONE) and not alone
+            }
             with in_files(self._state_dir):
                 if not self._sums and not alone:
-                    for dtype in DTYPES:
+                    for dtype in {tensor.dtype for tensor in shares.tensors}:
                         mine = (p for p in shares.pieces[self._ranks.rank] if shares.tensors[p.tensor].dtype == dtype)
-                        nbytes = sum(piece.size for piece in mine) * np.dtype(dtype).itemsize
-                        self._sums[dtype] = zeros(nbytes).view(dtype)
+                        kind = computed(dtype_named(dtype))
+                        self._sums[dtype] = zeros(sum(piece.size for piece in mine) * kind.itemsize).view(kind)
                 in_order = self._reduction == "tree"
                 self._ways[given.kinds] = Moves(
                     self._ranks, shares, dense, self.parts, in_order, self._bucket, self._buffers, self._sums

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._core import Engine
+from ..dtypes import computed
 from ..rows import Rows
 from ..shares import BLOCK, Piece, Shares
 from ..trees import Subtree, subtree_sum, subtrees, total
-from .given import ARRAY, NONE, ROWS, Given
+from .given import NONE, ROWS, Given
 from .moves import Line, Moves
 from .ranks import Ranks
 
@@ -79,7 +80,7 @@ class Step:
         for copy, line, place in self._copies():
             copy[...] = line[place]
         tensors, grads = self.shares.tensors, self.given.grads
-        dense = [i for i in self._active if self.given.kinds[i] == ARRAY]
+        dense = [i for i in self._active if self.given.kinds[i] != ROWS]
         lines = {
             part: {i: tensors[i].line(each[i]) for i in dense} for part, each in zip(self._parts, grads, strict=True)
         }
@@ -101,7 +102,8 @@ class Step:
                 g = grads[0][i]
                 self.grads[name] = g if self.shares.whole else np.asarray(tensors[i].line(g)[:]).reshape(p.shape)
         if not self._moves.buckets:
-            self.windows = [sum(g.nbytes for g in self.grads.values() if not isinstance(g, Rows))]
+            whole = [self.pieces[piece.tensor] for piece in self._own if piece.tensor not in self._rows]
+            self.windows = [sum(p.size * computed(p.dtype).itemsize for p in whole)]
 
     def _sum_rows(self, i: int) -> None:
         """The rows of my piece that any part of the batch names, in the order of the parts."""
