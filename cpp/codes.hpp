@@ -162,12 +162,12 @@ struct Split {
 // are above its 19 last ones. So there are 16 steps to a factor of 2 down to y = least, and equal ones from there to
 // zero. The scale is the largest |x| of a block; NaN where there is one that is not finite, and then all are. A number
 // that is never negative is not rounded to zero, as it is divided by, but where the whole block is.
-template <class Int, int octaves>
+template <class Integer, int octaves>
 struct Scaled {
+  using Int = Integer;
   static constexpr uint32_t least = static_cast<uint32_t>(127 - octaves) << 23;  // its bits
   static constexpr int cut = 19;
   static constexpr bool has_sign = static_cast<Int>(-1) < 0;
-  static constexpr float least_normal = 0x1p-126f;
 
   static float decode(Int code, float scale) {
     const uint32_t q = static_cast<uint32_t>(static_cast<int32_t>(code));
@@ -241,18 +241,48 @@ struct Mastered {
 
 // work(k, at, count) for each block: its number, its first element, and how many it has, which a compiler knows of all
 // but the last.
+constexpr std::integral_constant<size_t, scaled_block> whole_block;
 template <class Work>
 void each_scaled(size_t n, Work work) {
   size_t k = 0;
-  for (; (k + 1) * scaled_block <= n; ++k) work(k, k * scaled_block, std::integral_constant<size_t, scaled_block>());
+  for (; (k + 1) * scaled_block <= n; ++k) work(k, k * scaled_block, whole_block);
   if (k * scaled_block < n) work(k, k * scaled_block, n - k * scaled_block);
 }
 
+// What a block's numbers are multiplied by to be at most 1; 0 where all codes are zero. First by `reduced`, so that no
+// quotient is subnormal, which may count as zero.
+struct Factor {
+  float by, reduced;
+  bool plain() const { return by != 0 && reduced == 1; }
+};
+
+// The bits of the largest magnitude: those of positive numbers are in their order.
+template <class Count>
+int32_t largest_of(Count count, const float* __restrict x) {
+  int32_t largest = 0;
+#pragma omp simd reduction(max : largest)
+  for (size_t i = 0; i < count; ++i) {
+    const int32_t size = static_cast<int32_t>(bits_of(x[i]) & ~sign_bit);
+    largest = largest < size ? size : largest;
+  }
+  return largest;
+}
+
+template <class Count>
+Factor find_scale(Count count, const float* x, float& scale) {
+  constexpr float least_normal = 0x1p-126f;
+  const int32_t largest = largest_of(count, x);
+  const bool finite = largest < static_cast<int32_t>(infinite);
+  const float found = number(static_cast<uint32_t>(largest));
+  const float least = found < least_normal && largest > 0 ? least_normal : found;
+  scale = finite ? least : number(infinite | 0x400000);
+  const float reduced = least > 0x1p125f ? 0.25f : 1.0f;
+  return {finite && largest > 0 ? 1 / (reduced * least) : 0, reduced};
+}
+
 template <class Code>
-struct Blocks;
-template <class Int, int octaves>
-struct Blocks<Scaled<Int, octaves>> {
-  using Code = Scaled<Int, octaves>;
+struct Blocks {
+  using Int = typename Code::Int;
   static constexpr size_t most = 1024 / scaled_block;
 
   static void decode(size_t n, const void* code_, const void* scale_, float* __restrict x) {
@@ -264,42 +294,26 @@ struct Blocks<Scaled<Int, octaves>> {
       for (size_t i = 0; i < count; ++i) x[at + i] = Code::decode(code[at + i], s);
     });
   }
-  // The bits of the largest magnitude: those of positive numbers are in their order.
-  template <class Count>
-  static int32_t largest_of(Count count, const float* __restrict x) {
-    int32_t largest = 0;
-#pragma omp simd reduction(max : largest)
-    for (size_t i = 0; i < count; ++i) {
-      const int32_t size = static_cast<int32_t>(bits_of(x[i]) & ~sign_bit);
-      largest = largest < size ? size : largest;
-    }
-    return largest;
+  template <bool upper, class Count>
+  static void encode_block(Count count, const Factor factor, Int* __restrict code, const float* __restrict x,
+                           const uint32_t* __restrict random) {
+    const auto each = [&](auto of) {
+#pragma omp simd
+      for (size_t i = 0; i < count; ++i) code[i] = Code::template encode<upper>(of(x[i]), factor.by, random[i]);
+    };
+    if (factor.by == 0)
+      memset(code, 0, count);
+    else if (factor.reduced == 1)
+      each([](float number) { return number; });
+    else
+      each([](float number) { return 0.25f * number; });
   }
   template <bool upper>
-  static void encode_by(size_t n, Int* __restrict code, float* __restrict scale, const float* __restrict x,
-                        const uint32_t* __restrict random) {
-    float factor[most], reduced[most];
+  static void encode_by(size_t n, Int* code, float* scale, const float* x, const uint32_t* random) {
+    Factor factor[most];  // all of them first, as a quotient takes long
+    each_scaled(n, [&](size_t k, size_t at, auto count) { factor[k] = find_scale(count, x + at, scale[k]); });
     each_scaled(n, [&](size_t k, size_t at, auto count) {
-      const int32_t largest = largest_of(count, x + at);
-      const bool finite = largest < static_cast<int32_t>(infinite);
-      const float found = number(static_cast<uint32_t>(largest));
-      const float least = found < Code::least_normal && largest > 0 ? Code::least_normal : found;
-      scale[k] = finite ? least : number(infinite | 0x400000);
-      reduced[k] = least > 0x1p125f ? 0.25f : 1.0f;  // so that no quotient is subnormal, which may count as zero
-      factor[k] = finite && largest > 0 ? 1 / (reduced[k] * least) : 0;
-    });
-    each_scaled(n, [&](size_t k, size_t at, auto count) {
-      const auto each = [&](auto of) {
-#pragma omp simd
-        for (size_t i = 0; i < count; ++i)
-          code[at + i] = Code::template encode<upper>(of(x[at + i]), factor[k], random[at + i]);
-      };
-      if (factor[k] == 0)
-        memset(code + at, 0, count);
-      else if (reduced[k] == 1)
-        each([](float number) { return number; });
-      else
-        each([](float number) { return 0.25f * number; });
+      encode_block<upper>(count, factor[k], code + at, x + at, random + at);
     });
   }
   static void encode(size_t n, void* code, void* scale, const float* x, const uint32_t* random, bool upper) {

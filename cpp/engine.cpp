@@ -24,7 +24,7 @@ namespace {
 using isa::kernels;
 
 // A rule of the user's, whose step is NumPy's: it has a rate, and no loop.
-const Kernel numpy_kernel = {"NumPy", 1, 0, {}, false, nullptr, nullptr, nullptr};
+const Kernel numpy_kernel = {"NumPy", 1, 0, {}, false, nullptr, nullptr, nullptr, -1};
 
 const Kernel& find_kernel(const std::string& rule) {
   if (rule == numpy_kernel.rule) return numpy_kernel;

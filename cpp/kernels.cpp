@@ -22,21 +22,27 @@ constexpr Ways ways() {
   return ways;
 }
 
-template <template <class> class Rule, bool halves = false>
+template <template <class> class Rule, int squares = -1, bool halves = false>
 constexpr Kernel kernel(const char* name) {
   constexpr int scalars = sizeof(Rule<float>) / sizeof(float);
   static_assert(Rule<float>::slots <= max_slots && scalars <= max_scalars);
-  Kernel k{
-      name,    scalars, Rule<float>::slots, {ways<Rule, float, halves>(), ways<Rule, double, halves>()}, false, nullptr,
-      nullptr, nullptr};
-  if constexpr (!halves) k.fused = fused_steps<Rule<float>>;
+  Kernel k{name,
+           scalars,
+           Rule<float>::slots,
+           {ways<Rule, float, halves>(), ways<Rule, double, halves>()},
+           false,
+           nullptr,
+           nullptr,
+           nullptr,
+           squares};
+  if constexpr (!halves) k.fused = fused_steps<Rule<float>, squares>;
   return k;
 }
 
 // A rule to which a gradient of zero may be none.
-template <template <class> class Rule>
+template <template <class> class Rule, int squares = -1>
 constexpr Kernel resting(const char* name) {
-  Kernel k = kernel<Rule>(name);
+  Kernel k = kernel<Rule, squares>(name);
   k.rests = Rule<float>::rests;
   return k;
 }
@@ -44,7 +50,7 @@ constexpr Kernel resting(const char* name) {
 // A rule in two halves, with its ratio.
 template <template <class> class Rule>
 constexpr Kernel halves(const char* name, double (*ratio)(const double*, double, double)) {
-  Kernel k = kernel<Rule, true>(name);
+  Kernel k = kernel<Rule, -1, true>(name);
   k.ratio = ratio;
   return k;
 }
@@ -57,31 +63,32 @@ constexpr Kernel halves(const char* name) {
   return k;
 }
 
+// With the slots that are never negative, of those whose state may have 8 bits.
 constexpr Kernel rules[] = {
     resting<SGD>("SGD"),
-    kernel<Momentum>("Momentum"),
-    kernel<Nesterov>("Nesterov"),
-    resting<AdaGrad>("AdaGrad"),
-    kernel<RMSprop>("RMSprop"),
+    kernel<Momentum, 0b0>("Momentum"),
+    kernel<Nesterov, 0b0>("Nesterov"),
+    resting<AdaGrad, 0b1>("AdaGrad"),
+    kernel<RMSprop, 0b1>("RMSprop"),
     kernel<RMSpropCentered>("RMSpropCentered"),
-    kernel<RMSpropMomentum>("RMSpropMomentum"),
+    kernel<RMSpropMomentum, 0b01>("RMSpropMomentum"),
     kernel<RMSpropCenteredMomentum>("RMSpropCenteredMomentum"),
-    kernel<Adam>("Adam"),
-    kernel<AdamW>("AdamW"),
+    kernel<Adam, 0b10>("Adam"),
+    kernel<AdamW, 0b10>("AdamW"),
     kernel<AMSGrad>("AMSGrad"),
-    kernel<Adamax>("Adamax"),
-    kernel<NAdam>("NAdam"),
-    kernel<RAdam>("RAdam"),
-    kernel<AdaDelta>("AdaDelta"),
-    kernel<Lion>("Lion"),
-    kernel<Adan>("Adan"),
+    kernel<Adamax, 0b10>("Adamax"),
+    kernel<NAdam, 0b10>("NAdam"),
+    kernel<RAdam, 0b10>("RAdam"),
+    kernel<AdaDelta, 0b11>("AdaDelta"),
+    kernel<Lion, 0b0>("Lion"),
+    kernel<Adan, 0b0100>("Adan"),
     kernel<ScheduleFreeSGD>("ScheduleFreeSGD"),
     kernel<ScheduleFreeAdamW>("ScheduleFreeAdamW"),
     halves<LAMB>("LAMB", LAMB<double>::ratio_of),
     halves<LARS>("LARS", LARS<double>::ratio_of),
     halves<Muon>("Muon"),
     halves<Adafactor>("Adafactor"),
-    {nullptr, 0, 0, {}, false, nullptr, nullptr, nullptr},
+    {nullptr, 0, 0, {}, false, nullptr, nullptr, nullptr, -1},
 };
 
 // In the order of Code.

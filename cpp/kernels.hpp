@@ -83,8 +83,8 @@ using FusedStep = void (*)(const double* scalars, const Around* around, size_t n
                            uint64_t place);
 
 // Which formats have a loop of their own: all state in bfloat16; or a split parameter with a gradient of bfloat16; or
-// both.
-enum class Fused : unsigned char { none, brain_state, split, split_brain_state };
+// both; or all state in 8 bits, of whole blocks, with and without such a parameter.
+enum class Fused : unsigned char { none, brain_state, split, split_brain_state, scaled, split_scaled };
 
 struct Kernel {
   const char* rule;  // nullptr ends the table
@@ -97,6 +97,7 @@ struct Kernel {
   // Whether a gradient of zero changes nothing, by these scalars rounded to float32; nullptr where it always may.
   bool (*rests)(const double* scalars);
   const FusedStep* fused;  // by Fused; nullptr where a step has halves
+  int squares;             // the slots that are never negative, a bit each; -1 where no loop has state of 8 bits
 
   bool halves() const { return ways.f32.plain.measure != nullptr; }
 };

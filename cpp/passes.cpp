@@ -180,7 +180,13 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
   const Fused with = tensor.axes || tensor.filled ? Fused::none : tensor.coded->fused;
   if (with == Fused::none) return by_blocks(share);
   const FusedStep fused = kernel_.fused[static_cast<size_t>(with)];
-  in_stretches_of_blocks(tensor, share, by_blocks, [&](size_t first, size_t last) {
+  Share whole = share;
+  if (with == Fused::scaled || with == Fused::split_scaled) {
+    Share rest = share;
+    whole.to = rest.from = share.to / block_elements * block_elements;
+    by_blocks(rest);
+  }
+  in_stretches_of_blocks(tensor, whole, by_blocks, [&](size_t first, size_t last) {
     std::array<Lying, max_operands> lying;
     for (size_t o = 0; o < plan_.operands(); ++o)
       lying[o] = {tensor.base[o] + first * tensor.itemsize(o), tensor.coded->at(o, first)};

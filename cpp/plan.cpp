@@ -33,9 +33,14 @@ Fused fused_of(const Kernel& kernel, size_t slots, const Coded& coded) {
   const bool plain = coded.code[0] == Code::none && coded.code[1] == Code::none;
   const bool split = coded.code[0] == Code::split && coded.code[1] == Code::bfloat16;
   if (!kernel.fused || static_cast<size_t>(kernel.slots) != slots || !(plain || split)) return Fused::none;
-  if (state(Code::none)) return split ? Fused::split : Fused::none;
-  if (!state(Code::bfloat16)) return Fused::none;
-  return split ? Fused::split_brain_state : Fused::brain_state;
+  const auto there = [&](Fused found) { return kernel.fused[static_cast<size_t>(found)] ? found : Fused::none; };
+  if (state(Code::none)) return split ? there(Fused::split) : Fused::none;
+  if (state(Code::bfloat16)) return there(split ? Fused::split_brain_state : Fused::brain_state);
+  for (size_t slot = 0; slot < slots; ++slot) {
+    const bool square = kernel.squares >> slot & 1;
+    if (coded.code[2 + slot] != (square ? Code::unsigned8 : Code::signed8)) return Fused::none;
+  }
+  return there(split ? Fused::split_scaled : Fused::scaled);
 }
 
 // Bytes: all but the gradient both ways.

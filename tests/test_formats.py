@@ -160,13 +160,17 @@ def edges(rng, dtype):
             made[f"n{n}"] = np.where(ordinary, rng.normal(size=n), rng.choice(values, n)).astype(dtype)
             made[f"tame{n}"] = np.where(ordinary, rng.normal(size=n), rng.choice(values[3:], n)).astype(dtype)
     made["zeros"] = np.zeros(300, dtype)
-    made["tiny"] = (rng.normal(size=300) * 1e-38).astype(dtype)
+    made["few"] = rng.normal(size=2100).astype(dtype)  # so that a block of 8 bits is as the one before it, or is not
+    made["few"][[200, 300, 1000]], made["few"][512:768] = (np.inf, 6e4, np.nan), 0
+    made["tiny"] = (rng.normal(size=1300) * 1e-38).astype(dtype)
+    with np.errstate(over="ignore"):
+        made["huge"] = np.float32(rng.uniform(-3e38, 3e38, size=1300)).astype(dtype)
     return made
 
 
 @pytest.mark.parametrize("rule", ["SGD", "Momentum", "Adam", "AdaGrad", "Adan"])
 def test_nan_infinity_subnormal_numbers_and_overflow(rule, ways):
-    for p, master, state in ways(rule, 2 if rule == "Adam" else 4):
+    for p, master, state in {("float32", "split", "int8"), *ways(rule, 2 if rule == "Adam" else 4)}:
         arguments = {"lr": 0.1, "state_dtype": state, "master": master}
         run_both(rule, arguments, DTYPES[p], DTYPES["float32"], make=edges, steps=4)
         run_both(rule, arguments, DTYPES[p], DTYPES[p], make=edges, steps=4)
