@@ -1,5 +1,5 @@
 // The loops with formats in them: where decoding and encoding a block beside the rule costs more than the memory saves,
-// that is done within it, while it waits for its roots and quotients.
+// that is done within it, while it waits for its roots and quotients. By how much is in docs/speed.md.
 //
 // Only kernels.cpp includes this; why nothing here has external linkage is said in rules.hpp.
 #pragma once
