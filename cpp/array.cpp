@@ -5,8 +5,9 @@
 #include <array>
 #include <atomic>
 #include <cstdlib>
-#include <optional>
 #include <utility>
+
+#include "tensor.hpp"
 
 namespace schuss {
 namespace {
@@ -144,6 +145,31 @@ bool may_overlap_itself(const View& v) {
   return false;
 }
 
+bool is_aligned(const char* data, Format format) {
+  return reinterpret_cast<uintptr_t>(data) % about(format).itemsize == 0;
+}
+
+View look_at_tensor(py::handle value, const Name& name) {
+  const Shown shown = show(value);
+  const std::string text = name.text() + " is a tensor ";
+  if (!shown.on_cpu) throw py::type_error(text + "of another device; move it to the CPU");
+  if (!shown.format)
+    throw py::type_error(text + "of " + py::str(value.attr("dtype")).cast<std::string>() + "; expected " +
+                         accepted(Use::coded));
+  View view;
+  view.kind = Kind::tensor;
+  view.data = shown.data;
+  view.format = *shown.format;
+  const std::vector<py::ssize_t> shape(shown.shape, shown.shape + shown.ndim);
+  std::vector<py::ssize_t> strides(shown.strides, shown.strides + shown.ndim);
+  for (py::ssize_t& stride : strides) stride *= static_cast<py::ssize_t>(view.itemsize());
+  view.layout = Layout(shown.ndim, shape.data(), strides.data());
+  if (!is_aligned(shown.data, view.format)) throw py::value_error(text + "that is not aligned to its elements");
+  if (name.written() && may_overlap_itself(view))
+    throw py::value_error(text + "whose elements may overlap each other in memory; use a clone of it");
+  return view;
+}
+
 }  // namespace
 
 void learn_types() {
@@ -186,21 +212,30 @@ bool View::same_layout(const View& other) const {
          layout.same(other.layout.ndim(), other.layout.shape(), other.layout.strides());
 }
 
-bool View::is_like(py::handle value) const {
-  if (kind != Kind::array || !is_array(value)) return false;
+std::optional<char*> View::place_of(py::handle value) const {
+  if (kind == Kind::tensor && is_tensor(value)) {
+    const Shown now = show(value);
+    const auto size = static_cast<py::ssize_t>(itemsize());
+    bool alike = now.on_cpu && now.format == format && now.ndim == layout.ndim() && is_aligned(now.data, format);
+    for (int i = 0; i < layout.ndim() && alike; ++i)
+      alike = layout.shape()[i] == now.shape[i] && layout.strides()[i] == now.strides[i] * size;
+    return alike ? std::optional(now.data) : std::nullopt;
+  }
+  if (kind != Kind::array || !is_array(value)) return {};
   const auto* now = array_proxy(value.ptr());
   const auto* descr = array_descriptor_proxy(now->descr);
-  return descr->type_num == number_of(format) && is_native(*descr) && now->flags & npy_api::NPY_ARRAY_ALIGNED_ &&
-         layout.same(now->nd, now->dimensions, now->strides);
+  const bool alike = descr->type_num == number_of(format) && is_native(*descr) &&
+                     now->flags & npy_api::NPY_ARRAY_ALIGNED_ && layout.same(now->nd, now->dimensions, now->strides);
+  return alike ? std::optional(now->data) : std::nullopt;
 }
-
-char* data_of(py::handle array) { return array_proxy(array.ptr())->data; }
 
 py::object owner_of(py::handle value) {
   return is_array(value) ? py::reinterpret_borrow<py::object>(array_proxy(value.ptr())->base) : py::object();
 }
 
-bool is_writeable(py::handle array) { return array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_WRITEABLE_; }
+bool is_writeable(py::handle array) {
+  return is_tensor(array) || array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_WRITEABLE_;
+}
 
 std::string Name::text() const {
   if (!key) return slot;
@@ -214,7 +249,8 @@ bool is_array(py::handle value) {
   return type == types.ndarray || type == types.memmap;
 }
 
-View look(py::handle value, const Name& name) {
+View look(py::handle value, const Name& name, bool tensors) {
+  if (tensors && is_tensor(value)) return look_at_tensor(value, name);
   View view;
   if (!is_array(value)) {
     const std::optional<Format> format = name.role == Role::state ? std::nullopt : float_format(value);

@@ -2,6 +2,7 @@
 #pragma once
 #include <pybind11/numpy.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,7 +13,7 @@ namespace schuss {
 namespace py = pybind11;
 
 // How a value came: a float cannot change in place, so its entry in the caller's mapping is rebound.
-enum class Kind : char { array, python_float, numpy_scalar };
+enum class Kind : char { array, tensor, python_float, numpy_scalar };
 
 // Shape and strides (in bytes), as they were when an array was looked at: NumPy frees its own when another thread
 // assigns to `shape`, so they are copied. Few axes take no memory of their own.
@@ -30,7 +31,7 @@ class Layout {
  private:
   static constexpr int few = 4;
   int ndim_ = 0;
-  py::ssize_t few_[2 * few];
+  py::ssize_t few_[2 * few] = {};
   std::vector<py::ssize_t> many_;
 };
 
@@ -43,10 +44,11 @@ struct View {
 
   size_t itemsize() const { return about(format).itemsize; }
   const char* dtype() const { return about(format).name; }
+  bool in_memory() const { return kind == Kind::array || kind == Kind::tensor; }
   size_t size() const;
   bool same_layout(const View& other) const;
-  // Whether a value is an array that would look the same, but for where it lies, and whether it can be written.
-  bool is_like(py::handle value) const;
+  // Where a value lies that would look the same otherwise, and be it read-only. Nowhere if it would not.
+  std::optional<char*> place_of(py::handle value) const;
 };
 
 enum class Role : char { parameter, gradient, state };
@@ -68,15 +70,15 @@ void learn_types();
 bool is_array(py::handle value);
 
 // The view of a value that is fit for its role; py::type_error or py::value_error otherwise.
-// A float has no memory of its own to show: its view's data is nullptr. State is never a float.
-View look(py::handle value, const Name& name);
+// A float has no memory of its own to show: its view's data is nullptr. State is never a float. Tensors are taken where
+// that is said.
+View look(py::handle value, const Name& name, bool tensors = false);
 
 // The same for a function on plain memory: a contiguous array of these lengths, of which -1 is any.
 View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape);
 View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape, Format format);
 
-// Where the first element of an array lies, and whether it can be written: now.
-char* data_of(py::handle array);
+// Whether an array, or a tensor, can be written: now.
 bool is_writeable(py::handle array);
 
 // What an array that is a view has its memory from; no object where it owns it.

@@ -20,6 +20,16 @@ bool share_memory(py::handle a, py::handle b) {
   }
 }
 
+// Of a tensor its bytes, as NumPy knows no tensors.
+py::object as_array(const Claim& claim) {
+  const View& view = *claim.view;
+  if (view.kind == Kind::array) return py::reinterpret_borrow<py::object>(claim.array);
+  const int ndim = view.layout.ndim();
+  const std::vector<py::ssize_t> shape(view.layout.shape(), view.layout.shape() + ndim);
+  const std::vector<py::ssize_t> strides(view.layout.strides(), view.layout.strides() + ndim);
+  return py::array(py::dtype("u" + std::to_string(view.itemsize())), shape, strides, view.data, claim.array);
+}
+
 // A claim as runs of contiguous bytes, which begin at `extent.low` and at multiples of `step` from there; 0: one run.
 struct Piece {
   const Claim* claim;
@@ -48,7 +58,7 @@ void refuse_pair(const Piece& a, const Piece& b) {
   if (a.extent.low >= b.extent.high || b.extent.low >= a.extent.high) return;
   const bool a_first = a.extent.low < b.extent.low || (a.extent.low == b.extent.low && a.claim < b.claim);
   const Claim &first = a_first ? *a.claim : *b.claim, &second = a_first ? *b.claim : *a.claim;
-  if (share_memory(first.array, second.array))
+  if (share_memory(as_array(first), as_array(second)))
     throw py::value_error(first.name.text() + " and " + second.name.text() +
                           " overlap in memory; each must have memory of its own: use a copy of one");
 }
@@ -77,8 +87,7 @@ namespace {
 void refuse_other_rows(const Entry& entry) {
   const View &p = entry.p_view, &g = entry.g_view;
   const int axes = p.layout.ndim();
-  if (p.kind != Kind::array || axes == 0)
-    throw py::type_error(entry.g_name().text() + " is by rows, its parameter has none");
+  if (!p.in_memory() || axes == 0) throw py::type_error(entry.g_name().text() + " is by rows, its parameter has none");
   if (axes != g.layout.ndim() || !std::equal(p.layout.shape() + 1, p.layout.shape() + axes, g.layout.shape() + 1))
     throw py::value_error(entry.g_name().text() + " has values of shape " + shape_text(g) +
                           ", its parameter has shape " + shape_text(p) + "; all axes but the first must be equal");
@@ -114,7 +123,7 @@ bool is_contiguous(const View& view) {
 
 void refuse_mismatch(const Entry& entry) {
   const View &p = entry.p_view, &g = entry.g_view;
-  const bool alike = p.format == g.format || (computed(p.format) == computed(g.format) && p.kind == Kind::array);
+  const bool alike = p.format == g.format || (computed(p.format) == computed(g.format) && p.in_memory());
   if (!alike)
     throw py::type_error(entry.g_name().text() + " is " + g.dtype() + ", its parameter is " + p.dtype() +
                          "; convert the gradient with .astype(numpy." + about(computed(p.format)).name + ")");
@@ -127,8 +136,7 @@ void refuse_mismatch(const Entry& entry) {
 void refuse_change(const Entry& entry, const Name& name, const View& state) {
   const View& p = entry.p_view;
   const bool fewer_bits = about(state.format).use != Use::plain && state.format != Format::float16 &&
-                          state.format != Format::int16 && computed(p.format) == Format::float32 &&
-                          p.kind == Kind::array;
+                          state.format != Format::int16 && computed(p.format) == Format::float32 && p.in_memory();
   if ((state.format == computed(p.format) || fewer_bits) && p.layout.same_shape(state.layout)) return;
   const std::string made = entry.p_name().text() + " is " + p.dtype() + " of shape " + shape_text(p) + ", but ";
   if (!entry.key)

@@ -53,8 +53,9 @@ void work_on(size_t traffic, Work work) {
 Engine::Laid::Laid(Plan made, const Kernel& kernel, const team::Pace& learned)
     : plan(std::move(made)), passes(kernels(), kernel, plan), pace(learned) {}
 
-Engine::Engine()
-    : last_nonfinite_(1),
+Engine::Engine(bool tensors)
+    : tensors_(tensors),
+      last_nonfinite_(1),
       state_(1),
       lr_name_(interned("lr")),
       lr_at_name_(interned("_lr_at")),
@@ -353,7 +354,7 @@ void Engine::catch_up(const py::object& params, const py::object& rows) {
   std::vector<Arrears> arrears;
   const auto add = [&](py::handle key, Lag* lag, const py::object& p, py::handle indices) {
     const Name name{Role::parameter, key, "p"};
-    const View view = look(p, name);
+    const View view = look(p, name, tensors_);
     const bool behind = lag && lag->any_behind();
     if (behind && (!lag->lies_in(view) || !lag->intact())) refuse_another(name);
     if (!indices.is_none()) {
@@ -639,7 +640,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     std::vector<Entry>& entries;
     ~Held() { entries.clear(); }
   } const held{entries_};
-  const bool known = collect(params, grads, plans_.empty() ? nullptr : &plans_.front()->plan, entries_);
+  const bool known = collect(params, grads, plans_.empty() ? nullptr : &plans_.front()->plan, tensors_, entries_);
   lap("checks");
 
   // State that a plan is the first to need is kept once it is certain that the step is taken; until then so is the
@@ -783,7 +784,7 @@ void Engine::update_share(const py::object& optimizer, const py::object& params,
 
 void check(const py::object& params, const py::object& grads) {
   std::vector<Entry> entries;
-  collect(params, grads, nullptr, entries);
+  collect(params, grads, nullptr, false, entries);
   std::vector<Claim> claims;
   for (const Entry& entry : entries) {
     refuse_mismatch(entry);
@@ -808,8 +809,7 @@ void step_once(const std::string& rule, const py::tuple& scalars, const py::obje
   Entry& entry = entries.emplace_back(py::object(), p, g);
   entry.p_view = look(p, entry.p_name());
   entry.g_view = look(g, entry.g_name());
-  if (entry.p_view.kind != Kind::array)
-    throw py::type_error("p: a float cannot change in place; wrap it in numpy.array(...)");
+  if (!entry.p_view.in_memory()) throw py::type_error("p: a float cannot change in place; wrap it in numpy.array(...)");
   Orders orders;
   read_scalars(kernel, scalars, orders.groups[0].scalars);
   State state;

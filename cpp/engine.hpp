@@ -22,7 +22,8 @@ namespace schuss {
 
 class Engine {
  public:
-  Engine();
+  // Parameters and gradients are arrays, or, where that is said, may be tensors.
+  explicit Engine(bool tensors);
 
   // One step. All checks and all allocation come before the first write, and so does every call of Python code. The
   // optimizer is asked:
@@ -142,6 +143,7 @@ class Engine {
   void step_in_numpy(const Plan& plan, const py::object& optimizer, const py::object& state, Rebound& rebound,
                      const py::list& pending) const;
 
+  const bool tensors_;
   const Kernel* kernel_ = nullptr;
   py::tuple slots_;
   // The last plans, the one of the last update first: one optimizer may serve several networks in turn. Each learns by

@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "tensor.hpp"
+
 namespace schuss {
 namespace {
 
@@ -99,13 +101,13 @@ std::string missing_from(const Reader& others, const Reader& these) {
 PyObject* rows_type = nullptr;  // schuss.Rows
 
 // A gradient by rows is taken apart. Its attributes are slots, whose reading runs no code of the user's.
-void look_at(Entry& entry) {
+void look_at(Entry& entry, bool tensors) {
   if (reinterpret_cast<PyObject*>(Py_TYPE(entry.g.ptr())) == rows_type) {
     entry.indices = entry.g.attr("_indices");
     entry.g = entry.g.attr("_values");
   }
-  entry.p_view = look(entry.p, entry.p_name());
-  entry.g_view = look(entry.g, entry.g_name());
+  entry.p_view = look(entry.p, entry.p_name(), tensors);
+  entry.g_view = look(entry.g, entry.g_name(), tensors);
   entry.looked = true;
 }
 
@@ -113,7 +115,8 @@ void look_at(Entry& entry) {
 
 void learn_rows(const py::object& type) { rows_type = py::object(type).release().ptr(); }
 
-bool collect(const py::object& params, const py::object& grads, const Plan* plan, std::vector<Entry>& entries) {
+bool collect(const py::object& params, const py::object& grads, const Plan* plan, bool tensors,
+             std::vector<Entry>& entries) {
   const Reader parameters(params, "params"), gradients(grads, "grads");
   if (parameters.sequence() != gradients.sequence())
     throw py::type_error("params is a " + type_name(params) + " and grads a " + type_name(grads) +
@@ -133,8 +136,8 @@ bool collect(const py::object& params, const py::object& grads, const Plan* plan
     }
     Entry& entry = entries.emplace_back(key, std::move(p), std::move(g));
     all_known = all_known && plan->knows(entries.size() - 1, entry);
-    if (!all_known) look_at(entry);
-    const bool is_float = !is_array(entry.p);
+    if (!all_known) look_at(entry, tensors);
+    const bool is_float = !is_array(entry.p) && !is_tensor(entry.p);
     if (is_float && !plain && !py::hasattr(params, "__setitem__"))
       throw py::type_error(entry.p_name().text() + " is a float in a " + type_name(params) +
                            ": it can neither change in place nor be replaced; use a list or a dict");
@@ -146,7 +149,7 @@ bool collect(const py::object& params, const py::object& grads, const Plan* plan
   if (gradients.size() != entries.size() + skipped) refuse_different_names(parameters, gradients);
   if (all_known && entries.size() == plan->tensors().size()) return true;
   for (Entry& entry : entries)
-    if (!entry.looked) look_at(entry);  // as it was known, until one came that was not
+    if (!entry.looked) look_at(entry, tensors);  // as it was known, until one came that was not
   return false;
 }
 

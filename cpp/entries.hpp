@@ -12,7 +12,9 @@ void learn_rows(const py::object& type);
 
 // Pairs each parameter with its gradient in `entries`; leaves out those whose gradient is None. True if there is a
 // plan that knows them, and no others; else all are looked at.
-bool collect(const py::object& params, const py::object& grads, const Plan* plan, std::vector<Entry>& entries);
+// Tensors are taken where that is said.
+bool collect(const py::object& params, const py::object& grads, const Plan* plan, bool tensors,
+             std::vector<Entry>& entries);
 
 // The new values of floats, which are put where the old ones were. Unless they are kept the old ones come back: where
 // the caller's mapping refuses one of them, or the step ends in an error.

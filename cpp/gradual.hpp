@@ -293,6 +293,10 @@ Gradual<T> sign(Gradual<T> a) {
   return a.x > zero ? one : a.x < zero ? -one : a.x == zero ? zero : a.x;
 }
 template <class T>
+Gradual<T> if_positive(Gradual<T> x, Gradual<T> a, Gradual<T> b) {
+  return x.x > Tiny<T>::all(T(0)) ? a.x : b.x;
+}
+template <class T>
 Gradual<T> within(Gradual<T> a, Gradual<T> limit) {
   return a.x < -limit.x ? -limit.x : a.x > limit.x ? limit.x : a.x;
 }

@@ -22,7 +22,7 @@ constexpr Ways ways() {
   return ways;
 }
 
-template <template <class> class Rule, int squares = -1, bool halves = false>
+template <template <class> class Rule, int squares = -1, bool halves = false, bool fused = !halves>
 constexpr Kernel kernel(const char* name) {
   constexpr int scalars = sizeof(Rule<float>) / sizeof(float);
   static_assert(Rule<float>::slots <= max_slots && scalars <= max_scalars);
@@ -35,7 +35,7 @@ constexpr Kernel kernel(const char* name) {
            nullptr,
            nullptr,
            squares};
-  if constexpr (!halves) k.fused = fused_steps<Rule<float>, squares>;
+  if constexpr (fused) k.fused = fused_steps<Rule<float>, squares>;
   return k;
 }
 
@@ -45,6 +45,12 @@ constexpr Kernel resting(const char* name) {
   Kernel k = kernel<Rule, squares>(name);
   k.rests = Rule<float>::rests;
   return k;
+}
+
+// A form of a rule that another framework has. Its formats of fewer bits go block by block.
+template <template <class> class Rule>
+constexpr Kernel form(const char* name) {
+  return kernel<Rule, -1, false, false>(name);
 }
 
 // A rule in two halves, with its ratio.
@@ -84,6 +90,14 @@ constexpr Kernel rules[] = {
     kernel<Adan, 0b0100>("Adan"),
     kernel<ScheduleFreeSGD>("ScheduleFreeSGD"),
     kernel<ScheduleFreeAdamW>("ScheduleFreeAdamW"),
+    form<HeavyBall>("HeavyBall"),
+    form<RMSpropHeavyBall>("RMSpropHeavyBall"),
+    form<RMSpropCenteredHeavyBall>("RMSpropCenteredHeavyBall"),
+    form<ASGD>("ASGD"),
+    form<Rprop>("Rprop"),
+    form<Decoupled<AMSGrad>::Of>("AMSGradW"),
+    form<Decoupled<NAdam>::Of>("NAdamW"),
+    form<Decoupled<RAdam>::Of>("RAdamW"),
     halves<LAMB>("LAMB", LAMB<double>::ratio_of),
     halves<LARS>("LARS", LARS<double>::ratio_of),
     halves<Muon>("Muon"),

@@ -11,6 +11,7 @@
 #include "stream.hpp"
 #include "subnormals.hpp"
 #include "team.hpp"
+#include "tensor.hpp"
 #include "without_gil.hpp"
 
 namespace py = pybind11;
@@ -153,6 +154,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("grain", &team::grain);
 
   m.def("check", &schuss::check, py::arg("params"), py::arg("grads"));
+  m.def("learn_tensors", &schuss::learn_tensors, py::arg("type"));
   m.def("learn_rows", &schuss::learn_rows, py::arg("type"));
   m.def("care", [] { return static_cast<int>(schuss::care()); });
   m.def("set_care", &schuss::set_care, py::arg("care"));
@@ -167,7 +169,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   // A plain metaclass: Engine has no static properties, and its stub can then be checked.
   py::class_<schuss::Engine>(m, "Engine", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)),
                              py::custom_type_setup(collectable))
-      .def(py::init<>())
+      .def(py::init<bool>(), py::arg("tensors") = false)
       .def("update", &schuss::Engine::update, py::arg("optimizer"), py::arg("params"), py::arg("grads"),
            py::arg("grad_scale"))
       .def("update_share", &schuss::Engine::update_share, py::arg("optimizer"), py::arg("params"), py::arg("grads"),

@@ -183,7 +183,7 @@ Tensor Plan::flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded)
   for (size_t slot = 0; slot < slots_; ++slot) views.push_back(&row.state[slot].view);
 
   const View& p = entry.p_view;
-  const Part part = p.kind == Kind::array ? Part::arrays : Part::floats;
+  const Part part = p.in_memory() ? Part::arrays : Part::floats;
   Tensor tensor{p.size(), computed(p.format), part, 0, 0, {}, nullptr, {}, std::move(coded), filled, {}};
   for (size_t o = 0; o < views.size(); ++o) {
     const bool in_cell = !views[o]->data || (part == Part::floats && has_cell(o));
@@ -272,7 +272,7 @@ bool Plan::has_state(size_t i) const {
   const std::vector<Kept>& state = rows_[i]->state;
   for (size_t other = slots_; other < state.size(); ++other) {
     const auto& [array, memory, view] = state[other];
-    if (!is_writeable(array) || data_of(array) != view.data || !view.is_like(array)) return false;
+    if (!is_writeable(array) || view.place_of(array) != view.data) return false;
   }
   return true;
 }
@@ -289,10 +289,11 @@ bool Plan::knows(size_t i, Entry& entry) const {
   if (i >= rows_.size()) return false;
   const Row& row = *rows_[i];
   if (!has_name(row, entry.key)) return false;
-  if (!row.p.is_like(entry.p) || data_of(entry.p) != row.p.data || !is_writeable(entry.p)) return false;
-  if (row.by_rows || !row.g.is_like(entry.g)) return false;
-  entry.g_view.data = data_of(entry.g);
-  if (entry.g_view.data != row.g.data) {
+  if (row.p.place_of(entry.p) != row.p.data || !is_writeable(entry.p)) return false;
+  const std::optional<char*> place = row.by_rows ? std::nullopt : row.g.place_of(entry.g);
+  if (!place) return false;
+  entry.g_view.data = *place;
+  if (*place != row.g.data) {
     View moved = row.g;
     moved.data = entry.g_view.data;
     if (!is_free(moved)) return false;

@@ -90,7 +90,7 @@ bool Lag::intact() const {
   for (size_t o = 0; o < table_.operands; ++o) {
     if (o == 1) continue;
     const py::object& array = held_[o == 0 ? 0 : 2 * (o - 1)];
-    const View now = look(array, {Role::gradient, {}, "rows"});  // by which being read-only is no error
+    const View now = look(array, {Role::gradient, {}, "rows"}, true);  // by which being read-only is no error
     const bool same = now.data == table_.base[o] && now.format == table_.format && now.layout.ndim() > 0 &&
                       now.layout.shape()[0] == static_cast<py::ssize_t>(table_.rows) &&
                       row_bytes(now) == static_cast<py::ssize_t>(table_.width * now.itemsize());

@@ -26,6 +26,10 @@ template <class T>
 T sign(T x) {
   return x > 0 ? T(1) : x < 0 ? T(-1) : x == 0 ? T(0) : x;
 }
+template <class T>
+T if_positive(T x, T a, T b) {
+  return x > 0 ? a : b;
+}
 
 // p -= lr g
 // Robbins & Monro, A stochastic approximation method, 1951.
@@ -273,6 +277,88 @@ struct ScheduleFreeAdamW {
     x += c * (z - x);
     p = z + beta1 * (x - z);
   }
+};
+
+// The rules that follow are PyTorch's forms of those above: schuss.torch has them.
+
+// b = mu b + share g;  p -= lr b, or, where it looks ahead, p -= lr (g + mu b)
+// Momentum and Nesterov with the rate outside of the velocity: torch.optim.SGD.
+template <class T>
+struct HeavyBall {
+  static constexpr int slots = 1;
+  T lr, mu, share, look;
+  void operator()(T& p, T g, T& b) const {
+    b = mu * b + share * g;
+    p -= lr * (look > 0 ? g + mu * b : b);
+  }
+};
+
+// RMSprop with momentum, the rate outside of it:  b = mu b + g / (sqrt(h) + eps);  p -= lr b
+template <class T>
+struct RMSpropHeavyBall {
+  static constexpr int slots = 2;
+  T lr, rho, one_minus_rho, eps, mu;
+  void operator()(T& p, T g, T& h, T& b) const {
+    h = rho * h + one_minus_rho * g * g;
+    b = mu * b + g / (root(h) + eps);
+    p -= lr * b;
+  }
+};
+
+// The same by the variance.
+template <class T>
+struct RMSpropCenteredHeavyBall {
+  static constexpr int slots = 3;
+  T lr, rho, one_minus_rho, eps, mu;
+  void operator()(T& p, T g, T& h, T& a, T& b) const {
+    h = rho * h + one_minus_rho * g * g;
+    a = rho * a + one_minus_rho * g;
+    b = mu * b + g / (root(h - a * a) + eps);
+    p -= lr * b;
+  }
+};
+
+// p = decay p - eta g;  x += mu (p - x), the average of the parameters;  both are the step's: see schuss/torch/rules.py
+// Polyak & Juditsky, Acceleration of stochastic approximation by averaging, 1992; torch.optim.ASGD.
+template <class T>
+struct ASGD {
+  static constexpr int slots = 1;
+  T eta, decay, mu, one_minus_mu;
+  void operator()(T& p, T g, T& x) const {
+    p = decay * p - eta * g;
+    x = one_minus_mu > 0 ? x + mu * (p - x) : p;
+  }
+};
+
+// s = s (rise where g and the last one have the same sign, fall where they have not), within [least, most]
+// p -= s sign(g), where g counts as 0 if its sign has turned
+// Riedmiller & Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm, 1993.
+template <class T>
+struct Rprop {
+  static constexpr int slots = 2;
+  T fall, rise, least, most;
+  void operator()(T& p, T g, T& last, T& s) const {
+    const T same = g * last, turned = T(0) - same;
+    const T next = s * if_positive(same, rise, if_positive(turned, fall, T(1) + sign(same)));
+    const T high = if_positive(next - most, most, next);
+    s = if_positive(least - high, least, high);
+    last = if_positive(turned, T(0), g);
+    p -= sign(last) * s;
+  }
+};
+
+// p = decay p, then another rule's step: weight decay that is decoupled from the gradient, where PyTorch offers it.
+template <template <class> class Rule>
+struct Decoupled {
+  template <class T>
+  struct Of : Rule<T> {
+    T decay;
+    template <class... S>
+    void operator()(T& p, T g, S&... s) const {
+      p = decay * p;
+      Rule<T>::operator()(p, g, s...);
+    }
+  };
 };
 
 // The rules that follow need a norm, or the whole matrix, between their two halves. `measure` is the first half. It

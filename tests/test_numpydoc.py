@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from pathlib import Path
 
@@ -25,6 +26,7 @@ MODULES = [
     "schuss.info",
     "schuss.textbook",
     "schuss.textbook.ch04",
+    *(["schuss.torch"] if importlib.util.find_spec("torch") else []),
 ]
 
 LEFT_OUT = {

@@ -501,14 +501,14 @@ class Optimizer(Arguments):
             -1.0 if self.ema is None else self.ema,
             self.flush_subnormals,
             self.sparse == "touched",
-            [
-                (
-                    0.0 if each._decoupled else each.weight_decay,
-                    float("inf") if each.clip_value is None else each.clip_value,
-                    -1.0 if each.maximize else 1.0,
-                )
-                for each in (self, *self._members)
-            ],
+            [each._order() for each in (self, *self._members)],
+        )
+
+    def _order(self) -> tuple[float, float, float]:
+        return (
+            0.0 if self._decoupled else self.weight_decay,
+            float("inf") if self.clip_value is None else self.clip_value,
+            -1.0 if self.maximize else 1.0,
         )
 
     def new_state(self, p: Any) -> dict[str, NDArray[Any]]:

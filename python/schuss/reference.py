@@ -747,7 +747,12 @@ class Muon(Optimizer):
         p -= lr * sqrt(max(1.0, p.shape[0] / p.shape[1])) * u
 
 
-def orthogonalized(matrix: Any, steps: int = 5) -> Any:
+NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
+
+
+def orthogonalized(
+    matrix: Any, steps: int = 5, coefficients: tuple[float, float, float] = NEWTON_SCHULZ, least: float = 1e-7
+) -> Any:
     """Bring the singular values of a matrix near 1, by Newton and Schulz's iteration (Jordan et al., 2024).
 
     >>> import numpy as np
@@ -756,10 +761,11 @@ def orthogonalized(matrix: Any, steps: int = 5) -> Any:
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = x / max(float(np.linalg.norm(x)), 1e-7)
+    x = x / max(float(np.linalg.norm(x)), least)
+    one, three, five = coefficients
     for _ in range(steps):
         a = x @ x.T
-        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+        x = one * x + (three * a + five * a @ a) @ x
     return x.T if tall else x
 
 

@@ -1,4 +1,4 @@
-"""Where PyTorch is met: its optimizers' state, from which ours go on."""
+"""PyTorch's state, from which an optimizer of ours goes on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Optimizer
-from .dtypes import computed
-from .options import Params
-from .states import restore, state_dict
+from ..base import Optimizer
+from ..dtypes import computed
+from ..options import Params
+from ..states import restore, state_dict
 
 __all__ = ["load_torch_state"]
 

@@ -1,0 +1,30 @@
+// Tensors of another library, looked at through the functions that it offers in C: no Python object is made.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "format.hpp"
+
+namespace schuss {
+
+namespace py = pybind11;
+
+// Tells of a class whose objects are tensors, by the table that it has as `__dlpack_c_exchange_api__`.
+void learn_tensors(const py::object& type);
+
+// Whether a value is of such a class itself, not of one that inherits from it.
+bool is_tensor(py::handle value);
+
+// A tensor's memory as it is now. Shape and strides, which are in elements, are lent until the tensor changes.
+struct Shown {
+  char* data;
+  int ndim;
+  const int64_t *shape, *strides;
+  std::optional<Format> format;  // of those that may be a parameter's
+  bool on_cpu;
+};
+Shown show(py::handle tensor);
+
+}  // namespace schuss
