@@ -150,7 +150,7 @@ bool is_aligned(const char* data, Format format) {
 }
 
 View look_at_tensor(py::handle value, const Name& name) {
-  const Shown shown = show(value);
+  const Shown shown = *show(value);
   const std::string text = name.text() + " is a tensor ";
   if (!shown.on_cpu) throw py::type_error(text + "of another device; move it to the CPU");
   if (!shown.format)
@@ -213,8 +213,10 @@ bool View::same_layout(const View& other) const {
 }
 
 std::optional<char*> View::place_of(py::handle value) const {
-  if (kind == Kind::tensor && is_tensor(value)) {
-    const Shown now = show(value);
+  if (kind == Kind::tensor) {
+    const std::optional<Shown> shown = show(value);
+    if (!shown) return {};
+    const Shown& now = *shown;
     const auto size = static_cast<py::ssize_t>(itemsize());
     bool alike = now.on_cpu && now.format == format && now.ndim == layout.ndim() && is_aligned(now.data, format);
     for (int i = 0; i < layout.ndim() && alike; ++i)
@@ -234,7 +236,7 @@ py::object owner_of(py::handle value) {
 }
 
 bool is_writeable(py::handle array) {
-  return is_tensor(array) || array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_WRITEABLE_;
+  return !is_array(array) || array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_WRITEABLE_;
 }
 
 std::string Name::text() const {

@@ -641,6 +641,7 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     ~Held() { entries.clear(); }
   } const held{entries_};
   const bool known = collect(params, grads, plans_.empty() ? nullptr : &plans_.front()->plan, tensors_, entries_);
+  stepped_.store(entries_.size(), std::memory_order_relaxed);
   lap("checks");
 
   // State that a plan is the first to need is kept once it is certain that the step is taken; until then so is the

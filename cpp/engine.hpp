@@ -92,6 +92,7 @@ class Engine {
   // What follows may be asked by any thread at any time.
   bool updating() const { return owner_.load(std::memory_order_relaxed) == std::this_thread::get_id() && updating_; }
   bool made() const { return made_; }
+  size_t stepped() const { return stepped_; }  // how many parameters had a gradient in the last update
   int64_t t() const { return t_; }
   // Of the last update's blocks, how many go the careful way next: for the benchmark and the tests, between updates.
   size_t careful_blocks() const { return plans_.empty() ? 0 : plans_.front()->passes.met_subnormals(); }
@@ -165,6 +166,7 @@ class Engine {
   bool averaged_ = false, moved_others_ = false;
   std::atomic<bool> made_{false};
   std::atomic<int64_t> t_{0}, skipped_{0};
+  std::atomic<size_t> stepped_{0};
   std::atomic<double> last_grad_norm_{-1};  // below 0: none
   // Of one element each, as a list is safe where threads run without a GIL.
   const py::list last_nonfinite_, state_;

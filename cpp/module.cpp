@@ -186,6 +186,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("forget_plans", &schuss::Engine::forget_plans)
       .def("__enter__", [](schuss::Engine& engine) { engine.enter("an option was set or the state saved"); })
       .def("__exit__", [](schuss::Engine& engine, const py::args&) { engine.leave(); })
+      .def_property_readonly("stepped", &schuss::Engine::stepped)
       .def_property_readonly("made", &schuss::Engine::made)
       .def_property_readonly("updating", &schuss::Engine::updating)
       .def_property_readonly("skipped", &schuss::Engine::skipped)

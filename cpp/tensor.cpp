@@ -4,6 +4,7 @@
 #include <atomic>
 #include <deque>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 
 namespace schuss {
@@ -68,6 +69,12 @@ std::optional<Format> format_of(const DLTensor& tensor) {
   }
 }
 
+// The imaginary part of a conjugate is a view with a stride of 2, whose numbers are the negatives of what lies there;
+// and that is not told.
+bool may_be_turned(const DLTensor& tensor) {
+  return tensor.ndim == 0 || tensor.strides[tensor.ndim - 1] != 1 || tensor.shape[tensor.ndim - 1] == 1;
+}
+
 }  // namespace
 
 void learn_tensors(const py::object& type) {
@@ -88,12 +95,16 @@ void learn_tensors(const py::object& type) {
 
 bool is_tensor(py::handle value) { return find(type_of(value)) != nullptr; }
 
-Shown show(py::handle tensor) {
+std::optional<Shown> show(py::handle value) {
+  const Known* const known = find(type_of(value));
+  if (!known) return {};
   DLTensor now;
-  if (find(type_of(tensor))->show(tensor.ptr(), &now) != 0) throw py::error_already_set();
+  if (known->show(value.ptr(), &now) != 0) throw py::error_already_set();
   const bool on_cpu = now.device_type == cpu;
+  if (may_be_turned(now) && value.attr("is_neg")().cast<bool>())
+    throw std::runtime_error("a tensor's memory has the other sign than its numbers; take resolve_neg() of it");
   char* const data = now.data ? static_cast<char*>(now.data) + now.byte_offset : nowhere;
-  return {data, now.ndim, now.shape, now.strides, format_of(now), on_cpu};
+  return Shown{data, now.ndim, now.shape, now.strides, format_of(now), on_cpu};
 }
 
 }  // namespace schuss

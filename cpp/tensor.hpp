@@ -25,6 +25,6 @@ struct Shown {
   std::optional<Format> format;  // of those that may be a parameter's
   bool on_cpu;
 };
-Shown show(py::handle tensor);
+std::optional<Shown> show(py::handle value);  // of what is a tensor
 
 }  // namespace schuss

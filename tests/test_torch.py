@@ -5,6 +5,7 @@ import gc
 import inspect
 import io
 import itertools
+import json
 import pickle
 import weakref
 from collections import defaultdict
@@ -17,6 +18,7 @@ import schuss
 torch = pytest.importorskip("torch", reason='wants pip install ".[torch]"')
 pytest.importorskip("expecttest", reason='PyTorch\'s test material wants it: pip install ".[parity]"')
 import schuss.torch as st  # noqa: E402
+from schuss import cli  # noqa: E402
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db  # noqa: E402
 
 # What of PyTorch's material is left out, and why.
@@ -388,6 +390,29 @@ def test_a_run_goes_on_to_the_bit(setting, how):
         for key, value in opt.state[p].items():
             assert torch.equal(value, other.state[q][key]), key
             assert value.data_ptr() != other.state[q][key].data_ptr() or value.numel() == 0
+
+
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "int8"])
+def test_random_numbers_go_on_where_parameters_take_turns(state_dtype):
+    def step(params, opt, t):
+        give(params, t)
+        params[t % 2].grad = None
+        opt.step()
+
+    a = parameters([(300,), (200,)])
+    opt = st.AdamW(a, state_dtype=state_dtype)
+    for t in range(5):
+        step(a, opt, t)
+    b = twins(a)
+    other = st.AdamW(b, state_dtype=state_dtype)
+    other.load_state_dict(copy.deepcopy(opt.state_dict()))
+    for t in range(5, 9):
+        step(a, opt, t)
+        step(b, other, t)
+    for p, q in zip(a, b, strict=True):
+        assert torch.equal(p, q)
+        for key, value in opt.state[p].items():
+            assert torch.equal(value, other.state[q][key]), key
 
 
 def test_another_format_takes_over():
@@ -958,3 +983,45 @@ def test_all_is_listed():
     assert [*itertools.chain(LEFT_OUT)] == ["LBFGS"]
     with pytest.raises(AttributeError, match="has no attribute 'LBFGS'"):
         st.LBFGS  # noqa: B018
+
+
+# What shows it.
+
+
+def test_the_bench_of_tensors(monkeypatch, tmp_path, capsys):
+    from schuss.lab import tensors
+
+    monkeypatch.setattr(tensors, "MNIST", [(30, 20), (7,)])
+    monkeypatch.setattr(
+        tensors, "time_turns", lambda steps, budget: {name: [step() or 2.0] for name, step in steps.items()}
+    )
+    path = tmp_path / "torch.json"
+    assert cli.main(["bench", "--torch", "--quick", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert {row["contender"] for row in rows} == {"schuss.torch", "schuss, arrays", "torch fused", "torch foreach"}
+    assert [row["over_ours"] for row in rows] == [1.0] * len(rows)
+    assert "1,000 x 1,000" in capsys.readouterr().out
+    assert cli.main(["bench", "--torch", "--csv", str(tmp_path / "x.csv")]) == 2
+    assert "--torch writes no --csv" in capsys.readouterr().err
+
+
+def test_the_transformer_learns_the_same(tmp_path, capsys):
+    given = [
+        "--iterations",
+        "6",
+        "--width",
+        "32",
+        "--layers",
+        "1",
+        "--batch-size",
+        "4",
+        "--json",
+        "--out",
+        str(tmp_path),
+    ]
+    assert cli.main(["compare", "transformer", *given]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["difference"] < 1e-5
+    assert [run["way"] for run in found["runs"]] == ["torch.optim.AdamW", "schuss.torch.AdamW"]
+    assert (tmp_path / "transformer.png").stat().st_size > 1000
+    assert len((tmp_path / "transformer_curves.csv").read_text().splitlines()) == 1 + 2 * 6

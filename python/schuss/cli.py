@@ -220,6 +220,19 @@ def _parser() -> argparse.ArgumentParser:
     vectors.add_argument("--seed", type=_seed, default=0, metavar="N", help="of vectors and pairs (%(default)s)")
     _add_common(vectors, commands.compare_embedding)
 
+    letters = kinds.add_parser(
+        "transformer",
+        help="PyTorch's step on tensors against ours",
+        description="A small transformer on the characters of Python's help topics, trained by torch.optim.AdamW and "
+        "by schuss.torch.AdamW. Example: schuss compare transformer",
+    )
+    letters.add_argument("--iterations", type=_steps, default=400, metavar="N", help="of each way (%(default)s)")
+    letters.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="texts (%(default)s)")
+    letters.add_argument("--width", type=_positive, default=128, metavar="N", help="of the model (%(default)s)")
+    letters.add_argument("--layers", type=_positive, default=2, metavar="N", help="blocks (%(default)s)")
+    letters.add_argument("--seed", type=_seed, default=0, metavar="N", help="of parameters and batches (%(default)s)")
+    _add_common(letters, commands.compare_transformer)
+
     bits = kinds.add_parser(
         "precision",
         help="parameters and state of fewer bits against float32",

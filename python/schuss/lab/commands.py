@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .. import datasets
 from .._extras import need
 from ..mpi import RankError
-from . import experiments, parallel, plots, precision, precision_plots, words
+from . import characters, experiments, parallel, plots, precision, precision_plots, words
 from .report import (
     Failure,
     as_csv,
@@ -380,6 +380,47 @@ def compare_embedding(args: argparse.Namespace) -> int:
     }
     show(args.json, result, told, files)
     return 1 if race.same_bits is False else exit_status(race.interrupted)
+
+
+def compare_transformer(args: argparse.Namespace) -> int:
+    """``schuss compare transformer``: PyTorch's step against ours, on tensors."""
+    prepare(args.out)
+    bars = _Bars(args.iterations)
+    try:
+        with told_to_the_user():
+            race = characters.transformer(
+                width=args.width,
+                layers=args.layers,
+                iterations=args.iterations,
+                batch_size=args.batch_size,
+                seed=args.seed,
+                watch=bars.watch,
+            )
+    finally:
+        bars.close()
+    if not race.runs:
+        raise KeyboardInterrupt  # before the first step: there is nothing to show
+    curves = ((run.name, i, repr(loss), run.seed) for run in race.runs for i, loss in enumerate(run.losses, start=1))
+    files = [
+        write_figure(args.out / "transformer.png", plots.characters_figure(race)),
+        write(args.out / "transformer_curves.csv", as_csv(("way", "iteration", "train_loss", "seed"), curves)),
+    ]
+    rows, lines = [], []
+    for run in race.runs:
+        seconds, step_ms = (sum(run.gradient_ns) + sum(run.update_ns)) / 1e9, mean(run.update_ns) / 1e6
+        loss = mean(run.losses[-50:])
+        rows.append({"way": run.name, "seconds": seconds, "step_ms": step_ms, "final_loss": loss})
+        lines.append((run.name, f"{loss:.4f}", f"{seconds:.1f}", f"{step_ms:.2f}"))
+    said = "" if race.difference is None else f"\nthe losses differ by {race.difference:.1e} at most, relatively"
+    told = as_table(("way", "final loss", "seconds", "step ms"), lines) + said
+    result = {
+        "difference": race.difference,
+        "interrupted": race.interrupted,
+        "runs": rows,
+        "setting": asdict(race.setting),
+    }
+    show(args.json, result, told, files)
+    return exit_status(race.interrupted)
 
 
 def compare_precision(args: argparse.Namespace) -> int:

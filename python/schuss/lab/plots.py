@@ -22,6 +22,7 @@ from .._extras import need
 from .setting import TEXTBOOK, Setting, over_seeds
 
 if TYPE_CHECKING:
+    from .characters import CharacterRace
     from .results import Decay, Fit, Path, Race, Results, Training
     from .words import WordRace
 
@@ -498,15 +499,25 @@ def decay_figure(runs: Results[Decay]) -> Any:
 @_plainly
 def words_figure(race: WordRace) -> Any:
     """The loss over iterations of each way, and beside it the time of its step."""
+    return _losses_and_times(race, race.same_bits, 201, "time: mean, with what catches up")
+
+
+def characters_figure(race: CharacterRace) -> Any:
+    """The same of PyTorch's step and ours."""
+    same = race.difference is not None and race.difference < 0.05
+    return _losses_and_times(race, same, 21, "time: mean, the step's with clipping and zero_grad()")
+
+
+def _losses_and_times(race: WordRace | CharacterRace, same: bool | None, window: int, times_are: str) -> Any:
     figure = _figure(_WIDTH, 3.8)
     axes, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     axes.set(xlabel="iteration", ylabel="training loss")
     bars.set(xlabel="us: gradient (pale), step")
     color = colors([run.name for run in race.runs])
     for i, run in enumerate(race.runs):
-        drawn_over = race.same_bits and i == 1  # the dense way's line lies under that of its rows
+        drawn_over = same and i == 1  # the first line lies under the second
         style = {"linestyle": (0, (4, 4)), "zorder": 3} if drawn_over else {}
-        smooth = smooth_curve(run.losses, 201)
+        smooth = smooth_curve(run.losses, window)
         label = f"{run.name}{': the same line' if drawn_over else ''}"
         axes.plot(np.arange(1, len(smooth) + 1), smooth, color=color[run.name], label=label, **style)
         gradient, step = (float(np.mean(times)) / 1e3 for times in (run.gradient_ns, run.update_ns))
@@ -522,8 +533,8 @@ def words_figure(race: WordRace) -> Any:
     _caption(
         figure,
         *_said(race.setting),
-        "loss smoothed over 201 batches",
-        "time: mean, with what catches up",
+        f"loss smoothed over {window} batches",
+        times_are,
         _partial(race.interrupted),
         version=race.setting.version,
     )

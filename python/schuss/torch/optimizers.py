@@ -180,8 +180,13 @@ class Stepper(torch.optim.Optimizer):
         Tensor or None
             What the closure has returned.
         """
-        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _global_hooks()
-        if hooks or torch.autograd._profiler_enabled():
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _theirs._global_optimizer_pre_hooks
+            or _theirs._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        ):
             return self._watched_step(closure)
         return self._step(closure)
 
@@ -194,15 +199,16 @@ class Stepper(torch.optim.Optimizer):
                 loss = closure()
         if self._averaged:
             raise RuntimeError("step() within swap_ema(): the parameters are their averages there")
-        scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        if found is not None and float(found):
-            return loss  # of a GradScaler that leaves both to the optimizer
+        scale = None
+        if hasattr(self, "found_inf"):  # of a GradScaler that leaves both to the optimizer
+            if float(self.found_inf):
+                return loss
+            scale = self.grad_scale
         if not self._settled():
             self._settle()
         for part in self._parts:
             part.step(1.0 if scale is None else 1 / float(scale))
-        if self._changed[0]:
-            self._changed[0] = False
+        self._changed[0] = False
         self._seen_state = list(self.state.values())
         return loss
 
@@ -222,7 +228,10 @@ class Stepper(torch.optim.Optimizer):
             if not all(part.renew(group) for part in self._parts):
                 return False
             seen.take(group)
-        return _same(self.state.values(), self._seen_state) and all(part.settled() for part in self._parts)
+        for part in self._parts:
+            if not part.settled():
+                return False
+        return _same(self.state.values(), self._seen_state)
 
     def _settle(self) -> None:
         """Look at everything anew: groups, parameters, and what is in the state."""
@@ -384,10 +393,6 @@ class Stepper(torch.optim.Optimizer):
         )
 
 
-def _global_hooks() -> bool:
-    return bool(_theirs._global_optimizer_pre_hooks or _theirs._global_optimizer_post_hooks)
-
-
 def _checked(name: str, value: Any) -> Any:
     if name in CHOICES:
         return checked_option(name, value)
@@ -411,7 +416,7 @@ class Seen:
 
     def take(self, group: Group) -> None:
         """Remember a group's arguments."""
-        names = [name for name in group if name not in ("params", "lr", "param_names", "initial_lr")]
+        names = [name for name in group if name not in ("params", "lr", "param_names", "initial_lr", "updates")]
         self.arguments = itemgetter(*names)
         self.values = self.arguments(group)
         each = chain.from_iterable(value if isinstance(value, (tuple, list)) else (value,) for value in self.values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from math import sqrt
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from ..base import Optimizer
 from ..optimizers import Scalars
 from ..reference import NEWTON_SCHULZ, orthogonalized
 
-Group = Mapping[str, Any]
+Group = MutableMapping[str, Any]
 Names = Mapping[str, str]  # slot -> what PyTorch calls it
 
 MOMENTS: Names = MappingProxyType({"m": "exp_avg", "v": "exp_avg_sq"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from itertools import compress
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +23,12 @@ from ..memory import zeros_like
 from ..options import ON_NONFINITE
 from ..rows import Rows
 from .rules import Names, counts_steps, numbers_after, remember
-from .tensors import array_of, learn, tensor_of, torch
+from .tensors import array_of, known, learn, tensor_of, torch
 
-Group = Mapping[str, Any]
+Group = MutableMapping[str, Any]
 Make = Callable[[Group], Optimizer]
-NONE = type(None)
-KNOWN = {NONE, torch.Tensor}
+GRAD = attrgetter("grad")
+increment_version = torch.autograd.graph.increment_version
 
 
 class Slots(dict[str, Any]):
@@ -100,7 +101,8 @@ class Part:
         self.cohorts: list[Cohort] = []
         self._numbers, self._groups_of = numbers, groups
         self._state, self._make, self._names, self._whole, self._changed = state, make, names, whole, changed
-        self._ask_layout = whole.only_sparse  # of each gradient, once there was one that is not dense
+        self._may_skip = whole.on_nonfinite == "skip"
+        self._look_at_each = whole.only_sparse  # of the gradients, once there was one that is not dense
         self._fresh: dict[int, dict[str, NDArray[Any]]] = {}
         rule = make(groups[0])
         self._counts = counts_steps(rule)
@@ -117,9 +119,13 @@ class Part:
         for place, p in enumerate(params):
             if state.get(p):
                 self._publish(place, {})
-        self._versions = [tensor._version for tensor in self._counters.values()]
+        self._written = [(tensor, tensor._version) for tensor in self._counters.values()]
         self.engine: _core.Engine = _core.Engine(True)
-        self.engine.restore(self, {}, self._structure(), max(ts), 0, {})
+        # The random numbers by which we round go by the updates; a loaded group tells how many there were.
+        self._random = rule.state_dtype != "float32" or rule.master is None
+        self.engine.restore(
+            self, {}, self._structure(), max([*ts, *(group.get("updates", 0) for group in groups)]), 0, {}
+        )
 
     def _steps_made(self, p: Any) -> int:
         state = self._state.get(p, {})
@@ -145,7 +151,10 @@ class Part:
 
     def settled(self) -> bool:
         """Whether nobody has written into the counts of steps."""
-        return [tensor._version for tensor in self._counters.values()] == self._versions
+        for tensor, version in self._written:  # noqa: SIM110  (a loop is faster)
+            if tensor._version != version:
+                return False
+        return True
 
     def renew(self, group: Group) -> bool:
         """Take a group's new arguments. False where with them the state would be another."""
@@ -163,51 +172,55 @@ class Part:
 
     def step(self, scale: float) -> None:
         """Step those that have a gradient."""
-        grads = [p.grad for p in self.params]
-        kinds = set(map(type, grads))
-        here = [grad is not None for grad in grads] if NONE in kinds else None
-        present = grads if here is None else list(compress(grads, here))
-        if not present:
+        params, engine = self.params, self.engine
+        grads = list(map(GRAD, params))
+        if grads[0] is None and all(grad is None for grad in grads):
             return
-        for kind in kinds - KNOWN:
-            if not learn(kind):
-                raise TypeError(f"a gradient is a {kind.__module__}.{kind.__qualname__}, which is more than its memory")
-        if any(map(torch.Tensor.is_neg, present)):  # whose memory has the other sign
-            grads = [grad if grad is None else grad.resolve_neg() for grad in grads]
         for cohort in self.cohorts:
             cohort.lr = float(cohort.group["lr"])
-        before = self.engine.t
+        skipped = engine.skipped if self._may_skip else 0
         self._update(grads, scale)
-        if self.engine.t == before:
-            return  # as a gradient was not finite
-        torch.autograd.graph.increment_version(self.params if here is None else list(compress(self.params, here)))
+        if self._may_skip and engine.skipped != skipped:
+            return
+        here = None if engine.stepped == len(params) else [grad is not None for grad in grads]
+        increment_version(params if here is None else list(compress(params, here)))
         self._advance(here)
+        if self._random:
+            for cohort in self.cohorts:
+                cohort.group["updates"] = engine.t
         for place, arrays in self._fresh.items():
             self._publish(place, arrays)
 
     def _update(self, grads: list[Any], scale: float) -> None:
         self._fresh = {}
-        if not self._ask_layout:
+        if not self._look_at_each:
             try:
                 return self.engine.update(self, self.params, grads, scale)
-            except RuntimeError:  # of PyTorch, where a tensor has no memory of its own to show
-                if all(grad is None or grad.layout == torch.strided for grad in grads):
+            except (RuntimeError, TypeError):
+                # Of one that has no memory of its own to show, another sign than that has, or a class not met before.
+                if all(
+                    grad is None or (grad.layout == torch.strided and not grad.is_neg() and type(grad) in known)
+                    for grad in grads
+                ):
                     raise
-            self._ask_layout = True
+            self._look_at_each = True
             self._fresh = {}
-        rows = [self._as_rows(grad, p) for grad, p in zip(grads, self.params, strict=True)]
-        self.engine.update(self, self.params, rows, scale)
+        taken = [self._taken(grad, p) for grad, p in zip(grads, self.params, strict=True)]
+        self.engine.update(self, self.params, taken, scale)
         if self.engine.behind:
             self.engine.catch_up(self.params, None)  # as the next forward pass may read any row
 
-    def _as_rows(self, grad: Any, p: Any) -> Any:
+    def _taken(self, grad: Any, p: Any) -> Any:
         """A gradient as the engine takes it: sparse ones by rows where they are."""
         if grad is None:
             return None
+        if not learn(type(grad)):
+            kind = type(grad)
+            raise TypeError(f"a gradient is a {kind.__module__}.{kind.__qualname__}, which is more than its memory")
         if grad.layout == torch.strided:
             if self._whole.only_sparse:
                 raise RuntimeError("SparseAdam takes sparse gradients alone; use Adam for dense ones")
-            return grad
+            return grad.resolve_neg()
         if grad.layout == torch.sparse_coo and grad.sparse_dim() == 1:
             values = grad._values().contiguous()
             wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
