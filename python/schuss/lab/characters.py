@@ -1,8 +1,8 @@
 """A small transformer that learns to write on, character by character: PyTorch's step against ours.
 
-Both have the same batches. The text is that of Python's help topics. The model: embedding, blocks of causal attention and of two linear layers,
-each after a layer norm and added to what came in (Vaswani et al., Attention is all you need, 2017, arXiv:1706.03762;
-the norms' place: Xiong et al., 2020, arXiv:2002.04745).
+Both have the same batches. The text is that of Python's help topics. The model: embedding, blocks of causal attention
+and of two linear layers, each after a layer norm and added to what came in (Vaswani et al., Attention is all you need,
+2017, arXiv:1706.03762; the norms' place: Xiong et al., 2020, arXiv:2002.04745).
 """
 
 from __future__ import annotations
