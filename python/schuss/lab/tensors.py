@@ -1,6 +1,6 @@
 """The benchmark of steps on tensors: schuss.torch beside PyTorch's own optimizers, and beside our step on arrays.
 
-AdamW, float32, each on tensors of its own, by turns. Where gradients are clipped PyTorch's ``clip_grad_norm_`` stands
+AdamW, float32, each on tensors of its own, by turns; ours also with state of bfloat16. Where gradients are clipped PyTorch's ``clip_grad_norm_`` stands
 before its step.
 """
 
@@ -58,6 +58,7 @@ def _contenders(shapes: Sequence[tuple[int, ...]], clip_norm: float | None) -> d
     on_arrays = optimizers.AdamW(clip_norm=clip_norm)
     return {
         OURS: AdamW(tensors(), clip_norm=clip_norm).step,
+        f"{OURS}, bfloat16": AdamW(tensors(), clip_norm=clip_norm, state_dtype="bfloat16").step,
         "schuss, arrays": lambda: on_arrays.update(arrays, grads),
         "torch fused": theirs(fused=True),
         "torch foreach": theirs(foreach=True),
@@ -77,9 +78,9 @@ def run(gpt2: Sequence[tuple[int, ...]], n_threads: int, quick: bool, show: Call
         cases.append(("GPT-2 small, clip_norm", gpt2, 1.0))
     rows: list[Row] = []
     show(f"\nAdamW on tensors, float32, {n_threads} thread(s), torch {torch.__version__}")
-    show(f"  {'':24} {'':16} {'median':>9} {'over ours':>10}")
+    show(f"  {'':24} {'':22} {'median':>9} {'over ours':>10}")
     for case, shapes, clip_norm in cases:
-        if 4 * 16 * sum(int(np.prod(shape)) for shape in shapes) > 0.8 * free_memory():
+        if 5 * 16 * sum(int(np.prod(shape)) for shape in shapes) > 0.8 * free_memory():
             show(f"  {case}: left out, too large for this machine's memory")
             continue
         with settled(n_threads):
@@ -87,5 +88,5 @@ def run(gpt2: Sequence[tuple[int, ...]], n_threads: int, quick: bool, show: Call
         medians = {name: float(np.median(times)) for name, times in seconds.items()}
         for name, median in medians.items():
             rows.append(Row(case, name, median, median / medians[OURS]))
-            show(f"  {case:24} {name:16} {time_text(median):>9} {rows[-1].over_ours:>10.2f}")
+            show(f"  {case:24} {name:22} {time_text(median):>9} {rows[-1].over_ours:>10.2f}")
     return rows
