@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
         description="A small transformer on the characters of Python's help topics, trained by torch.optim.AdamW and "
         "by schuss.torch.AdamW. Example: schuss compare transformer",
     )
-    letters.add_argument("--iterations", type=_steps, default=400, metavar="N", help="of each way (%(default)s)")
+    letters.add_argument("--iterations", type=_steps, default=400, metavar="N", help="of both (%(default)s)")
     letters.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="texts (%(default)s)")
     letters.add_argument("--width", type=_positive, default=128, metavar="N", help="of the model (%(default)s)")
     letters.add_argument("--layers", type=_positive, default=2, metavar="N", help="blocks (%(default)s)")

@@ -1,8 +1,8 @@
 """A small transformer that learns to write on, character by character: PyTorch's step against ours.
 
-Both have the same batches. The text is that of Python's help topics. The model: embedding, blocks of causal attention
-and of two linear layers, each after a layer norm and added to what came in (Vaswani et al., Attention is all you need,
-2017, arXiv:1706.03762; the norms' place: Xiong et al., 2020, arXiv:2002.04745).
+Both have the same batches, by turns. The text is that of Python's help topics. The model: embedding, blocks of causal
+attention and of two linear layers, each after a layer norm and added to what came in (Vaswani et al., Attention is all
+you need, 2017, arXiv:1706.03762; the norms' place: Xiong et al., 2020, arXiv:2002.04745).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def transformer(
     iterations, batch_size, seed : int
         The seed gives the first parameters and the batches.
     watch : callable
-        Called with the run after each iteration.
+        Called with PyTorch's run when both have made an iteration.
     """
     torch = need("torch", "schuss compare transformer", extra="torch")
     text = _text()
@@ -115,23 +115,23 @@ def transformer(
     race = CharacterRace([], setting)
     before = torch.get_num_threads()
     torch.set_num_threads(threads.get_num_threads())
+    runners = []
+    for way in WAYS:
+        torch.manual_seed(seed)
+        model = _model(len(alphabet), width, layers, context)
+        runners.append((WordRun(way, seed=seed), model, _optimizer(way, model), list(model.parameters())))
+    race.runs += [run for run, *_ in runners]
+    rng = np.random.default_rng(seed)
     try:
-        for way in WAYS:
-            run = WordRun(way, seed=seed)
-            race.runs.append(run)
-            torch.manual_seed(seed)
-            model = _model(len(alphabet), width, layers, context)
-            opt, rng = _optimizer(way, model), np.random.default_rng(seed)
-            params = list(model.parameters())
-            run.gradient_bytes = sum(4 * p.numel() for p in params)
-            for _ in range(iterations):
-                starts = torch.from_numpy(rng.integers(0, len(text) - context, batch_size))
-                windows = numbers[starts[:, None] + torch.arange(context + 1)]
+        for iteration in range(iterations):
+            starts = torch.from_numpy(rng.integers(0, len(text) - context, batch_size))
+            windows = numbers[starts[:, None] + torch.arange(context + 1)]
+            for run, model, opt, params in runners[:: -1 if iteration % 2 else 1]:
                 begin = perf_counter_ns()
                 loss = torch.nn.functional.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
                 loss.backward()
                 computed = perf_counter_ns()
-                if way == WAYS[0]:
+                if run.name == WAYS[0]:
                     torch.nn.utils.clip_grad_norm_(params, CLIP_NORM)
                 opt.step()
                 opt.zero_grad()
@@ -139,7 +139,7 @@ def transformer(
                 run.gradient_ns.append(computed - begin)
                 run.update_ns.append(end - computed)
                 run.losses.append(loss.item())
-                watch(run)
+            watch(race.runs[0])
     except KeyboardInterrupt:
         race.interrupted = True
         race.runs[:] = [run for run in race.runs if run.losses]

@@ -1,7 +1,7 @@
 """The benchmark of steps on tensors: schuss.torch beside PyTorch's own optimizers, and beside our step on arrays.
 
-AdamW, float32, each on tensors of its own, by turns; ours also with state of bfloat16. Where gradients are clipped PyTorch's ``clip_grad_norm_`` stands
-before its step.
+AdamW, float32, each on tensors of its own, by turns; ours also with state of bfloat16. Where gradients are clipped
+PyTorch's ``clip_grad_norm_`` stands before its step.
 """
 
 from __future__ import annotations
