@@ -145,10 +145,6 @@ bool may_overlap_itself(const View& v) {
   return false;
 }
 
-bool is_aligned(const char* data, Format format) {
-  return reinterpret_cast<uintptr_t>(data) % about(format).itemsize == 0;
-}
-
 View look_at_tensor(py::handle value, const Name& name) {
   const Shown shown = *show(value);
   const std::string text = name.text() + " is a tensor ";
@@ -164,7 +160,7 @@ View look_at_tensor(py::handle value, const Name& name) {
   std::vector<py::ssize_t> strides(shown.strides, shown.strides + shown.ndim);
   for (py::ssize_t& stride : strides) stride *= static_cast<py::ssize_t>(view.itemsize());
   view.layout = Layout(shown.ndim, shape.data(), strides.data());
-  if (!is_aligned(shown.data, view.format)) throw py::value_error(text + "that is not aligned to its elements");
+  if (!shown.aligned) throw py::value_error(text + "that is not aligned to its elements");
   if (name.written() && may_overlap_itself(view))
     throw py::value_error(text + "whose elements may overlap each other in memory; use a clone of it");
   return view;
@@ -180,7 +176,7 @@ void learn_types() {
     if (lies_plainly(line.format)) scalar_type(line.format) = type(line.name);
 }
 
-Layout::Layout(int ndim, const py::ssize_t* shape, const py::ssize_t* strides) : ndim_(ndim) {
+Layout::Layout(int ndim, const py::ssize_t* shape, const py::ssize_t* strides) : ndim_(ndim), few_{} {
   py::ssize_t* to = few_;
   if (ndim > few) {
     many_.resize(2 * static_cast<size_t>(ndim));
@@ -212,32 +208,21 @@ bool View::same_layout(const View& other) const {
          layout.same(other.layout.ndim(), other.layout.shape(), other.layout.strides());
 }
 
-std::optional<char*> View::place_of(py::handle value) const {
-  if (kind == Kind::tensor) {
-    const std::optional<Shown> shown = show(value);
-    if (!shown) return {};
-    const Shown& now = *shown;
-    const auto size = static_cast<py::ssize_t>(itemsize());
-    bool alike = now.on_cpu && now.format == format && now.ndim == layout.ndim() && is_aligned(now.data, format);
-    for (int i = 0; i < layout.ndim() && alike; ++i)
-      alike = layout.shape()[i] == now.shape[i] && layout.strides()[i] == now.strides[i] * size;
-    return alike ? std::optional(now.data) : std::nullopt;
-  }
-  if (kind != Kind::array || !is_array(value)) return {};
+char* View::place_of(py::handle value) const {
+  if (kind == Kind::tensor) return place_of_tensor(*this, value);
+  if (kind != Kind::array || !is_array(value)) return nullptr;
   const auto* now = array_proxy(value.ptr());
   const auto* descr = array_descriptor_proxy(now->descr);
   const bool alike = descr->type_num == number_of(format) && is_native(*descr) &&
                      now->flags & npy_api::NPY_ARRAY_ALIGNED_ && layout.same(now->nd, now->dimensions, now->strides);
-  return alike ? std::optional(now->data) : std::nullopt;
+  return alike ? now->data : nullptr;
 }
 
 py::object owner_of(py::handle value) {
   return is_array(value) ? py::reinterpret_borrow<py::object>(array_proxy(value.ptr())->base) : py::object();
 }
 
-bool is_writeable(py::handle array) {
-  return !is_array(array) || array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_WRITEABLE_;
-}
+bool is_writeable(py::handle array) { return array_proxy(array.ptr())->flags & npy_api::NPY_ARRAY_WRITEABLE_; }
 
 std::string Name::text() const {
   if (!key) return slot;
@@ -258,6 +243,7 @@ View look(py::handle value, const Name& name, bool tensors) {
     const std::optional<Format> format = name.role == Role::state ? std::nullopt : float_format(value);
     if (!format) refuse_type(value, name);
     view.format = *format;
+    view.layout = Layout(0, nullptr, nullptr);
     view.kind = PyFloat_CheckExact(value.ptr()) ? Kind::python_float : Kind::numpy_scalar;
     return view;
   }

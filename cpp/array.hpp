@@ -2,7 +2,6 @@
 #pragma once
 #include <pybind11/numpy.h>
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,7 +30,7 @@ class Layout {
  private:
   static constexpr int few = 4;
   int ndim_ = 0;
-  py::ssize_t few_[2 * few] = {};
+  py::ssize_t few_[2 * few];
   std::vector<py::ssize_t> many_;
 };
 
@@ -47,8 +46,8 @@ struct View {
   bool in_memory() const { return kind == Kind::array || kind == Kind::tensor; }
   size_t size() const;
   bool same_layout(const View& other) const;
-  // Where a value lies that would look the same otherwise, and be it read-only. Nowhere if it would not.
-  std::optional<char*> place_of(py::handle value) const;
+  // Where a value lies that would look the same otherwise, and be it read-only; nullptr if it would not.
+  char* place_of(py::handle value) const;
 };
 
 enum class Role : char { parameter, gradient, state };
@@ -78,7 +77,7 @@ View look(py::handle value, const Name& name, bool tensors = false);
 View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape);
 View look_contiguous(py::handle value, const Name& name, const std::vector<py::ssize_t>& shape, Format format);
 
-// Whether an array, or a tensor, can be written: now.
+// Whether an array can be written: now.
 bool is_writeable(py::handle array);
 
 // What an array that is a view has its memory from; no object where it owns it.

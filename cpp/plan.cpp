@@ -289,11 +289,12 @@ bool Plan::knows(size_t i, Entry& entry) const {
   if (i >= rows_.size()) return false;
   const Row& row = *rows_[i];
   if (!has_name(row, entry.key)) return false;
-  if (row.p.place_of(entry.p) != row.p.data || !is_writeable(entry.p)) return false;
-  const std::optional<char*> place = row.by_rows ? std::nullopt : row.g.place_of(entry.g);
-  if (!place) return false;
-  entry.g_view.data = *place;
-  if (*place != row.g.data) {
+  const char* const place = row.p.place_of(entry.p);
+  if (!place || place != row.p.data || !(row.p.kind == Kind::tensor || is_writeable(entry.p))) return false;
+  if (row.by_rows) return false;
+  entry.g_view.data = row.g.place_of(entry.g);
+  if (!entry.g_view.data) return false;
+  if (entry.g_view.data != row.g.data) {
     View moved = row.g;
     moved.data = entry.g_view.data;
     if (!is_free(moved)) return false;

@@ -94,7 +94,7 @@ bool Lag::intact() const {
     const bool same = now.data == table_.base[o] && now.format == table_.format && now.layout.ndim() > 0 &&
                       now.layout.shape()[0] == static_cast<py::ssize_t>(table_.rows) &&
                       row_bytes(now) == static_cast<py::ssize_t>(table_.width * now.itemsize());
-    if (!same || !is_writeable(array)) return false;
+    if (!same || !(now.kind == Kind::tensor || is_writeable(array))) return false;
   }
   return true;
 }

@@ -104,7 +104,20 @@ std::optional<Shown> show(py::handle value) {
   if (may_be_turned(now) && value.attr("is_neg")().cast<bool>())
     throw std::runtime_error("a tensor's memory has the other sign than its numbers; take resolve_neg() of it");
   char* const data = now.data ? static_cast<char*>(now.data) + now.byte_offset : nowhere;
-  return Shown{data, now.ndim, now.shape, now.strides, format_of(now), on_cpu};
+  const std::optional<Format> format = format_of(now);
+  const bool aligned = !format || reinterpret_cast<uintptr_t>(data) % about(*format).itemsize == 0;
+  return Shown{data, now.ndim, now.shape, now.strides, format, on_cpu, aligned};
+}
+
+char* place_of_tensor(const View& view, py::handle value) {
+  const std::optional<Shown> now = show(value);
+  if (!now || !now->on_cpu || !now->aligned || now->format != view.format || now->ndim != view.layout.ndim())
+    return nullptr;
+  const py::ssize_t *const shape = view.layout.shape(), *const strides = view.layout.strides();
+  const auto size = static_cast<py::ssize_t>(view.itemsize());
+  for (int i = 0; i < now->ndim; ++i)
+    if (shape[i] != now->shape[i] || strides[i] != now->strides[i] * size) return nullptr;
+  return now->data;
 }
 
 }  // namespace schuss

@@ -1,15 +1,11 @@
 // Tensors of another library, looked at through the functions that it offers in C: no Python object is made.
 #pragma once
-#include <pybind11/pybind11.h>
-
 #include <cstdint>
 #include <optional>
 
-#include "format.hpp"
+#include "array.hpp"
 
 namespace schuss {
-
-namespace py = pybind11;
 
 // Tells of a class whose objects are tensors, by the table that it has as `__dlpack_c_exchange_api__`.
 void learn_tensors(const py::object& type);
@@ -23,8 +19,11 @@ struct Shown {
   int ndim;
   const int64_t *shape, *strides;
   std::optional<Format> format;  // of those that may be a parameter's
-  bool on_cpu;
+  bool on_cpu, aligned;
 };
 std::optional<Shown> show(py::handle value);  // of what is a tensor
+
+// What View::place_of() is for tensors.
+char* place_of_tensor(const View& view, py::handle value);
 
 }  // namespace schuss
