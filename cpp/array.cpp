@@ -81,7 +81,12 @@ Use last_use(const Name& name) {
   return name.role == Role::state ? Use::state : Use::coded;
 }
 
-bool is_native(const py::detail::PyArrayDescr_Proxy& descr) { return descr.byteorder == '=' || descr.byteorder == '|'; }
+// NumPy names this processor's order '=', but for a dtype that came with a buffer.
+bool is_native(const py::detail::PyArrayDescr_Proxy& descr) {
+  const uint16_t one = 1;
+  const char own = reinterpret_cast<const char*>(&one)[0] ? '<' : '>';
+  return descr.byteorder == '=' || descr.byteorder == '|' || descr.byteorder == own;
+}
 
 // A scalar of NumPy's with a dtype of that size.
 bool is_number_of_16_bits(py::handle value) {
@@ -235,6 +240,8 @@ bool is_array(py::handle value) {
   PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(value.ptr()));
   return type == types.ndarray || type == types.memmap;
 }
+
+bool is_number(py::handle value) { return float_format(value).has_value(); }
 
 View look(py::handle value, const Name& name, bool tensors) {
   if (tensors && is_tensor(value)) return look_at_tensor(value, name);

@@ -68,6 +68,9 @@ void learn_types();
 // Whether a value is an array, and of no subclass that may mean more than its numbers.
 bool is_array(py::handle value);
 
+// Whether a value is a number: a Python float, or one of NumPy's floats of 32 and 64 bits.
+bool is_number(py::handle value);
+
 // The view of a value that is fit for its role; py::type_error or py::value_error otherwise.
 // A float has no memory of its own to show: its view's data is nullptr. State is never a float. Tensors are taken where
 // that is said.

@@ -98,20 +98,26 @@ std::string missing_from(const Reader& others, const Reader& these) {
   throw py::value_error(text + " (a gradient of None skips its parameter)");
 }
 
-PyObject* rows_type = nullptr;  // schuss.Rows
+PyObject *rows_type = nullptr, *view_function = nullptr;  // schuss.Rows, schuss.views.view_of
 
-// A gradient by rows is taken apart. Its attributes are slots, whose reading runs no code of the user's.
+// A gradient by rows is taken apart: its attributes are slots, whose reading runs no code of the user's. Of another
+// library's gradient the array with its memory is looked at.
 void look_at(Entry& entry, bool tensors) {
   if (reinterpret_cast<PyObject*>(Py_TYPE(entry.g.ptr())) == rows_type) {
     entry.indices = entry.g.attr("_indices");
     entry.g = entry.g.attr("_values");
   }
+  const bool foreign = !is_array(entry.g) && !is_number(entry.g) && !(tensors && is_tensor(entry.g));
+  if (foreign && view_function)
+    if (py::object view = py::handle(view_function)(entry.g); !view.is_none()) entry.g = std::move(view);
   entry.p_view = look(entry.p, entry.p_name(), tensors);
   entry.g_view = look(entry.g, entry.g_name(), tensors);
   entry.looked = true;
 }
 
 }  // namespace
+
+void learn_views(const py::object& function) { view_function = py::object(function).release().ptr(); }
 
 void learn_rows(const py::object& type) { rows_type = py::object(type).release().ptr(); }
 

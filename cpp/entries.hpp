@@ -10,6 +10,9 @@ namespace schuss {
 // Tells of the class of gradients by rows, once.
 void learn_rows(const py::object& type);
 
+// Tells of the function that shows the memory of another library's value as an array, or returns None.
+void learn_views(const py::object& function);
+
 // Pairs each parameter with its gradient in `entries`; leaves out those whose gradient is None. True if there is a
 // plan that knows them, and no others; else all are looked at.
 // Tensors are taken where that is said.

@@ -9,7 +9,10 @@
 array([-0.001, -0.001], dtype=float32)
 """
 
-from . import threads  # noqa: F401  first: it prepares the loading of the compiled core
+from . import (
+    threads,  # noqa: F401  first: it prepares the loading of the compiled core
+    views,  # noqa: F401  which the core is told of
+)
 
 # isort: split
 from . import datasets, functional, mpi, nn, reference, schedules

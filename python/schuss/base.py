@@ -207,7 +207,9 @@ class Optimizer(Arguments):
         grads : mapping or list, like ``params``
             A gradient for each parameter, of the same shape, and dtype; but for float64, the three others go with
             each other. It is only read. ``None`` skips
-            its parameter. A :class:`schuss.Rows` stands for the gradient that is zero in all other rows.
+            its parameter. A :class:`schuss.Rows` stands for the gradient that is zero in all other rows. What is no
+            array, but whose memory NumPy can look into without a copy, is taken, too: by DLPack (JAX, PyTorch where no
+            gradient is recorded, Arrow), ``__array_interface__`` or a buffer.
         grad_scale : float, default 1
             The gradients are multiplied by this on their way in: to average over micro-batches whose gradients
             were added up, or to undo a scaling of the loss.
