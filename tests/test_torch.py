@@ -880,6 +880,27 @@ def test_clip_norm_is_pytorchs():
         near(q, p, 1e-5)
 
 
+def test_options_of_ours_that_change():
+    a = parameters([(40,), (3, 4)])
+    b = twins(a)
+    opt, ref = st.AdamW([{"params": a[:1]}, {"params": a[1:]}]), torch.optim.AdamW(b)
+    for t, clip in enumerate([None, 0.5, 0.5, 0.1, None]):
+        for group in opt.param_groups:
+            group["clip_norm"] = clip
+            group["clip_value"] = 0.2 if t == 2 else None
+        give(a, t)
+        give(b, t)
+        opt.step()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(b, clip)
+        if t == 2:
+            torch.nn.utils.clip_grad_value_(b, 0.2)
+        ref.step()
+        for p, q in zip(a, b, strict=True):
+            near(q, p, 1e-5, f"step {t}")
+    assert float(opt.state[a[0]]["step"]) == 5
+
+
 def test_averages():
     a = parameters([(6,), (2, 2)])
     opt = st.SGD(a, 0.1, ema=0.75)

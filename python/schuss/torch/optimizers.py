@@ -127,6 +127,7 @@ class Stepper(torch.optim.Optimizer):
         self._parts: list[Part] = []
         self._seen: list[Seen] = []
         self._seen_state: list[Any] = []
+        self._whole: Whole | None = None
         self._averaged = False
         self._skipped = 0
 
@@ -224,8 +225,7 @@ class Stepper(torch.optim.Optimizer):
                 return False
             if seen.told(group):
                 continue
-            self._check_whole()
-            if not all(part.renew(group) for part in self._parts):
+            if self._check_whole() != self._whole or not all(part.renew(group) for part in self._parts):
                 return False
             seen.take(group)
         for part in self._parts:
@@ -248,7 +248,7 @@ class Stepper(torch.optim.Optimizer):
                 "clip_norm and on_nonfinite look at all groups together, whose rules must then be of the same kind: "
                 "make two optimizers, or give the groups the same momentum, amsgrad and the like"
             )
-        self._skipped = self.skipped
+        self._skipped, self._whole = self.skipped, whole
         self._parts = [
             Part(self.state, params, numbers, groups, self._make, self._names, whole, self._changed)
             for params, numbers, groups in found.values()
