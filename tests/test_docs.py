@@ -25,6 +25,8 @@ def test_docstrings(name):
         pytest.importorskip("safetensors", reason="safetensors is not installed (extra checkpoint)")
     if name.startswith("schuss.mpi."):
         pytest.importorskip("mpi4py", reason="mpi4py is not installed (extra mpi)")
+    if name == "schuss.scipy":
+        pytest.importorskip("scipy", reason="scipy is not installed (extra scipy)")
     if name in ("schuss.torch.tensors", "schuss.torch.step", "schuss.torch.optimizers"):
         pytest.importorskip("torch", reason="torch is not installed (extra torch)")
     assert doctest.testmod(importlib.import_module(name)).failed == 0

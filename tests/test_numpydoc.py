@@ -24,6 +24,7 @@ MODULES = [
     "schuss.mpi",
     "schuss.threads",
     "schuss.info",
+    "schuss.scipy",
     "schuss.textbook",
     "schuss.textbook.ch04",
     *(["schuss.torch"] if importlib.util.find_spec("torch") else []),
