@@ -616,8 +616,8 @@ void Engine::step_in_numpy(const Plan& plan, const py::object& optimizer, const 
 }
 
 template <class Lap>
-void Engine::step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale,
-                  const Ranks& ranks, Lap lap) {
+void Engine::step(const py::object& optimizer, const py::object& given_params, const py::object& given_grads,
+                  double grad_scale, const Ranks& ranks, Lap lap) {
   enter("update() was called");
   updating_ = true;
   struct Turn {
@@ -640,7 +640,10 @@ void Engine::step(const py::object& optimizer, const py::object& params, const p
     std::vector<Entry>& entries;
     ~Held() { entries.clear(); }
   } const held{entries_};
-  const bool known = collect(params, grads, plans_.empty() ? nullptr : &plans_.front()->plan, tensors_, entries_);
+  ByPath by_path;  // where they are nested
+  const Plan* const last = plans_.empty() ? nullptr : &plans_.front()->plan;
+  const bool known = collect(given_params, given_grads, last, tensors_, entries_, &by_path);
+  const py::object& params = by_path.first ? by_path.first : given_params;
   stepped_.store(entries_.size(), std::memory_order_relaxed);
   lap("checks");
 

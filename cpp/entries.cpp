@@ -98,11 +98,18 @@ std::string missing_from(const Reader& others, const Reader& these) {
   throw py::value_error(text + " (a gradient of None skips its parameter)");
 }
 
-PyObject *rows_type = nullptr, *view_function = nullptr;  // schuss.Rows, schuss.views.view_of
+PyObject *rows_type = nullptr, *view_function = nullptr;            // schuss.Rows, schuss.views.view_of
+PyObject *is_nest_function = nullptr, *flatten_function = nullptr;  // of schuss.nested
+
+bool is_nest(py::handle value) { return is_nest_function && py::handle(is_nest_function)(value).cast<bool>(); }
+
+// Thrown where a parameter holds others, and that is said to be possible.
+struct Nested {};
 
 // A gradient by rows is taken apart: its attributes are slots, whose reading runs no code of the user's. Of another
 // library's gradient the array with its memory is looked at.
-void look_at(Entry& entry, bool tensors) {
+void look_at(Entry& entry, bool tensors, bool nested) {
+  if (nested && !is_array(entry.p) && !is_number(entry.p) && is_nest(entry.p)) throw Nested();
   if (reinterpret_cast<PyObject*>(Py_TYPE(entry.g.ptr())) == rows_type) {
     entry.indices = entry.g.attr("_indices");
     entry.g = entry.g.attr("_values");
@@ -115,14 +122,9 @@ void look_at(Entry& entry, bool tensors) {
   entry.looked = true;
 }
 
-}  // namespace
-
-void learn_views(const py::object& function) { view_function = py::object(function).release().ptr(); }
-
-void learn_rows(const py::object& type) { rows_type = py::object(type).release().ptr(); }
-
-bool collect(const py::object& params, const py::object& grads, const Plan* plan, bool tensors,
-             std::vector<Entry>& entries) {
+bool collect_flat(const py::object& params, const py::object& grads, const Plan* plan, bool tensors, bool nested,
+                  std::vector<Entry>& entries) {
+  if (nested && !is_sequence(params) && !is_mapping(params) && is_nest(params)) throw Nested();
   const Reader parameters(params, "params"), gradients(grads, "grads");
   if (parameters.sequence() != gradients.sequence())
     throw py::type_error("params is a " + type_name(params) + " and grads a " + type_name(grads) +
@@ -142,7 +144,7 @@ bool collect(const py::object& params, const py::object& grads, const Plan* plan
     }
     Entry& entry = entries.emplace_back(key, std::move(p), std::move(g));
     all_known = all_known && plan->knows(entries.size() - 1, entry);
-    if (!all_known) look_at(entry, tensors);
+    if (!all_known) look_at(entry, tensors, nested);
     const bool is_float = !is_array(entry.p) && !is_tensor(entry.p);
     if (is_float && !plain && !py::hasattr(params, "__setitem__"))
       throw py::type_error(entry.p_name().text() + " is a float in a " + type_name(params) +
@@ -155,8 +157,31 @@ bool collect(const py::object& params, const py::object& grads, const Plan* plan
   if (gradients.size() != entries.size() + skipped) refuse_different_names(parameters, gradients);
   if (all_known && entries.size() == plan->tensors().size()) return true;
   for (Entry& entry : entries)
-    if (!entry.looked) look_at(entry, tensors);  // as it was known, until one came that was not
+    if (!entry.looked) look_at(entry, tensors, nested);  // as it was known, until one came that was not
   return false;
+}
+
+}  // namespace
+
+void learn_nested(const py::object& is_nest_, const py::object& flatten_) {
+  is_nest_function = py::object(is_nest_).release().ptr();
+  flatten_function = py::object(flatten_).release().ptr();
+}
+
+void learn_views(const py::object& function) { view_function = py::object(function).release().ptr(); }
+
+void learn_rows(const py::object& type) { rows_type = py::object(type).release().ptr(); }
+
+bool collect(const py::object& params, const py::object& grads, const Plan* plan, bool tensors,
+             std::vector<Entry>& entries, ByPath* by_path) {
+  if (!by_path) return collect_flat(params, grads, plan, tensors, false, entries);
+  try {
+    return collect_flat(params, grads, plan, tensors, true, entries);
+  } catch (const Nested&) {
+    entries.clear();
+  }
+  *by_path = py::handle(flatten_function)(params, grads).cast<ByPath>();
+  return collect_flat(by_path->first, by_path->second, plan, tensors, false, entries);
 }
 
 void Rebound::set(const Entry& entry, const py::object& value) {

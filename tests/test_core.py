@@ -92,6 +92,7 @@ def test_all_functions_that_take_arrays_are_here():
             "care",
             "learn_rows",
             "learn_views",
+            "learn_nested",
             "learn_tensors",
             "check",
         )

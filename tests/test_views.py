@@ -92,6 +92,16 @@ def test_steps_are_those_of_arrays(kind, shape):
         assert np.array_equal(g, kept)
 
 
+def test_over_ranks():
+    """Also where there is one of them."""
+    pytest.importorskip("mpi4py", reason='mpi4py is not installed: pip install ".[mpi]"')
+    params = {"W": np.zeros(3), "b": np.zeros(2)}
+    opt = schuss.mpi.Sharded(schuss.SGD(lr=1.0))
+    opt.update(params, {"W": memoryview(np.ones(3)), "b": None})
+    opt.update(params, {"W": DLPack(np.ones(3)), "b": None})
+    np.testing.assert_array_equal(params["W"], [-2, -2, -2])
+
+
 @pytest.mark.parametrize("kind", ["memoryview", "__array_interface__", "__dlpack__"])
 def test_nothing_is_copied(kind):
     params = {"W": np.zeros(10**6, np.float32)}

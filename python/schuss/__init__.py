@@ -20,6 +20,7 @@ from ._core import __version__
 from .base import Optimizer
 from .checkpoint import load
 from .info import info
+from .nested import register_dataclass
 from .optimizers import (
     LAMB,
     LARS,
@@ -77,6 +78,7 @@ __all__ = [
     "mpi",
     "nn",
     "reference",
+    "register_dataclass",
     "schedules",
     "set_num_threads",
 ]

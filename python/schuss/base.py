@@ -22,6 +22,7 @@ from .display import size, table
 from .dtypes import computed
 from .formats import beside, coded, number_of, parameter_dtype
 from .memory import computed_copy, copy_of, zeros_like
+from .nested import flat
 from .options import ON_NONFINITE, Grads, L2Options, LearningRate, Options, Params
 from .reference import follow, prepared
 from .schedules import Schedule, rate_at
@@ -210,6 +211,10 @@ class Optimizer(Arguments):
             its parameter. A :class:`schuss.Rows` stands for the gradient that is zero in all other rows. What is no
             array, but whose memory NumPy can look into without a copy, is taken, too: by DLPack (JAX, PyTorch where no
             gradient is recorded, Arrow), ``__array_interface__`` or a buffer.
+
+            Both may be nested: dicts, lists, tuples, and dataclasses given to :func:`schuss.register_dataclass`, within
+            each other. Names are then paths, as in ``"layers/0/W"``; groups match them, and the state has them. A
+            gradient of None skips all that is below it.
         grad_scale : float, default 1
             The gradients are multiplied by this on their way in: to average over micro-batches whose gradients
             were added up, or to undo a scaling of the loss.
@@ -294,6 +299,7 @@ class Optimizer(Arguments):
                [0.62 , 0.62 ],
                [0.9  , 0.9  ]])
         """
+        params = flat(params)
         if not (hasattr(params, "keys") or isinstance(params, (list, tuple))):
             raise TypeError(f"params must be a dict of name -> numpy.ndarray, or a list of them; got {shown(params)}")
         if rows is None:

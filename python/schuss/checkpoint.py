@@ -30,6 +30,7 @@ from ._extras import need
 from .dtypes import is_16_bits, stored_dtype
 from .files import read_whole, saved_name, sum_of, write_whole
 from .memory import copy_of
+from .nested import any_nested, flat, nest_of, nested_as
 from .shards import Index, is_index, real_path, remove_shares
 from .states import made_from, refuse_share, savable
 
@@ -48,7 +49,7 @@ class Checkpoint(NamedTuple):
     ----------
     optimizer : Optimizer
         After as many steps as it had made.
-    params : dict or list of ndarray, or None
+    params : dict or list of ndarray, nested or not, or None
         As they were given to :meth:`schuss.Optimizer.save`; None if they were not.
     """
 
@@ -66,6 +67,8 @@ def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> No
 def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
     refuse_share(opt, "save()")
     saved = savable(opt)
+    nest = nest_of(params) if any_nested(params) else None
+    params = flat(params)
     if params is not None and (hasattr(params, "keys") or isinstance(params, (list, tuple))):
         opt._engine.catch_up(params, None)  # which refuses other arrays than those that have rows behind
     arrays: dict[str, NDArray[Any]] = {}
@@ -86,6 +89,8 @@ def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
         ]
     sums = {key: sum_of(array) for key, array in arrays.items()}
     document = {**saved, "state": state, "params": listed, "list": not named, "crc32": sums}
+    if nest is not None:
+        document["nest"] = nest
     text = json.dumps(document, allow_nan=False)
     metadata = {_KEY: text, _SUM_KEY: str(zlib.crc32(text.encode()))}
     write_whole(path, lambda partial: safetensors.save_file(arrays, partial, metadata))
@@ -174,6 +179,11 @@ def load(path: str | os.PathLike[str], classes: Sequence[type[Optimizer]] = ()) 
     for name, key in params:
         if not _is_parameter(arrays[key].dtype):
             raise ValueError(f"{os.fspath(path)}: params[{name!r}] is {arrays[key].dtype}, which is no parameter's")
+    if "nest" in document:
+        try:
+            return Checkpoint(opt, nested_as(document["nest"], [copy_of(arrays[key]) for _, key in params]))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from error
     if document["list"]:
         return Checkpoint(opt, [copy_of(arrays[key]) for _, key in params])
     return Checkpoint(opt, {name: copy_of(arrays[key]) for name, key in params})

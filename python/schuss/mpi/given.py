@@ -16,6 +16,7 @@ from ..options import Grads, Params
 from ..rows import Rows
 from ..schedules import Schedule
 from ..shares import BLOCK, Shares, Tensor
+from ..views import view_of
 from .moves import Line
 
 ROWS, NONE = "Rows", "None"
@@ -66,9 +67,15 @@ def look_at(params: Params, grads: Sequence[Grads], before: Given | None, ranks:
 
 def _plain(grads: Grads) -> Any:
     """As a dict or a list, read once; other things are left for the check to refuse."""
-    if isinstance(grads, (dict, list, tuple)):
-        return grads
-    return {name: grads[name] for name in grads.keys()} if hasattr(grads, "keys") else grads  # noqa: SIM118
+    if isinstance(grads, (list, tuple)):
+        return [_seen(each) for each in grads]
+    return {name: _seen(grads[name]) for name in grads.keys()} if hasattr(grads, "keys") else grads  # noqa: SIM118
+
+
+def _seen(g: Any) -> Any:
+    """A gradient as an array, where it is one of another library's."""
+    view = None if isinstance(g, (np.ndarray, Rows)) or g is None else view_of(g)
+    return g if view is None else view
 
 
 def _kinds(names: Sequence[Any], grads: Sequence[Sequence[Any]]) -> tuple[str, ...]:
