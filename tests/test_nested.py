@@ -105,6 +105,13 @@ def test_the_learning_rate_is_asked_for_once():
     assert len(opt.state) in (0, 1)
 
 
+class Copies(dict):
+    """A mapping that makes a new array at each access."""
+
+    def __getitem__(self, key):
+        return np.array(super().__getitem__(key))
+
+
 def refusals():
     a, g = np.ones(2), np.ones(2)
     yield {"a": {"x": a}}, {"a": {"y": g}}, ValueError, "grads lacks 'a/x', grads has 'a/y', which params lacks"
@@ -117,12 +124,13 @@ def refusals():
     yield {"a": {"x": a}}, {"a": {"x": np.ones(3)}}, ValueError, r"grads\['a/x'\] has shape \(3,\)"
     yield {"b": a, "a": {"x": None}}, {"b": g, "a": {"x": g}}, TypeError, r"params\['a/x'\].*got NoneType"
     yield {"a": {"x": a}, "b": {"y": a}}, {"a": {"x": g}, "b": {"y": g}}, ValueError, "'a/x'.*'b/y'.*overlap"
+    yield {"b": a, "a": Copies(x=a)}, {"b": g, "a": {"x": g}}, TypeError, "gives another array at each access"
     loop = {"x": a}
     loop["self"] = loop
     yield loop, loop, ValueError, "nested more than 50 deep"
 
 
-@pytest.mark.parametrize("i", range(11))
+@pytest.mark.parametrize("i", range(12))
 def test_what_is_refused_has_changed_nothing(i):
     params, grads, error, text = list(refusals())[i]
     arrays = [each for each in flatly(params) if isinstance(each, np.ndarray)]

@@ -105,7 +105,13 @@ def leaves(params: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, A
             )
         yield path, params
         return
+    again = {} if type(params) in (dict, list, tuple) else dict(_children(params, path))
     for key, each in _children(params, path):
+        if again and again[key] is not each:
+            raise TypeError(
+                f"params{_at(path)}: {type(params).__name__} gives another array at each access, so an update would be "
+                "lost; use a dict of the arrays"
+            )
         yield from leaves(each, f"{path}/{key}" if path else key, depth + 1)
 
 
