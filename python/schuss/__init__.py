@@ -15,7 +15,7 @@ from . import (
 )
 
 # isort: split
-from . import datasets, functional, mpi, nn, reference, schedules
+from . import datasets, functional, mpi, nn, reference, schedules, scipy, torch
 from ._core import __version__
 from .base import Optimizer
 from .checkpoint import load
@@ -80,5 +80,7 @@ __all__ = [
     "reference",
     "register_dataclass",
     "schedules",
+    "scipy",
     "set_num_threads",
+    "torch",
 ]
