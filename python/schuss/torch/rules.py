@@ -43,40 +43,28 @@ class RMSpropHeavyBall(ours.RMSprop):
         return f"RMSprop{'Centered' * self.centered}HeavyBall"
 
 
-class AMSGradW(ours.AMSGrad):
-    """AMSGrad whose weight decay is decoupled from the gradient."""
+class Decoupled(Optimizer):
+    """A rule whose weight decay is decoupled from the gradient, where ours has it in the gradient alone."""
 
     _decoupled: ClassVar[bool] = True
 
     def _kernel(self) -> str:
-        return "AMSGradW"
+        return f"{self._rule.__name__}W"
 
     def _scalars(self, lr: float, t: int) -> Scalars:
         return (*super()._scalars(lr, t), 1 - lr * self.weight_decay)
 
 
-class NAdamW(ours.NAdam):
-    """NAdam whose weight decay is decoupled from the gradient."""
-
-    _decoupled: ClassVar[bool] = True
-
-    def _kernel(self) -> str:
-        return "NAdamW"
-
-    def _scalars(self, lr: float, t: int) -> Scalars:
-        return (*super()._scalars(lr, t), 1 - lr * self.weight_decay)
+class AMSGradW(Decoupled, ours.AMSGrad):
+    """AMSGrad so."""
 
 
-class RAdamW(ours.RAdam):
-    """RAdam whose weight decay is decoupled from the gradient."""
+class NAdamW(Decoupled, ours.NAdam):
+    """NAdam so."""
 
-    _decoupled: ClassVar[bool] = True
 
-    def _kernel(self) -> str:
-        return "RAdamW"
-
-    def _scalars(self, lr: float, t: int) -> Scalars:
-        return (*super()._scalars(lr, t), 1 - lr * self.weight_decay)
+class RAdamW(Decoupled, ours.RAdam):
+    """RAdam so."""
 
 
 class ASGD(ours.SGD):
