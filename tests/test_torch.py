@@ -562,6 +562,54 @@ def test_steps_are_counted_by_parameter():
         near(q, p, 1e-5)
 
 
+def test_a_plan_of_before_does_not_know_of_other_counts():
+    """All have a gradient, then one has none, then all again."""
+    a = parameters([(5,)] * 3)
+    b = twins(a)
+    opt, ref = st.Adam(a, lr=0.1), torch.optim.Adam(b, lr=0.1)
+    for t in range(6):
+        for params in (a, b):
+            give(params, t)
+            if t in (1, 2):
+                params[1].grad = None
+        opt.step()
+        ref.step()
+        for p, q in zip(a, b, strict=True):
+            near(q, p, 1e-6, f"step {t}")
+
+
+def test_a_parameter_takes_anothers_place():
+    a = parameters([(4,), (4,)])
+    b = twins(a)
+    opts = st.AdamW(a), torch.optim.AdamW(b)
+    new = parameters([(4,)], seed=5)
+    twin = twins(new)
+    for t in range(4):
+        if t == 2:
+            for opt, p in zip(opts, (new[0], twin[0]), strict=True):
+                opt.param_groups[0]["params"][0] = p
+        for params in (a, b, new, twin):
+            give(params, t)
+        for opt in opts:
+            opt.step()
+    for p, q in zip([*a, *new], [*b, *twin], strict=True):
+        near(q, p, 1e-6)
+    assert float(opts[0].state[new[0]]["step"]) == 2
+
+
+def test_what_a_rule_remembers_goes_on_with_other_arguments():
+    a = parameters([(4,)], torch.float64)
+    b = twins(a)
+    opts = st.ASGD(a, lr=0.1, lambd=0.5), torch.optim.ASGD(b, lr=0.1, lambd=0.5)
+    for t in range(6):
+        for params, opt in zip((a, b), opts, strict=True):
+            if t == 3:
+                opt.param_groups[0]["weight_decay"] = 0.3
+            give(params, t)
+            opt.step()
+    near(b[0], a[0], 1e-8)
+
+
 def test_no_gradients_are_no_step():
     a = parameters([(3,)])
     opt = st.AdamW(a, on_nonfinite="raise")
