@@ -714,6 +714,25 @@ def test_other_refusals():
     assert not opt.state_dict()["state"]
 
 
+def test_views_of_one_memory():
+    """Columns of a matrix are apart, though between each other; those that share an element are not."""
+    base = torch.randn(10, 4)
+    params = [torch.nn.Parameter(base[:, 0]), torch.nn.Parameter(base[:, 2]), torch.nn.Parameter(base[:5, 1])]
+    before = base.clone()
+    give(params, 0)
+    st.SGD(params, 1.0).step()
+    assert torch.equal(base[:, 2], before[:, 2] - params[1].grad)
+    assert torch.equal(base[5:, 1], before[5:, 1])
+    params = [torch.nn.Parameter(base[:, ::2]), torch.nn.Parameter(base[::3, 2])]
+    give(params, 0)
+    with pytest.raises(ValueError, match=r"params\[0\] and params\[1\] overlap"):
+        st.SGD(params, 1.0).step()
+    p = torch.nn.Parameter(torch.zeros(4).as_strided((3, 2), (1, 1)))
+    p.grad = torch.ones(3, 2)
+    with pytest.raises(ValueError, match="may overlap each other"):
+        st.SGD([p], 1.0).step()
+
+
 def test_gradients_that_come_late_are_refused_whole():
     """A gradient that cannot be taken: nothing has moved, no step is counted."""
     a = parameters([(30,), (4,)])
