@@ -40,6 +40,22 @@ def test_readme():
         exec(block, {})
 
 
+def examples():
+    """The examples of docs/gradients.md by their headings."""
+    page = (Path(__file__).parents[1] / "docs" / "gradients.md").read_text()
+    for section in page.split("\n## ")[1:]:
+        yield from (
+            (section.splitlines()[0], block) for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+        )
+
+
+@pytest.mark.parametrize(("heading", "block"), [pytest.param(*each, id=each[0]) for each in examples()])
+def test_where_gradients_come_from(heading, block):
+    for package in re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE):
+        pytest.importorskip(package, reason=f'{package} is not installed: pip install ".[parity]"')
+    exec(block, {})
+
+
 # Optional packages.
 
 
