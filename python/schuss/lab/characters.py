@@ -7,7 +7,6 @@ you need, 2017, arXiv:1706.03762; the norms' place: Xiong et al., 2020, arXiv:20
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -19,7 +18,7 @@ from .. import threads
 from .._extras import need
 from . import plots
 from .setting import Setting
-from .words import WordRun
+from .words import HELP_TOPICS, WordRun, help_topics
 
 WAYS = ("torch.optim.AdamW", "schuss.torch.AdamW")
 CLIP_NORM, LR, WEIGHT_DECAY = 1.0, 1e-3, 0.1
@@ -36,12 +35,6 @@ class CharacterRace:
 
     def _repr_png_(self) -> bytes | None:
         return plots.shown_in_notebook(plots.characters_figure, self)
-
-
-def _text() -> str:
-    from pydoc_data.topics import topics  # here, as it takes a megabyte
-
-    return "\n".join(topics[name] for name in sorted(topics))
 
 
 def _model(characters: int, width: int, layers: int, context: int) -> Any:
@@ -101,11 +94,11 @@ def transformer(
         Called with PyTorch's run when both have made an iteration.
     """
     torch = need("torch", "schuss compare transformer", extra="torch")
-    text = _text()
+    text = help_topics()
     alphabet = sorted(set(text))
     numbers = torch.tensor(np.searchsorted(alphabet, list(text)))
     setting = Setting(
-        data=f"help topics of Python {sys.version_info.major}.{sys.version_info.minor}",
+        data=HELP_TOPICS,
         counts={"characters": len(text), "different": len(alphabet)},
         model=f"transformer, {layers} blocks of width {width}, context {context}, AdamW, clip_norm {CLIP_NORM:g}",
         iterations=iterations,

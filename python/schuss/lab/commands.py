@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -322,31 +323,35 @@ def compare_decay(args: argparse.Namespace) -> int:
     return exit_status(runs.interrupted)
 
 
-def compare_embedding(args: argparse.Namespace) -> int:
-    """``schuss compare embedding``: words as vectors, by dense gradients and by rows."""
+def _raced(
+    args: argparse.Namespace, name: str, start: Callable[..., Any], figure: Callable[[Any], Any]
+) -> tuple[Any, list[Path]]:
+    """Run a race of ways with its progress bars; write its figure and its curves."""
     prepare(args.out)
-    text = words.Words.of_python()
     bars = _Bars(args.iterations)
     try:
         with told_to_the_user():
-            race = words.embedding(
-                text,
-                optimizer=args.optimizer,
-                dimensions=args.dimensions,
-                iterations=args.iterations,
-                batch_size=args.batch_size,
-                seed=args.seed,
-                watch=bars.watch,
-            )
+            race = start(iterations=args.iterations, batch_size=args.batch_size, seed=args.seed, watch=bars.watch)
     finally:
         bars.close()
     if not race.runs:
         raise KeyboardInterrupt  # before the first step: there is nothing to show
     curves = ((run.name, i, repr(loss), run.seed) for run in race.runs for i, loss in enumerate(run.losses, start=1))
-    files = [
-        write_figure(args.out / "embedding.png", plots.words_figure(race)),
-        write(args.out / "embedding_curves.csv", as_csv(("way", "iteration", "train_loss", "seed"), curves)),
+    return race, [
+        write_figure(args.out / f"{name}.png", figure(race)),
+        write(args.out / f"{name}_curves.csv", as_csv(("way", "iteration", "train_loss", "seed"), curves)),
     ]
+
+
+def compare_embedding(args: argparse.Namespace) -> int:
+    """``schuss compare embedding``: words as vectors, by dense gradients and by rows."""
+    text = words.Words.of_python()
+    race, files = _raced(
+        args,
+        "embedding",
+        partial(words.embedding, text, optimizer=args.optimizer, dimensions=args.dimensions),
+        plots.words_figure,
+    )
     rows, lines = [], []
     for run in race.runs:
         gradient_us, update_us = mean(run.gradient_ns) / 1e3, mean(run.update_ns) / 1e3
@@ -384,27 +389,12 @@ def compare_embedding(args: argparse.Namespace) -> int:
 
 def compare_transformer(args: argparse.Namespace) -> int:
     """``schuss compare transformer``: PyTorch's step against ours, on tensors."""
-    prepare(args.out)
-    bars = _Bars(args.iterations)
-    try:
-        with told_to_the_user():
-            race = characters.transformer(
-                width=args.width,
-                layers=args.layers,
-                iterations=args.iterations,
-                batch_size=args.batch_size,
-                seed=args.seed,
-                watch=bars.watch,
-            )
-    finally:
-        bars.close()
-    if not race.runs:
-        raise KeyboardInterrupt  # before the first step: there is nothing to show
-    curves = ((run.name, i, repr(loss), run.seed) for run in race.runs for i, loss in enumerate(run.losses, start=1))
-    files = [
-        write_figure(args.out / "transformer.png", plots.characters_figure(race)),
-        write(args.out / "transformer_curves.csv", as_csv(("way", "iteration", "train_loss", "seed"), curves)),
-    ]
+    race, files = _raced(
+        args,
+        "transformer",
+        partial(characters.transformer, width=args.width, layers=args.layers),
+        plots.characters_figure,
+    )
     rows, lines = [], []
     for run in race.runs:
         seconds, step_ms = (sum(run.gradient_ns) + sum(run.update_ns)) / 1e9, mean(run.update_ns) / 1e6

@@ -31,6 +31,16 @@ WAYS = ("dense", "rows, exact", "rows, touched")
 WINDOW, NEGATIVES = 5, 5
 
 
+HELP_TOPICS = f"help topics of Python {sys.version_info.major}.{sys.version_info.minor}"
+
+
+def help_topics() -> str:
+    """The text of that name."""
+    from pydoc_data.topics import topics  # here, as it takes a megabyte
+
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
 @dataclass
 class Words:
     """A text as numbers of words, from the most frequent on."""
@@ -41,9 +51,7 @@ class Words:
     @classmethod
     def of_python(cls) -> Words:
         """The help topics of this Python."""
-        from pydoc_data.topics import topics  # here, as it takes a megabyte
-
-        found = re.findall(r"[a-z_]+", " ".join(topics[name] for name in sorted(topics)).lower())
+        found = re.findall(r"[a-z_]+", help_topics().lower())
         vocabulary = [word for word, _ in sorted(Counter(found).items(), key=lambda pair: (-pair[1], pair[0]))]
         number = {word: i for i, word in enumerate(vocabulary)}
         return cls(vocabulary, np.array([number[word] for word in found], np.int64))
@@ -166,7 +174,7 @@ def embedding(
             f"more than {MOST_NUMBERS:,} numbers; choose fewer dimensions or a smaller batch"
         )
     setting = Setting(
-        data=f"help topics of Python {sys.version_info.major}.{sys.version_info.minor}",
+        data=HELP_TOPICS,
         counts={"words": len(words.numbers), "different": len(words.vocabulary)},
         model=f"skip-gram, {NEGATIVES} negative samples, {spec.text}",
         layers=(len(words.vocabulary), dimensions),
