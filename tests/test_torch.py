@@ -80,6 +80,15 @@ def same_state(theirs, ours, tolerance):
                     near(value, ours.state[q][key], tolerance, key)
 
 
+def assert_as_kept(params, opt, kept):
+    """Of parameters and state as ``copy.deepcopy((params, opt.state_dict()))`` has kept them."""
+    for p, old in zip(params, kept[0], strict=True):
+        assert torch.equal(p, old)
+    for key, slots in opt.state_dict()["state"].items():
+        for name, value in slots.items():
+            assert torch.equal(value, kept[1]["state"][key][name])
+
+
 def inputs():
     for info in INFOS:
         for given in info.optim_inputs_func("cpu", torch.float32):
@@ -610,6 +619,15 @@ def test_what_a_rule_remembers_goes_on_with_other_arguments():
     near(b[0], a[0], 1e-8)
 
 
+def test_a_group_without_parameters():
+    a = parameters([(3,)])
+    opt = st.SGD([{"params": [], "momentum": 0.9}, {"params": a}], lr=1.0, clip_norm=100.0)
+    give(a, 0)
+    before = a[0].detach().clone()
+    opt.step()
+    assert torch.equal(a[0], before - a[0].grad)
+
+
 def test_no_gradients_are_no_step():
     a = parameters([(3,)])
     opt = st.AdamW(a, on_nonfinite="raise")
@@ -744,11 +762,7 @@ def test_gradients_that_come_late_are_refused_whole():
     a[1].grad.data = a[1].grad.data.double()
     with pytest.raises(TypeError, match=r"grads\[1\] is float64, its parameter is float32"):
         opt.step()
-    for p, old in zip(a, kept[0], strict=True):
-        assert torch.equal(p, old)
-    for key, slots in opt.state_dict()["state"].items():
-        for name, value in slots.items():
-            assert torch.equal(value, kept[1]["state"][key][name])
+    assert_as_kept(a, opt, kept)
 
 
 # Sparse gradients.
@@ -1008,11 +1022,7 @@ def test_gradients_that_are_not_finite(kind):
     else:
         with pytest.raises(FloatingPointError, match=r"grads\[1\] has an element that is NaN or infinite"):
             opt.step()
-    for p, old in zip(a, kept[0], strict=True):
-        assert torch.equal(p, old)
-    for key, slots in opt.state_dict()["state"].items():
-        for name, value in slots.items():
-            assert torch.equal(value, kept[1]["state"][key][name])
+    assert_as_kept(a, opt, kept)
     give(a, 2)
     opt.step()
     assert float(opt.state[a[0]]["step"]) == 2

@@ -30,7 +30,7 @@ from ._extras import need
 from .dtypes import is_16_bits, stored_dtype
 from .files import read_whole, saved_name, sum_of, write_whole
 from .memory import copy_of
-from .nested import any_nested, flat, nest_of, nested_as
+from .nested import flat, nest_of, nested_as
 from .shards import Index, is_index, real_path, remove_shares
 from .states import made_from, refuse_share, savable
 
@@ -67,8 +67,7 @@ def save(opt: Optimizer, path: str | os.PathLike[str], params: Any = None) -> No
 def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
     refuse_share(opt, "save()")
     saved = savable(opt)
-    nest = nest_of(params) if any_nested(params) else None
-    params = flat(params)
+    given, params = params, flat(params)
     if params is not None and (hasattr(params, "keys") or isinstance(params, (list, tuple))):
         opt._engine.catch_up(params, None)  # which refuses other arrays than those that have rows behind
     arrays: dict[str, NDArray[Any]] = {}
@@ -89,8 +88,8 @@ def _save(safetensors: Any, opt: Optimizer, path: Path, params: Any) -> None:
         ]
     sums = {key: sum_of(array) for key, array in arrays.items()}
     document = {**saved, "state": state, "params": listed, "list": not named, "crc32": sums}
-    if nest is not None:
-        document["nest"] = nest
+    if given is not params:
+        document["nest"] = nest_of(given)
     text = json.dumps(document, allow_nan=False)
     metadata = {_KEY: text, _SUM_KEY: str(zlib.crc32(text.encode()))}
     write_whole(path, lambda partial: safetensors.save_file(arrays, partial, metadata))

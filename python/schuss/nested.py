@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
@@ -72,21 +73,29 @@ def register_dataclass(kind: _Class) -> _Class:
 
 def is_nest(value: Any) -> bool:
     """Whether a value holds parameters by name or number. A list of numbers is one array that is still to be made."""
+    if isinstance(value, np.ndarray):
+        return False
     if isinstance(value, (list, tuple)):
         return not any(isinstance(each, _NUMBERS) for each in value)
     return isinstance(value, Mapping) or type(value) in _registered.values()
 
 
-def _children(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _children(value: Any) -> Iterator[tuple[Any, Any]]:
+    """What a container holds, by its own keys, numbers or fields."""
     if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, (str, int)):
-                raise TypeError(f"{shown(key)}, a name within params{_at(path)}, must be a string or a whole number")
-            yield str(key), value[key]
+        yield from ((key, value[key]) for key in value)
     elif isinstance(value, (list, tuple)):
-        yield from ((str(i), each) for i, each in enumerate(value))
+        yield from enumerate(value)
     else:
         yield from ((each.name, getattr(value, each.name)) for each in fields(value))
+
+
+def _below(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The same by their paths."""
+    for key, each in _children(value):
+        if not isinstance(key, (str, int)):
+            raise TypeError(f"{shown(key)}, a name within params{_at(path)}, must be a string or a whole number")
+        yield f"{path}/{key}" if path else str(key), each
 
 
 def _at(path: str) -> str:
@@ -105,14 +114,14 @@ def leaves(params: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, A
             )
         yield path, params
         return
-    again = {} if type(params) in (dict, list, tuple) else dict(_children(params, path))
-    for key, each in _children(params, path):
-        if again and again[key] is not each:
+    again = {} if type(params) in (dict, list, tuple) else dict(_below(params, path))
+    for below, each in _below(params, path):
+        if again and again[below] is not each:
             raise TypeError(
                 f"params{_at(path)}: {type(params).__name__} gives another array at each access, so an update would be "
                 "lost; use a dict of the arrays"
             )
-        yield from leaves(each, f"{path}/{key}" if path else key, depth + 1)
+        yield from leaves(each, below, depth + 1)
 
 
 def by_path(params: Any) -> dict[str, Any]:
@@ -125,17 +134,11 @@ def by_path(params: Any) -> dict[str, Any]:
     return found
 
 
-def any_nested(params: Any) -> bool:
-    """Whether parameters are nested: in a container within another, or in a dataclass."""
-    if type(params) in _registered.values():
-        return True
-    values = params.values() if isinstance(params, Mapping) else params if isinstance(params, (list, tuple)) else ()
-    return any(is_nest(each) for each in values)
-
-
 def flat(params: Any) -> Any:
-    """Parameters by their paths if they are nested, else as they are."""
-    return by_path(params) if any_nested(params) else params
+    """Parameters by their paths where one container holds others, or is a dataclass; else as they are."""
+    values = params.values() if isinstance(params, Mapping) else params if isinstance(params, (list, tuple)) else ()
+    nested = type(params) in _registered.values() or any(is_nest(each) for each in values)
+    return by_path(params) if nested else params
 
 
 def _gradients(params: Any, grads: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -150,10 +153,10 @@ def _gradients(params: Any, grads: Any, path: str = "") -> Iterator[tuple[str, A
             f"grads{_at(path)} must be nested as params{_at(path)} is, in a {type(params).__name__}; got "
             f"{type(grads).__name__}"
         )
-    mine, theirs = dict(_children(params, path)), dict(_children(grads, path))
+    mine, theirs = dict(_below(params, path)), dict(_below(grads, path))
     if mine.keys() != theirs.keys():
-        lacks = ", ".join(repr(f"{path}/{key}" if path else key) for key in mine if key not in theirs)
-        has = ", ".join(repr(f"{path}/{key}" if path else key) for key in theirs if key not in mine)
+        lacks = ", ".join(repr(below) for below in mine if below not in theirs)
+        has = ", ".join(repr(below) for below in theirs if below not in mine)
         raise ValueError(
             "params and grads must have the same names:"
             + (f" grads lacks {lacks}" if lacks else "")
@@ -161,8 +164,8 @@ def _gradients(params: Any, grads: Any, path: str = "") -> Iterator[tuple[str, A
             + (f" grads has {has}, which params lacks" if has else "")
             + " (a gradient of None skips its parameter, or all that are below it)"
         )
-    for key, each in mine.items():
-        yield from _gradients(each, theirs[key], f"{path}/{key}" if path else key)
+    for below, each in mine.items():
+        yield from _gradients(each, theirs[below], below)
 
 
 def flatten(params: Any, grads: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -177,13 +180,13 @@ _core.learn_nested(is_nest, flatten)
 
 
 def nest_of(params: Any) -> Any:
-    """Describe the containers."""
-    numbers = iter(range(len(by_path(params))))
+    """Describe the containers of what flat() has taken."""
+    numbers = count()
 
     def described(value: Any, top: bool) -> Any:
         if not top and not is_nest(value):
             return next(numbers)
-        children = [(key, described(each, False)) for key, each in _raw_children(value)]
+        children = [(key, described(each, False)) for key, each in _children(value)]
         if isinstance(value, Mapping):
             return {"dict": [list(pair) for pair in children]}
         if isinstance(value, (list, tuple)):
@@ -191,14 +194,6 @@ def nest_of(params: Any) -> Any:
         return {"dataclass": f"{type(value).__module__}.{type(value).__qualname__}", "fields": dict(children)}
 
     return described(params, True)
-
-
-def _raw_children(value: Any) -> Iterator[tuple[Any, Any]]:
-    """The same with the keys of a mapping as they are."""
-    if isinstance(value, Mapping):
-        yield from value.items()
-    else:
-        yield from _children(value, "")
 
 
 def nested_as(nest: Any, leaves: list[Any]) -> Any:

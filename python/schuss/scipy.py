@@ -114,7 +114,7 @@ def minimizer(optimizer: Optimizer) -> Callable[..., OptimizeResult]:
             _told(callback),
             count("maxiter", maxiter, 0),
             number("gtol" if tol is None else "tol", gtol if tol is None else tol, *POSITIVE),
-            flag("disp", bool(disp)),
+            bool(disp),
         )
 
     return method

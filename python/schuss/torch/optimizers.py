@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from inspect import Parameter, Signature, signature
-from itertools import chain
+from itertools import chain, count
 from operator import is_, itemgetter
 from typing import Any, ClassVar
 
@@ -139,11 +139,8 @@ class Stepper(torch.optim.Optimizer):
         param_group : dict
             Its ``"params"``, and the arguments in which it differs, ours among them.
         """
-        for name, value in self._given.items():
-            if name in param_group:
-                param_group[name] = _checked(name, param_group[name])
-            elif isinstance(param_group, dict):
-                param_group.setdefault(name, value)
+        if isinstance(param_group, dict):
+            self._complete(param_group)
         super().add_param_group(param_group)
         try:
             group = self.param_groups[-1]
@@ -157,6 +154,11 @@ class Stepper(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         self._changed[0] = True
+
+    def _complete(self, group: Group) -> None:
+        """Check a group's options of ours, and give it those that it lacks, as one of PyTorch's own does."""
+        for name, value in self._given.items():
+            group[name] = _checked(name, group.get(name, value))
 
     @property
     def skipped(self) -> int:
@@ -237,12 +239,14 @@ class Stepper(torch.optim.Optimizer):
         """Look at everything anew: groups, parameters, and what is in the state."""
         whole = self._check_whole()
         found: dict[Any, tuple[list[Any], list[int], list[Any]]] = {}
-        every = [(group, p) for group in self.param_groups for p in group["params"]]
-        for i, (group, p) in enumerate(every):
-            refuse(p)
-            members = found.setdefault(self._make(group)._structure(), ([], [], []))
-            for each, value in zip(members, (p, i, group), strict=True):
-                each.append(value)
+        number = count()
+        for group in filter(itemgetter("params"), self.param_groups):
+            params, numbers, groups = found.setdefault(self._make(group)._structure(), ([], [], []))
+            for p in group["params"]:
+                refuse(p)
+                params.append(p)
+                numbers.append(next(number))
+                groups.append(group)
         if len(found) > 1 and (whole.clip_norm is not None or whole.on_nonfinite != "propagate"):
             raise ValueError(
                 "clip_norm and on_nonfinite look at all groups together, whose rules must then be of the same kind: "
@@ -319,10 +323,7 @@ class Stepper(torch.optim.Optimizer):
             With ``"state"`` and ``"param_groups"``, to be written by ``torch.save``. The tensors are the live ones.
         """
         found = super().state_dict()
-        found["state"] = {
-            key: dict(slots) if isinstance(slots, dict) else slots for key, slots in found["state"].items()
-        }
-        return dict(found)
+        return {**found, "state": _plain(found["state"])}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` of this class, or of PyTorch's, has returned.
@@ -347,16 +348,14 @@ class Stepper(torch.optim.Optimizer):
                     self.state[p][name] = value.detach().to("cpu", copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {p: dict(slots) if isinstance(slots, dict) else slots for p, slots in self.state.items()}
-        return {**super().__getstate__(), "state": defaultdict(dict, state)}
+        return {**super().__getstate__(), "state": defaultdict(dict, _plain(self.state))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._begin()
         super().__setstate__(state)
         self._given = {name: self.defaults.get(name, default) for name, default in _OPTIONS.items()}
-        for group in self.param_groups:  # of PyTorch's own
-            for name, value in self._given.items():
-                group[name] = _checked(name, group.get(name, value))
+        for group in self.param_groups:
+            self._complete(group)
 
     def __init_subclass__(
         cls,
@@ -397,6 +396,11 @@ def _checked(name: str, value: Any) -> Any:
     if name in CHOICES:
         return checked_option(name, value)
     return None if value is None else number(name, value, *RANGES[name])
+
+
+def _plain(state: Mapping[Any, Any]) -> dict[Any, Any]:
+    """State in dicts of PyTorch's kind."""
+    return {key: dict(slots) if isinstance(slots, dict) else slots for key, slots in state.items()}
 
 
 def _same(now: Any, before: list[Any]) -> bool:
