@@ -173,22 +173,24 @@ void read_scalars(const Kernel& kernel, py::handle given, std::array<double, max
 
 }  // namespace
 
-// The optimizer answers with (clip_norm, on_nonfinite, average, flush, touched, [(l2, clip_value, sign), ...]).
+// The optimizer answers with (clip_norm, clip_eps, on_nonfinite, average, flush, touched, clears, [(l2, clip_value,
+// sign), ...]).
 void Engine::ask_orders(const py::object& optimizer) {
   const py::tuple answer = optimizer.attr("_orders")();
   Orders orders;
-  orders.average = answer[2].cast<double>();
-  orders.flush = answer[3].cast<bool>();
+  orders.average = answer[3].cast<double>();
+  orders.flush = answer[4].cast<bool>();
+  orders.clears = answer[6].cast<bool>();
   orders.groups.clear();
-  for (const py::handle each : answer[5]) {
+  for (const py::handle each : answer[7]) {
     const py::tuple given = py::reinterpret_borrow<py::tuple>(each);
     Group& group = orders.groups.emplace_back();
     group.l2 = given[0].cast<double>();
     group.clip_value = given[1].cast<double>();
     group.sign = given[2].cast<double>();
   }
-  caution_ = {answer[0].cast<double>(), static_cast<OnNonfinite>(answer[1].cast<int>())};
-  touched_ = answer[4].cast<bool>();
+  caution_ = {answer[0].cast<double>(), answer[1].cast<double>(), static_cast<OnNonfinite>(answer[2].cast<int>())};
+  touched_ = answer[5].cast<bool>();
   orders_ = std::move(orders);
   orders_known_ = true;
 }
@@ -480,6 +482,14 @@ void Engine::refuse_rows(const Entry& entry) const {
                          "; give it Rows.dense(n), or another rule for this parameter");
 }
 
+// Gradients that are to be zeros after the step are written, too.
+void Engine::refuse_to_clear() const {
+  for (const Entry& entry : entries_)
+    if (entry.by_rows() || !is_array(entry.g) || !is_writeable(entry.g))
+      throw py::value_error(entry.g_name().text() +
+                            " is to be zeros after the step, and must be a numpy.ndarray that can be written");
+}
+
 // Of gradients by rows for what has fewer bits: they are filled in block by block, and all rows make the step.
 std::vector<std::pair<size_t, Named>> Engine::prepare_filled(const Plan& plan) const {
   std::vector<std::pair<size_t, Named>> found;
@@ -542,8 +552,8 @@ bool Engine::heed(double norm, const py::object* not_finite) {
     ++skipped_;
     return false;
   }
-  // A NaN norm makes every gradient NaN, as in PyTorch; what is added keeps a norm of zero from dividing.
-  const double shrink = caution_.clip_norm >= 0 ? caution_.clip_norm / (norm + 1e-6) : 1;
+  // A NaN norm makes every gradient NaN, as in PyTorch.
+  const double shrink = caution_.clip_norm >= 0 ? caution_.clip_norm / (norm + caution_.clip_eps) : 1;
   orders_.shrink = shrink >= 1 ? 1 : shrink;
   return true;
 }
@@ -682,6 +692,7 @@ void Engine::step(const py::object& optimizer, const py::object& given_params, c
   if (plan.has_cells()) plan.load_floats(entries_);
   lap("plan");
 
+  if (orders_.clears) refuse_to_clear();
   std::vector<ByRows> by_rows;
   std::vector<std::pair<size_t, Named>> filled;
   if (plan.has_tables()) {

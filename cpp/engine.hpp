@@ -28,7 +28,8 @@ class Engine {
   // One step. All checks and all allocation come before the first write, and so does every call of Python code. The
   // optimizer is asked:
   //   _structure()         which state it keeps (see below), if this is the first one
-  //   _orders()            what to do beside the rule, for each group, if that may have changed
+  //   _orders()            what to do beside the rule, for each group, if that may have changed; where it is to clear
+  //                        the gradients no two of them may share memory
   //   _scalars(lr, t)      the scalars of step t, with its `lr` or `_lr_at(t)`; and so each of its `_members`, which
   //                        have the arguments of the groups
   //   _groups.numbers_of(names, params)
@@ -111,6 +112,7 @@ class Engine {
   // What a step does before its first write.
   struct Caution {
     double clip_norm = -1;  // below 0: none
+    double clip_eps = 0;    // is added to the norm
     OnNonfinite on_nonfinite = OnNonfinite::propagate;
     bool survey() const { return clip_norm >= 0 || on_nonfinite != OnNonfinite::propagate; }
   };
@@ -130,6 +132,7 @@ class Engine {
   struct ByRows;
   Lag* lag_of(const py::object& key) const;
   void refuse_rows(const Entry& entry) const;
+  void refuse_to_clear() const;
   std::vector<ByRows> prepare_rows(const Plan& plan);
   std::vector<std::pair<size_t, Named>> prepare_filled(const Plan& plan) const;
   std::vector<Arrears> due(const Plan& plan);

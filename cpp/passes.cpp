@@ -25,6 +25,8 @@ constexpr unsigned gradient = 2, all = ~0u, all_but_gradient = ~2u, state_alone 
 
 constexpr uint32_t no_pair = ~0u;
 
+constexpr size_t clearing = 8;  // blocks of a gradient that are stepped and then cleared
+
 }  // namespace
 
 void Passes::provide(int threads, bool surveyed) {
@@ -158,8 +160,14 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
   const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
   std::array<void*, max_operands> at;
   const auto run = [&](size_t first, size_t last, bool carefully) {
-    for (size_t o = 0; o < plan_.operands(); ++o) at[o] = tensor.base[o] + first * sizeof(T);
-    ways.of(carefully).step(scalars.data(), around, last - first, at[0], at[1], &at[2]);
+    // A gradient is cleared while it is still in the cache.
+    const size_t piece = orders.clears ? clearing * block_elements : last - first;
+    for (; first < last; first += piece) {
+      const size_t n = std::min(piece, last - first);
+      for (size_t o = 0; o < plan_.operands(); ++o) at[o] = tensor.base[o] + first * sizeof(T);
+      ways.of(carefully).step(scalars.data(), around, n, at[0], at[1], &at[2]);
+      if (orders.clears) std::fill_n(static_cast<T*>(at[1]), n, T(0));
+    }
   };
   if (!tensor.axes && !tensor.coded) {
     const bool short_run = share.to - share.from <= block_elements && !share.guide->watches();
@@ -170,10 +178,12 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
     return;
   }
   const auto by_blocks = [&](const Share& part) {
-    each_block<T>(tensor, part, all, all_but_gradient, orders.t, [&](const Block<T>& block) {
+    const unsigned written = orders.clears ? all : all_but_gradient;
+    each_block<T>(tensor, part, all, written, orders.t, [&](const Block<T>& block) {
       std::copy(block.at.begin(), block.at.end(), at.begin());
       Met& met = steps_[block.index];
       ways.of(share.guide->carefully(met)).step(scalars.data(), around, block.n, at[0], at[1], &at[2]);
+      if (orders.clears) std::fill_n(block.at[1], block.n, T(0));
       met = share.guide->met();
     });
   };
@@ -192,6 +202,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
       lying[o] = {tensor.base[o] + first * tensor.itemsize(o), tensor.coded->at(o, first)};
     const Whose whose{tensor.coded->place.number, 0, static_cast<uint64_t>(orders.t)};
     fused(scalars.data(), around, last - first, lying.data(), &whose, tensor.coded->place.first + first);
+    if (orders.clears) std::fill_n(static_cast<char*>(lying[1].code), (last - first) * tensor.itemsize(1), char{0});
   });
 }
 

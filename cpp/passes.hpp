@@ -32,6 +32,7 @@ struct Orders {
   double shrink = 1;    // the factor that brings their norm down to what it may be
   double average = -1;  // what is left of the running average of the parameters; below 0 there is none
   bool flush = false;   // whether subnormal numbers count as zero
+  bool clears = false;  // whether the gradients are zeros after it
   int64_t t = 0;        // which step it is, for what is rounded at random
 
   Around around(const Group& group) const { return {scale, shrink, group.clip_value, group.sign, group.l2, average}; }

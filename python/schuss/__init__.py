@@ -9,6 +9,9 @@
 array([-0.001, -0.001], dtype=float32)
 """
 
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
 from . import (
     threads,  # noqa: F401  first: it prepares the loading of the compiled core
     views,  # noqa: F401  which the core is told of
@@ -84,3 +87,10 @@ __all__ = [
     "set_num_threads",
     "torch",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """Import the rooms whose classes inherit from another package's when they are asked for."""
+    if name in ("sklearn", "thinc"):
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

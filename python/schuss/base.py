@@ -23,7 +23,7 @@ from .dtypes import computed
 from .formats import beside, coded, number_of, parameter_dtype
 from .memory import computed_copy, copy_of, zeros_like
 from .nested import flat
-from .options import ON_NONFINITE, Grads, L2Options, LearningRate, Options, Params
+from .options import CLIP_EPS, ON_NONFINITE, Grads, L2Options, LearningRate, Options, Orders, Params
 from .reference import follow, prepared
 from .schedules import Schedule, rate_at
 from .states import rebuilt, refuse_share, restore, state_dict
@@ -501,14 +501,16 @@ class Optimizer(Arguments):
         """What the first half of a rule whose second half needs Python hands over; it is no state."""
         return zeros_like(p)
 
-    def _orders(self) -> tuple[float, int, float, bool, bool, list[tuple[float, float, float]]]:
+    def _orders(self) -> Orders:
         """What a step does beside the rule; asked when an option has changed. For each group: L2, clip_value, sign."""
         return (
             -1.0 if self.clip_norm is None else self.clip_norm,
+            CLIP_EPS,
             ON_NONFINITE.index(self.on_nonfinite),
             -1.0 if self.ema is None else self.ema,
             self.flush_subnormals,
             self.sparse == "touched",
+            False,
             [each._order() for each in (self, *self._members)],
         )
 

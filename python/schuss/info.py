@@ -12,7 +12,20 @@ from . import _core, threads
 
 # Distributions that make more of the package work, by what asks for them.
 _EXTRAS = (
-    *("matplotlib", "tqdm", "pooch", "mlxtend", "scikit-learn", "safetensors", "ml_dtypes", "mpi4py", "torch", "optax"),
+    *(
+        "matplotlib",
+        "tqdm",
+        "pooch",
+        "mlxtend",
+        "scikit-learn",
+        "safetensors",
+        "ml_dtypes",
+        "mpi4py",
+        "torch",
+        "optax",
+        "thinc",
+        "spacy",
+    ),
     "numba",
 )
 

@@ -58,6 +58,13 @@ RANGES: Mapping[str, tuple[float, float, bool]] = {
 }
 
 ON_NONFINITE = ("propagate", "skip", "raise")
+
+CLIP_EPS = 1e-6  # added to the norm of the gradients before clip_norm is divided by it, as PyTorch does
+
+# What the engine is told of a step beside the rule: clip_norm (below 0: none), what is added to the norm, the number of
+# on_nonfinite, what is left of the average (below 0: none), flush_subnormals, whether rows that are not named rest,
+# whether the gradients are zeros after it; and for each group L2, clip_value and sign.
+Orders: TypeAlias = tuple[float, float, int, float, bool, bool, bool, list[tuple[float, float, float]]]
 CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "on_nonfinite": ON_NONFINITE,
     "sparse": ("exact", "touched"),

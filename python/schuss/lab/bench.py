@@ -24,7 +24,7 @@ from .. import _core, threads
 from .._extras import need
 from ..info import info
 from ..optimizers import OPTIMIZERS, Adam
-from . import over_ranks, peers, plots, precision_bench, tensors, zeros
+from . import over_ranks, peers, pipelines, plots, precision_bench, tensors, zeros
 from .peers import MNIST
 from .setting import TEXTBOOK
 from .timing import ITERATION_REST_S, ITERATION_TURN_NS, free_memory, settled, time_text, time_turns
@@ -328,6 +328,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--profile", action="store_true", help="split a call into its parts, and no more")
     parser.add_argument("--zeros", action="store_true", help="gradients full of zeros, and by rows, and no more")
     parser.add_argument("--torch", action="store_true", help="steps on PyTorch's tensors, and no more")
+    parser.add_argument("--spacy", action="store_true", help="spaCy's training by thinc's optimizer, and no more")
     parser.add_argument("--formats", action="store_true", help="Adam in fewer bits than 32, and no more")
     parser.add_argument(
         "--busy",
@@ -395,9 +396,9 @@ def main(args: Namespace) -> int:
         return 0
     if (args.formats or args.busy) and args.figure:
         raise ValueError("schuss bench --formats and --busy draw no --figure; they have --json and --csv")
-    if (args.zeros or args.mpi or args.torch) and (args.csv or args.figure):
-        which = "--mpi" if args.mpi else "--torch" if args.torch else "--zeros"
-        raise ValueError(f"schuss bench {which} writes no --csv and no --figure; it has --json")
+    apart = next((name for name in ("mpi", "torch", "spacy", "zeros") if getattr(args, name)), None)
+    if apart and (args.csv or args.figure):
+        raise ValueError(f"schuss bench --{apart} writes no --csv and no --figure; it has --json")
     if args.figure:
         need("matplotlib", "schuss bench --figure")
     for path in (args.json, args.csv, args.figure):
@@ -412,14 +413,16 @@ def main(args: Namespace) -> int:
     if args.mpi:
         return _main_mpi(args, facts)
     print(f"{facts['cpu']}, {facts['isa']}, {n_threads} thread(s), {facts['openmp']}, numpy {facts['numpy']}")
-    if not (args.formats or args.busy or args.torch):
+    if not (args.formats or args.busy or args.torch or args.spacy):
         print(f"contenders: {', '.join(peer.name for peer in present)}; not installed: {absent or 'none'}")
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    if args.zeros or args.torch:
+    if apart:
         found: list[Any] = tensors.run(GPT2, n_threads, args.quick, say) if args.torch else []
+        if args.spacy:
+            found += pipelines.run(args.quick, say)
         if args.zeros:
             found += [*zeros.run(present, n_threads, args.quick, say), *zeros.run_rows(n_threads, args.quick, say)]
         if args.json:

@@ -20,7 +20,7 @@ from ..base import Optimizer
 from ..dtypes import computed
 from ..formats import decode, number_of
 from ..memory import zeros_like
-from ..options import ON_NONFINITE
+from ..options import CLIP_EPS, ON_NONFINITE, Orders
 from ..rows import Rows
 from .rules import Names, counts_steps, numbers_after, remember
 from .tensors import array_of, known, learn, tensor_of, torch
@@ -295,14 +295,16 @@ class Part:
     def _structure(self) -> tuple[str, tuple[str, ...], bool]:
         return self.cohorts[0].rule._structure()
 
-    def _orders(self) -> tuple[float, int, float, bool, bool, list[tuple[float, float, float]]]:
+    def _orders(self) -> Orders:
         whole = self._whole
         return (
             -1.0 if whole.clip_norm is None else whole.clip_norm,
+            CLIP_EPS,
             ON_NONFINITE.index(whole.on_nonfinite),
             -1.0 if whole.ema is None else whole.ema,
             False,
             whole.sparse == "touched",
+            False,
             [cohort.rule._order() for cohort in self.cohorts],
         )
 
