@@ -17,8 +17,13 @@ template <class T>
 void relu_backward(size_t rows, size_t columns, T* d, const T* y, T* db);
 
 // d = (softmax(x) - t) / rows, and the mean over the rows of log(sum(exp(x))) - t x, where t is a row of weights that
-// sum to 1. Instead of t a label may be given for each row: t is then one at the label, and zero elsewhere.
+// sum to 1. Instead of t a label may be given for each row: t is then one at the label, and zero elsewhere. With
+// weights w of the rows, each row counts w / sum(w) instead of 1 / rows.
 template <class T>
-double softmax_loss(size_t rows, size_t columns, const T* x, const T* t, const int64_t* labels, T* d);
+double softmax_loss(size_t rows, size_t columns, const T* x, const T* t, const int64_t* labels, const T* w, T* d);
+
+// d += factor x, over n elements.
+template <class T>
+void add_scaled(size_t n, T* d, const T* x, T factor);
 
 }  // namespace layers

@@ -80,18 +80,21 @@ void relu_backward(const py::object& d, const py::object& y, const py::object& d
   });
 }
 
-// `t` holds a row of weights for each row of x, or its label.
-double softmax_loss(const py::object& x, const py::object& t, const py::object& d) {
+// `t` holds a row of weights for each row of x, or its label; `w` a weight for each row, or None.
+double softmax_loss(const py::object& x, const py::object& t, const py::object& d, const py::object& w) {
   const schuss::View scores = look_contiguous(x, input("x"), {-1, -1});
   const Sizes sizes(scores);
   if (sizes.columns == 0) throw py::value_error("x: expected at least one column, got shape " + shape_text(scores));
   const schuss::View to = look_contiguous(d, output("d"), sizes.both(), scores.format);
+  const bool weighted = !w.is_none();
+  const schuss::View rows = weighted ? look_contiguous(w, input("w"), {sizes.rows}, scores.format) : schuss::View();
   using Labels = py::array_t<int64_t, py::array::c_style>;
   if (!schuss::is_array(t) || !py::isinstance<Labels>(t)) {
     const schuss::View weights = look_contiguous(t, input("t"), sizes.both(), scores.format);
     return with_type_of(scores.format, [&](auto type) {
       using T = decltype(type);
-      return layers::softmax_loss<T>(sizes.n(), sizes.m(), data<T>(scores), data<T>(weights), nullptr, data<T>(to));
+      return layers::softmax_loss<T>(sizes.n(), sizes.m(), data<T>(scores), data<T>(weights), nullptr,
+                                     weighted ? data<T>(rows) : nullptr, data<T>(to));
     });
   }
   const auto labels = py::reinterpret_borrow<Labels>(t);
@@ -107,7 +110,17 @@ double softmax_loss(const py::object& x, const py::object& t, const py::object& 
                             std::to_string(label[i]));
   return with_type_of(scores.format, [&](auto type) {
     using T = decltype(type);
-    return layers::softmax_loss<T>(sizes.n(), sizes.m(), data<T>(scores), nullptr, label, data<T>(to));
+    return layers::softmax_loss<T>(sizes.n(), sizes.m(), data<T>(scores), nullptr, label,
+                                   weighted ? data<T>(rows) : nullptr, data<T>(to));
+  });
+}
+
+void add_scaled(const py::object& d, const py::object& x, double factor) {
+  const schuss::View to = look_contiguous(d, output("d"), {-1, -1});
+  const schuss::View from = look_contiguous(x, input("x"), Sizes(to).both(), to.format);
+  with_type_of(to.format, [&](auto type) {
+    using T = decltype(type);
+    layers::add_scaled(to.size(), data<T>(to), data<T>(from), static_cast<T>(factor));
   });
 }
 
@@ -163,7 +176,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("stream", &stream_over, py::arg("p"), py::arg("g"), py::arg("slots"), py::arg("threads"), py::arg("repeats"));
   m.def("bias_relu", &bias_relu, py::arg("y"), py::arg("b"));
   m.def("relu_backward", &relu_backward, py::arg("d"), py::arg("y"), py::arg("db"));
-  m.def("softmax_loss", &softmax_loss, py::arg("x"), py::arg("t"), py::arg("d"));
+  m.def("softmax_loss", &softmax_loss, py::arg("x"), py::arg("t"), py::arg("d"), py::arg("w") = py::none());
+  m.def("add_scaled", &add_scaled, py::arg("d"), py::arg("x"), py::arg("factor"));
 
   m.def("step", &schuss::step_once, py::arg("rule"), py::arg("scalars"), py::arg("p"), py::arg("g"), py::arg("slots"),
         py::arg("ratio"), py::arg("pending"));

@@ -23,6 +23,13 @@ def good():
         "relu_backward": {"d": matrix + 1, "y": matrix - 5, "db": np.ones(columns)},
         "softmax_loss": {"x": matrix, "t": LABELS, "d": np.zeros((rows, columns))},
         "softmax_loss with weights": {"x": matrix, "t": np.eye(4)[:, :3].copy(), "d": np.zeros((rows, columns))},
+        "softmax_loss with weights of rows": {
+            "x": matrix,
+            "t": LABELS,
+            "d": np.zeros((rows, columns)),
+            "w": np.ones(rows),
+        },
+        "add_scaled": {"d": matrix + 1, "x": matrix, "factor": 0.5},
         "step": {
             "rule": "Momentum",
             "scalars": (0.1, 0.9),
@@ -70,6 +77,7 @@ TAKEN = {
     ("step", "every second"),
     ("step", "Fortran order"),
     ("step", "g", "a broadcast one"),
+    ("softmax_loss with weights of rows", "w", "nothing"),
 }
 ARGUMENTS = [
     (name, argument)

@@ -27,6 +27,8 @@ def test_docstrings(name):
         pytest.importorskip("mpi4py", reason="mpi4py is not installed (extra mpi)")
     if name == "schuss.scipy":
         pytest.importorskip("scipy", reason="scipy is not installed (extra scipy)")
+    if name == "schuss.sklearn":
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra sklearn)")
     if name == "schuss.thinc":
         pytest.importorskip("thinc", reason="thinc is not installed (extra thinc)")
     if name in ("schuss.torch.tensors", "schuss.torch.step", "schuss.torch.optimizers"):

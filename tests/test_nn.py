@@ -60,6 +60,134 @@ def test_differences_agree_with_backpropagation(activation, decay, labels):
         assert np.abs(by_differences[name] - g).max() <= 1e-7 * np.abs(g).max()
 
 
+# Heads, activations, weights.
+
+SQUASH = {
+    "relu": (lambda z: z * (z > 0), lambda y: (y > 0) * 1.0),
+    "sigmoid": (lambda z: 1 / (1 + np.exp(-z)), lambda y: y * (1 - y)),
+    "tanh": (np.tanh, lambda y: 1 - y**2),
+    "identity": (lambda z: z, np.ones_like),
+}
+BINARY = RNG.integers(0, 2, (9, 4)).astype(float)
+HEADS = {
+    "softmax": (T, lambda x: nn.softmax(x), lambda x, y: -np.log(y[np.arange(9), T])),
+    "sigmoid": (
+        BINARY,
+        lambda x: 1 / (1 + np.exp(-x)),
+        lambda x, y: -(BINARY * np.log(y) + (1 - BINARY) * np.log(1 - y)).sum(axis=1),
+    ),
+    "identity": (RNG.normal(size=(9, 4)), lambda x: x, None),
+}
+HEADS["identity"] = (*HEADS["identity"][:2], lambda x, y: 0.5 * ((y - HEADS["identity"][0]) ** 2).sum(axis=1))
+
+
+@pytest.mark.parametrize("weights", [None, RNG.integers(0, 4, 9), RNG.random(9)], ids=["none", "counts", "shares"])
+@pytest.mark.parametrize("activation", SQUASH)
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_activations_and_weights_are_the_formulas(head, activation, weights):
+    net = MultiLayerNet(6, [7, 5], 4, activation, 0.5, 0.1, head=head, dtype=np.float64, seed=3)
+    targets, of_scores, losses = HEADS[head]
+    squash, slope = SQUASH[activation]
+    p = net.params
+    for name in ("b1", "b2", "b3"):
+        p[name] += RNG.normal(size=p[name].shape)
+    first = squash(X @ p["W1"] + p["b1"])
+    second = squash(first @ p["W2"] + p["b2"])
+    scores = second @ p["W3"] + p["b3"]
+    w = np.ones(9) if weights is None else weights / 1.0
+    decay = 0.05 * sum((p[name] ** 2).sum() for name in ("W1", "W2", "W3"))
+    expected = (w * losses(scores, of_scores(scores))).sum() / w.sum() + decay
+    d = (of_scores(scores) - (np.eye(4)[T] if head == "softmax" else targets)) * (w / w.sum())[:, None]
+    d2 = (d @ p["W3"].T) * slope(second)
+    d1 = (d2 @ p["W2"].T) * slope(first)
+    wanted = {
+        **{"W1": X.T @ d1 + 0.1 * p["W1"], "b1": d1.sum(axis=0)},
+        **{"W2": first.T @ d2 + 0.1 * p["W2"], "b2": d2.sum(axis=0)},
+        **{"W3": second.T @ d + 0.1 * p["W3"], "b3": d.sum(axis=0)},
+    }
+    grads = net.gradient(X, targets, weights)
+    assert net.last_loss == pytest.approx(expected, rel=1e-12)
+    assert net.loss(X, targets, weights) == pytest.approx(expected, rel=1e-12)
+    for name, g in wanted.items():
+        np.testing.assert_allclose(grads[name], g, rtol=1e-9, atol=1e-13)
+    by_differences = net.numerical_gradient(X, targets, weights)
+    for name, g in grads.items():
+        assert np.abs(by_differences[name] - g).max() <= 1e-6 * np.abs(g).max()
+
+
+def test_weights_are_counts_of_rows():
+    counts = np.array([2, 0, 1, 3, 1, 0, 1, 1, 2])
+    again = np.repeat(np.arange(9), counts)
+    for head, (targets, *_) in HEADS.items():
+        net = MultiLayerNet(6, [5], 4, head=head, dtype=np.float64, seed=0)
+        weighted = {name: g.copy() for name, g in net.gradient(X, targets, counts).items()}
+        loss = net.last_loss
+        for name, g in net.gradient(X[again], targets[again]).items():
+            np.testing.assert_allclose(weighted[name], g, rtol=1e-12, atol=1e-15)
+        assert net.last_loss == pytest.approx(loss, rel=1e-13)
+
+
+def test_extreme_scores_of_sigmoids():
+    net = MultiLayerNet(2, [], 2, head="sigmoid", dtype=np.float64, seed=0)
+    net.params["W1"][...] = [[1e4, -1e4], [0, 0]]
+    assert net.loss([[1.0, 0.0]], [[1, 0]]) == 0
+    assert net.loss([[1.0, 0.0]], [[0, 1]]) == 2e4
+    assert all(np.isfinite(g).all() for g in net.gradient([[1.0, 0.0]], [[0, 1]]).values())
+
+
+def test_accuracy_by_head():
+    net = MultiLayerNet.from_params({"W1": np.eye(2), "b1": np.zeros(2)}, head="sigmoid")
+    assert net.accuracy([[3.0, -1.0], [-2.0, -1.0]], [[1, 0], [1, 0]]) == 0.75
+    with pytest.raises(ValueError, match="no accuracy"):
+        MultiLayerNet(2, [], 2, head="identity").accuracy([[1.0, 2.0]], [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones(8), r"weights must have shape \(9,\), got \(8,\)"),
+        (-np.ones(9), "at least 0"),
+        (np.zeros(9), "not all 0"),
+        (np.full(9, np.nan), "finite"),
+    ],
+)
+@pytest.mark.parametrize("head", HEADS)
+def test_weights_refused(head, weights, message):
+    net = MultiLayerNet(6, [5], 4, head=head, seed=0)
+    with pytest.raises(ValueError, match=message):
+        net.gradient(X, HEADS[head][0], weights)
+
+
+@pytest.mark.parametrize("head", ["sigmoid", "identity"])
+def test_targets_refused(head):
+    with pytest.raises(ValueError, match=r"targets must have shape \(9, 4\), got \(9,\)"):
+        MultiLayerNet(6, [5], 4, head=head, seed=0).loss(X, T)
+
+
+def test_from_parameters():
+    made = MultiLayerNet(6, [5, 3], 4, "tanh", weight_decay_lambda=0.1, seed=0)
+    net = MultiLayerNet.from_params(made.params, "tanh", 0.1)
+    assert (net.input_size, net.hidden_size_list, net.output_size, net.dtype) == (6, [5, 3], 4, np.float32)
+    np.testing.assert_array_equal(net.predict(X), made.predict(X))
+    assert all(net.params[name] is p for name, p in made.params.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"W3": np.ones((4, 2))}, ValueError, "must have the names"),
+        ({"b2": np.ones(3, np.float32)}, TypeError, r"params\['b2'\] is float32, W1 is float64"),
+        ({"b2": [1.0]}, TypeError, r"params\['b2'\] must be an array"),
+        ({"b1": np.ones(4)}, ValueError, r"params\['b1'\] must have shape \(5,\), got \(4,\)"),
+        ({"W2": np.ones((4, 3))}, ValueError, r"params\['W2'\] must have shape \(5, m\), got \(4, 3\)"),
+    ],
+)
+def test_parameters_refused(change, error, message):
+    params = {"W1": np.ones((6, 5)), "b1": np.ones(5), "W2": np.ones((5, 3)), "b2": np.ones(3)}
+    with pytest.raises(error, match=message):
+        MultiLayerNet.from_params({**params, **change})
+
+
 def test_differences_for_a_float32_network_are_taken_in_float64():
     net = MultiLayerNet(6, [7, 5], 4, seed=2)
     by_differences = net.numerical_gradient(X, T)
@@ -170,7 +298,8 @@ def test_the_same_gradient_every_time():
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({"activation": "tanh"}, ValueError, "activation must be 'relu' or 'sigmoid', got 'tanh'"),
+        ({"activation": "swish"}, ValueError, "activation must be 'relu', .* or 'identity', got 'swish'"),
+        ({"head": "tanh"}, ValueError, "head must be 'softmax', 'sigmoid' or 'identity', got 'tanh'"),
         ({"weight_init_std": "big"}, ValueError, "weight_init_std must be .*got 'big'"),
         ({"weight_init_std": float("nan")}, ValueError, "weight_init_std must be .*got nan"),
         ({"weight_decay_lambda": -1}, ValueError, "weight_decay_lambda must be finite and at least 0, got -1"),

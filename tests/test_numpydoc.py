@@ -28,6 +28,7 @@ MODULES = [
     "schuss.textbook",
     "schuss.textbook.ch04",
     *(["schuss.torch"] if importlib.util.find_spec("torch") else []),
+    *(["schuss.sklearn"] if importlib.util.find_spec("sklearn") else []),
     *(["schuss.thinc"] if importlib.util.find_spec("thinc") else []),
 ]
 

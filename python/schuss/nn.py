@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -19,13 +19,19 @@ from . import _core
 from .checks import POSITIVE, count, float_dtype, number, shown
 from .rows import Rows
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = [
     "Affine",
     "Embedding",
+    "IdentityWithLoss",
     "MultiLayerNet",
     "Relu",
     "Sigmoid",
+    "SigmoidWithLoss",
     "SoftmaxWithLoss",
+    "Tanh",
     "numerical_gradient",
     "softmax",
 ]
@@ -315,6 +321,47 @@ class Sigmoid:
         return dout
 
 
+class Tanh:
+    """The hyperbolic tangent. It works in place: ``x`` becomes ``y``."""
+
+    def __init__(self) -> None:
+        self._slope = _Buffer()
+
+    def forward(self, x: Array) -> Array:
+        """Squash ``x`` in place.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n, width)
+            Kept until :meth:`backward`.
+
+        Returns
+        -------
+        ndarray of shape (n, width)
+            The same array.
+        """
+        self.y: Array = np.tanh(x, out=x)
+        return x
+
+    def backward(self, dout: Array) -> Array:
+        """Multiply ``dout`` in place by the slope 1 - y^2.
+
+        Parameters
+        ----------
+        dout : ndarray of shape (n, width)
+            The gradient at the output.
+
+        Returns
+        -------
+        ndarray of shape (n, width)
+            The same array, now the gradient at ``x``.
+        """
+        slope = np.multiply(self.y, self.y, out=self._slope.like(dout, dout.shape[1]))
+        np.subtract(1, slope, out=slope)
+        dout *= slope
+        return dout
+
+
 def softmax(x: Array) -> Array:
     """Exponentials of each row of ``x`` over their sum; no row overflows.
 
@@ -350,7 +397,7 @@ class SoftmaxWithLoss:
     def __init__(self) -> None:
         self._buffer = _Buffer()
 
-    def forward(self, x: Array, t: ArrayLike) -> float:
+    def forward(self, x: Array, t: ArrayLike, weights: ArrayLike | None = None) -> float:
         """Mean over the rows of ``log(sum(exp(x))) - x[t]``.
 
         Parameters
@@ -359,6 +406,8 @@ class SoftmaxWithLoss:
             Scores; not changed.
         t : array of shape (n,), or (n, classes)
             Labels: integers from 0 on, or rows that are one-hot or otherwise sum to 1.
+        weights : array of shape (n,), optional
+            How much each row counts in the mean; at least 0, and not all 0.
 
         Returns
         -------
@@ -368,12 +417,12 @@ class SoftmaxWithLoss:
         Raises
         ------
         ValueError, TypeError
-            For labels of another shape, out of range, or that are no integers.
+            For labels of another shape, out of range, or that are no integers; for such weights.
         """
         t = _checked_labels(t, *x.shape)
         t = t.astype(np.int64 if t.ndim == 1 else x.dtype, order="C", copy=False)
         self._dx = self._buffer.like(x, x.shape[1])
-        return _core.softmax_loss(x, t, self._dx)
+        return _core.softmax_loss(x, t, self._dx, _checked_weights(weights, x))
 
     def backward(self, dout: float = 1) -> Array:
         """Return ``dout (y - t) / n``.
@@ -391,6 +440,132 @@ class SoftmaxWithLoss:
         if dout != 1:
             self._dx *= dout
         return self._dx
+
+
+class _ElementsWithLoss:
+    """What the heads whose outputs do not depend on each other share: the gradient, ``(y - t) / n``."""
+
+    _dx: Array
+
+    def __init__(self) -> None:
+        self._buffer, self._losses = _Buffer(), _Buffer()
+
+    def _mean(self, losses: Array, weights: Array | None) -> float:
+        """The mean over the rows of their losses' sums; what is in ``_dx`` is made its gradient."""
+        if weights is None:
+            self._dx /= len(losses)
+            return float(losses.sum()) / len(losses)
+        total = float(weights.sum(dtype=np.float64))
+        self._dx *= (weights / total)[:, None].astype(self._dx.dtype, copy=False)
+        return float(weights @ losses.sum(axis=1)) / total
+
+    def backward(self, dout: float = 1) -> Array:
+        """Return ``dout (y - t) / n``.
+
+        Parameters
+        ----------
+        dout : float, default 1
+            The gradient at the loss.
+
+        Returns
+        -------
+        ndarray of shape (n, outputs)
+            The gradient at ``x``, in an array of the layer's own, which its next call uses again.
+        """
+        if dout != 1:
+            self._dx *= dout
+        return self._dx
+
+
+class SigmoidWithLoss(_ElementsWithLoss):
+    """The logistic function followed by cross-entropy, as one layer: for outputs that are each true or false.
+
+    So for two classes by one output, and for labels of which a row may have several.
+    """
+
+    def forward(self, x: Array, t: ArrayLike, weights: ArrayLike | None = None) -> float:
+        """Mean over the rows of ``sum(log(1 + exp(x)) - t x)``.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n, outputs)
+            Scores; not changed.
+        t : array of shape (n, outputs)
+            For each output 0 or 1, or a probability.
+        weights : array of shape (n,), optional
+            How much each row counts in the mean; at least 0, and not all 0.
+
+        Returns
+        -------
+        float
+            The mean cross-entropy.
+
+        Raises
+        ------
+        ValueError
+            For targets of another shape; for such weights.
+        """
+        t = _checked_targets(t, x)
+        self._dx = self._buffer.like(x, x.shape[1])
+        losses = self._losses.like(x, x.shape[1])
+        # Of exp(-|x|), which cannot overflow.
+        np.negative(np.abs(x, out=losses), out=losses)
+        np.exp(losses, out=losses)
+        y = np.divide(np.where(x < 0, losses, 1), 1 + losses, out=self._dx)
+        np.log1p(losses, out=losses)
+        losses += np.maximum(x, 0) - t * x
+        y -= t
+        return self._mean(losses, _checked_weights(weights, x))
+
+
+class IdentityWithLoss(_ElementsWithLoss):
+    """The outputs as they are, followed by the squared error, as one layer: for regression."""
+
+    def forward(self, x: Array, t: ArrayLike, weights: ArrayLike | None = None) -> float:
+        """Mean over the rows of ``sum((x - t)^2) / 2``.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n, outputs)
+            Outputs; not changed.
+        t : array of shape (n, outputs)
+            Targets.
+        weights : array of shape (n,), optional
+            How much each row counts in the mean; at least 0, and not all 0.
+
+        Returns
+        -------
+        float
+            The mean squared error, halved and summed over the outputs.
+
+        Raises
+        ------
+        ValueError
+            For targets of another shape; for such weights.
+        """
+        t = _checked_targets(t, x)
+        self._dx = np.subtract(x, t, out=self._buffer.like(x, x.shape[1]))
+        losses = np.multiply(self._dx, self._dx, out=self._losses.like(x, x.shape[1]))
+        losses *= 0.5
+        return self._mean(losses, _checked_weights(weights, x))
+
+
+def _checked_targets(t: ArrayLike, x: Array) -> Array:
+    t = np.asarray(t, x.dtype)
+    if t.shape != x.shape:
+        raise ValueError(f"targets must have shape {x.shape}, got {t.shape}")
+    return t
+
+
+def _checked_weights(weights: ArrayLike | None, x: Array) -> Array | None:
+    if weights is None:
+        return None
+    w = np.ascontiguousarray(weights, x.dtype)
+    if w.shape != (len(x),):
+        raise ValueError(f"weights must have shape ({len(x)},), got {w.shape}")
+    if not (np.isfinite(w).all() and w.min(initial=0) >= 0 and w.any()):
+        raise ValueError("weights must be finite, at least 0, and not all 0")
+    return w
 
 
 def _checked_labels(t: ArrayLike, rows: int, classes: int) -> Array:
@@ -451,8 +626,27 @@ def numerical_gradient(f: Callable[[Array], float], x: Array) -> Array:
     return gradient
 
 
+# What follows a hidden layer whose matrix product does not end with it.
+_ACTIVATIONS: dict[str, Callable[[], Sigmoid | Tanh] | None] = {
+    "relu": None,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "identity": None,
+}
+_HEADS: dict[str, Callable[[], SoftmaxWithLoss | SigmoidWithLoss | IdentityWithLoss]] = {
+    "softmax": SoftmaxWithLoss,
+    "sigmoid": SigmoidWithLoss,
+    "identity": IdentityWithLoss,
+}
+
+
+def _one_of(names: Iterable[str]) -> str:
+    *some, last = map(repr, names)
+    return f"{', '.join(some)} or {last}"
+
+
 class MultiLayerNet:
-    """A multilayer perceptron for classification, as in "Deep Learning from Scratch", 6.6.
+    """A multilayer perceptron, as in "Deep Learning from Scratch", 6.6.
 
     Parameters
     ----------
@@ -461,14 +655,17 @@ class MultiLayerNet:
     hidden_size_list : sequence of int
         Neurons of each hidden layer, as ``[100, 100, 100, 100]``.
     output_size : int
-        Classes.
-    activation : {'relu', 'sigmoid'}
+        Classes, or numbers to be predicted.
+    activation : {'relu', 'sigmoid', 'tanh', 'identity'}
         Of the hidden layers.
     weight_init_std : {'relu', 'he', 'sigmoid', 'xavier'} or float
         Standard deviation of the first weights, for n inputs: sqrt(2 / n) by He et al. (2015) for 'relu'
         and 'he', sqrt(1 / n) after Glorot and Bengio (2010) for 'sigmoid' and 'xavier'; or a number.
     weight_decay_lambda : float
-        The loss has ``0.5 * weight_decay_lambda * sum(W ** 2)`` added for each weight matrix.
+        The loss has ``0.5 * weight_decay_lambda * sum(W ** 2)`` added for each weight matrix (L2).
+    head : {'softmax', 'sigmoid', 'identity'}
+        The last layer, with its loss: :class:`SoftmaxWithLoss` for one class of several, :class:`SigmoidWithLoss` for
+        outputs that are each true or false, :class:`IdentityWithLoss` for numbers, by the squared error.
     dtype : float32 or float64
         Of the parameters and of all computation. Inputs of another dtype are converted.
     seed : int, optional
@@ -485,7 +682,7 @@ class MultiLayerNet:
     Raises
     ------
     ValueError, TypeError
-        For sizes below 1, an unknown activation or initial scale, another dtype; each says what came.
+        For sizes below 1, an unknown activation, head or initial scale, another dtype; each says what came.
 
     Examples
     --------
@@ -505,6 +702,8 @@ class MultiLayerNet:
     hidden_size_list: list[int]
     hidden_layer_num: int
     weight_decay_lambda: float
+    activation: str
+    head: str
     dtype: np.dtype[Any]
     params: dict[str, Array]
     last_loss: float
@@ -518,6 +717,7 @@ class MultiLayerNet:
         weight_init_std: str | float = "relu",
         weight_decay_lambda: float = 0,
         *,
+        head: str = "softmax",
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
     ) -> None:
@@ -531,25 +731,93 @@ class MultiLayerNet:
                 ("the output", output_size),
             ]
         ]
-        weight_decay_lambda = number("weight_decay_lambda", weight_decay_lambda, *POSITIVE)
-        if activation not in ("relu", "sigmoid"):
-            raise ValueError(f"activation must be 'relu' or 'sigmoid', got {activation!r}")
-        self.dtype = float_dtype(dtype)
-        self.input_size, self.output_size = input_size, output_size
-        self.hidden_size_list, self.hidden_layer_num = list(hidden_size_list), len(hidden_size_list)
-        self.activation, self.weight_decay_lambda = activation, weight_decay_lambda
-        self.last_loss = float("nan")
+        dtype = float_dtype(dtype)
         normal = np.random.randn if seed is None else _normal(seed)
-        self.params = {}
-        self._affine: list[Affine] = []
+        params: dict[str, Array] = {}
         for i, (n, m) in enumerate(pairwise(sizes), start=1):
-            W = (initial_std(weight_init_std, n) * normal(n, m)).astype(self.dtype)
-            b = np.zeros(m, self.dtype)
-            self.params[f"W{i}"], self.params[f"b{i}"] = W, b
-            # The last layer's scores go to the softmax as they are.
-            self._affine.append(Affine(W, b, relu=activation == "relu" and i < len(sizes) - 1))
-        self._sigmoid = [Sigmoid() for _ in hidden_size_list if activation == "sigmoid"]
-        self._loss = SoftmaxWithLoss()
+            params[f"W{i}"] = (initial_std(weight_init_std, n) * normal(n, m)).astype(dtype)
+            params[f"b{i}"] = np.zeros(m, dtype)
+        self._build(params, activation, weight_decay_lambda, head)
+
+    @classmethod
+    def from_params(
+        cls,
+        params: dict[str, Array],
+        activation: str = "relu",
+        weight_decay_lambda: float = 0,
+        *,
+        head: str = "softmax",
+    ) -> Self:
+        """Make a network of parameters that are there.
+
+        Parameters
+        ----------
+        params : dict of ndarray
+            "W1" of shape (input_size, n), "b1" of shape (n,), and so on, all float32 or all float64. Used as they are,
+            not copied.
+        activation, weight_decay_lambda, head : str, float, str
+            As for the class.
+
+        Returns
+        -------
+        MultiLayerNet
+            With the sizes and the dtype of the parameters.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the names, shapes or dtypes are not those of a network.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from schuss.nn import MultiLayerNet
+        >>> line = {"W1": np.array([[2.0]]), "b1": np.array([1.0])}
+        >>> MultiLayerNet.from_params(line, head="identity").predict([[0.0], [3.0]])
+        array([[1.],
+               [7.]])
+        """
+        layers = len(params) // 2
+        if not layers or set(params) != {f"{letter}{i}" for letter in "Wb" for i in range(1, layers + 1)}:
+            raise ValueError(f"params must have the names W1, b1, W2, b2, ..., got {', '.join(map(str, params))}")
+        width = None
+        for i in range(1, layers + 1):
+            for name, ndim in ((f"W{i}", 2), (f"b{i}", 1)):
+                p = params[name]
+                if not isinstance(p, np.ndarray) or p.dtype not in (np.float32, np.float64):
+                    raise TypeError(f"params[{name!r}] must be an array of float32 or float64, got {shown(p)}")
+                if p.dtype != params["W1"].dtype:
+                    raise TypeError(f"params[{name!r}] is {p.dtype}, W1 is {params['W1'].dtype}; they must be equal")
+                if p.ndim != ndim or (width is not None and p.shape[0] != width):
+                    first = "n" if width is None else width
+                    expected = f"({first}, m)" if ndim == 2 else f"({first},)"
+                    raise ValueError(f"params[{name!r}] must have shape {expected}, got {p.shape}")
+                width = p.shape[-1]
+        net = cls.__new__(cls)
+        net._build(dict(params), activation, weight_decay_lambda, head)
+        return net
+
+    def _build(self, params: dict[str, Array], activation: str, weight_decay_lambda: float, head: str) -> None:
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"activation must be {_one_of(_ACTIVATIONS)}, got {activation!r}")
+        if head not in _HEADS:
+            raise ValueError(f"head must be {_one_of(_HEADS)}, got {head!r}")
+        layers = len(params) // 2
+        widths = [params[f"b{i}"].shape[0] for i in range(1, layers + 1)]
+        self.params, self.dtype = params, params["W1"].dtype
+        self.input_size, self.output_size = params["W1"].shape[0], widths[-1]
+        self.hidden_size_list, self.hidden_layer_num = widths[:-1], layers - 1
+        self.activation, self.head = activation, head
+        self.weight_decay_lambda = number("weight_decay_lambda", weight_decay_lambda, *POSITIVE)
+        self.last_loss = float("nan")
+        # The last layer's scores go to the head as they are.
+        self._affine = [
+            Affine(params[f"W{i}"], params[f"b{i}"], relu=activation == "relu" and i < layers)
+            for i in range(1, layers + 1)
+        ]
+        between = _ACTIVATIONS[activation]
+        self._between = [between() for _ in widths[:-1]] if between else []
+        self._loss = _HEADS[head]()
 
     def predict(self, x: ArrayLike) -> Array:
         """Scores of each class, before the softmax.
@@ -576,15 +844,18 @@ class MultiLayerNet:
             self._forward(x[rows], scores[rows])
         return scores
 
-    def loss(self, x: ArrayLike, t: ArrayLike) -> float:
-        """Mean cross-entropy of the batch, plus the weight decay.
+    def loss(self, x: ArrayLike, t: ArrayLike, weights: ArrayLike | None = None) -> float:
+        """Mean loss of the batch, plus the weight decay.
 
         Parameters
         ----------
         x : array of shape (n, input_size)
             The examples.
         t : array of shape (n,), or (n, output_size)
-            Labels: integers from 0 on, or rows that are one-hot (or other weights that sum to 1).
+            Labels: integers from 0 on, or rows that are one-hot (or other weights that sum to 1). With another head
+            than the softmax: the targets, one for each output.
+        weights : array of shape (n,), optional
+            How much each example counts in the mean.
 
         Returns
         -------
@@ -596,10 +867,10 @@ class MultiLayerNet:
         ValueError, TypeError
             For arrays of other shapes, and for labels out of range or that are no integers.
         """
-        return self._loss.forward(self.predict(x), t) + self._decay()
+        return self._loss.forward(self.predict(x), t, weights) + self._decay()
 
     def accuracy(self, x: ArrayLike, t: ArrayLike) -> float:
-        """Share of the rows of ``x`` whose highest score is at the label.
+        """Share of the rows of ``x`` whose highest score is at the label; with sigmoids, of the outputs that are right.
 
         Parameters
         ----------
@@ -610,20 +881,29 @@ class MultiLayerNet:
         -------
         float
             From 0 to 1.
+
+        Raises
+        ------
+        ValueError
+            If the head is 'identity', whose outputs are no classes; for labels of another shape.
         """
+        if self.head == "identity":
+            raise ValueError("outputs that are numbers have no accuracy; loss() is their squared error")
         scores = self.predict(x)
+        if self.head == "sigmoid":
+            return float(np.mean((scores > 0) == (_checked_targets(t, scores) > 0.5)))
         t = _checked_labels(t, *scores.shape)
         if t.ndim == 2:
             t = t.argmax(axis=1)
         return float(np.mean(scores.argmax(axis=1) == t))
 
-    def gradient(self, x: ArrayLike, t: ArrayLike) -> dict[str, Array]:
+    def gradient(self, x: ArrayLike, t: ArrayLike, weights: ArrayLike | None = None) -> dict[str, Array]:
         """Gradient of :meth:`loss` by backpropagation; keeps the loss as ``last_loss``.
 
         Parameters
         ----------
-        x, t : array
-            Examples and labels, as for :meth:`loss`.
+        x, t, weights : array
+            Examples, labels and weights, as for :meth:`loss`.
 
         Returns
         -------
@@ -632,20 +912,20 @@ class MultiLayerNet:
             ``gradient``: copy what you want to keep.
         """
         x = self._checked_input(x)
-        self.last_loss = self._loss.forward(self._forward(x), t) + self._decay()
+        self.last_loss = self._loss.forward(self._forward(x), t, weights) + self._decay()
         dout = self._loss.backward()
         grads: dict[str, Array] = {}
         for i in range(len(self._affine), 0, -1):
             affine = self._affine[i - 1]
             dout = affine.backward(dout, first=i == 1)
-            if i > 1 and self._sigmoid:
-                dout = self._sigmoid[i - 2].backward(dout)
+            if i > 1 and self._between:
+                dout = self._between[i - 2].backward(dout)
             if self.weight_decay_lambda:
-                affine.dW += self.weight_decay_lambda * affine.W
+                _core.add_scaled(affine.dW, np.ascontiguousarray(affine.W), self.weight_decay_lambda)
             grads[f"W{i}"], grads[f"b{i}"] = affine.dW, affine.db
         return {name: grads[name] for name in self.params}
 
-    def numerical_gradient(self, x: ArrayLike, t: ArrayLike) -> dict[str, Array]:
+    def numerical_gradient(self, x: ArrayLike, t: ArrayLike, weights: ArrayLike | None = None) -> dict[str, Array]:
         """Gradient of :meth:`loss` by central differences: slow, and right by definition.
 
         It is computed on a float64 copy of the network, as float32 has too few digits for differences,
@@ -653,27 +933,23 @@ class MultiLayerNet:
 
         Parameters
         ----------
-        x, t : array
-            Examples and labels, as for :meth:`loss`.
+        x, t, weights : array
+            Examples, labels and weights, as for :meth:`loss`.
 
         Returns
         -------
         dict of ndarray
             By the names of ``params``: new arrays.
         """
-        twin = MultiLayerNet(
-            self.input_size,
-            self.hidden_size_list,
-            self.output_size,
+        twin = MultiLayerNet.from_params(
+            {name: p.astype(np.float64) for name, p in self.params.items()},
             self.activation,
-            0.0,
             self.weight_decay_lambda,
-            dtype=np.float64,
-            seed=0,
+            head=self.head,
         )
-        twin.params = {name: p.astype(np.float64) for name, p in self.params.items()}
         return {
-            name: numerical_gradient(lambda _: twin.loss(x, t), p).astype(self.dtype) for name, p in twin.params.items()
+            name: numerical_gradient(lambda _: twin.loss(x, t, weights), p).astype(self.dtype)
+            for name, p in twin.params.items()
         }
 
     def _checked_input(self, x: ArrayLike) -> Array:
@@ -688,8 +964,8 @@ class MultiLayerNet:
             affine.W, affine.b = self.params[f"W{i}"], self.params[f"b{i}"]
             last = i == len(self._affine)
             x = affine.forward(x, out if last else None)
-            if self._sigmoid and not last:
-                x = self._sigmoid[i - 1].forward(x)
+            if self._between and not last:
+                x = self._between[i - 1].forward(x)
         return x
 
     def _decay(self) -> float:

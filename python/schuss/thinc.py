@@ -111,14 +111,16 @@ class _Step:
 
 
 class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]
-    """thinc's optimizer, with our step: clip, step, decay, average and the zeroing of the gradient in one pass.
+    """The optimizer of thinc, with our step: clip, step, decay, average and the zeroing of the gradient in one pass.
 
     :func:`Adam`, :func:`RAdam`, :func:`SGD` and :func:`Rule` make it.
 
     Parameters
     ----------
-    learn_rate, L2, beta1, beta2, eps, grad_clip, use_averages, use_radam, L2_is_weight_decay
+    learn_rate, L2, beta1, beta2, eps, grad_clip : float, list, generator or schedule
         As thinc's own; :func:`Adam` says what they mean.
+    use_averages, use_radam, L2_is_weight_decay : bool
+        The same.
     rule : schuss.Optimizer, optional
         The rule to step by instead of thinc's three.
 
@@ -384,8 +386,14 @@ def RAdam(
 
     Parameters
     ----------
-    learn_rate, beta1, beta2, eps, L2, L2_is_weight_decay, grad_clip, use_averages
-        As for :func:`Adam`.
+    learn_rate, beta1, beta2, eps, L2 : float, list, generator or schedule
+        As for :func:`Adam`, and so are the others.
+    L2_is_weight_decay : bool
+        Whether ``L2`` is a weight decay.
+    grad_clip : float, list, generator or schedule
+        The norm to which each gradient is clipped.
+    use_averages : bool
+        Whether to keep averages.
 
     Returns
     -------
@@ -441,8 +449,10 @@ def SGD(
 
     Parameters
     ----------
-    learn_rate, L2, grad_clip, L2_is_weight_decay, use_averages
+    learn_rate, L2, grad_clip : float, list, generator or schedule
         As for :func:`Adam`.
+    L2_is_weight_decay, use_averages : bool
+        The same.
 
     Returns
     -------
@@ -492,12 +502,16 @@ def Rule(
     ----------
     rule : str
         As the command line takes it: ``"Lion"``, ``"Lion(beta2=0.98)"``, ``"Adam(state_dtype='bfloat16')"``.
-    learn_rate, grad_clip, use_averages
+    learn_rate : float, list, generator or schedule
         As for :func:`Adam`.
     L2 : float, list, generator or schedule
         The rule's ``weight_decay``.
+    grad_clip : float, list, generator or schedule
+        As for :func:`Adam`.
     L2_is_weight_decay : bool
         Must be what the rule makes of it: true for the rules whose decay is decoupled from the gradient, else false.
+    use_averages : bool
+        As for :func:`Adam`.
 
     Returns
     -------

@@ -24,7 +24,7 @@ from .. import _core, threads
 from .._extras import need
 from ..info import info
 from ..optimizers import OPTIMIZERS, Adam
-from . import over_ranks, peers, pipelines, plots, precision_bench, tensors, zeros
+from . import estimators, over_ranks, peers, pipelines, plots, precision_bench, tensors, zeros
 from .peers import MNIST
 from .setting import TEXTBOOK
 from .timing import ITERATION_REST_S, ITERATION_TURN_NS, free_memory, settled, time_text, time_turns
@@ -329,6 +329,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--zeros", action="store_true", help="gradients full of zeros, and by rows, and no more")
     parser.add_argument("--torch", action="store_true", help="steps on PyTorch's tensors, and no more")
     parser.add_argument("--spacy", action="store_true", help="spaCy's training by thinc's optimizer, and no more")
+    parser.add_argument("--sklearn", action="store_true", help="scikit-learn's perceptrons and ours, and no more")
     parser.add_argument("--formats", action="store_true", help="Adam in fewer bits than 32, and no more")
     parser.add_argument(
         "--busy",
@@ -396,7 +397,7 @@ def main(args: Namespace) -> int:
         return 0
     if (args.formats or args.busy) and args.figure:
         raise ValueError("schuss bench --formats and --busy draw no --figure; they have --json and --csv")
-    apart = next((name for name in ("mpi", "torch", "spacy", "zeros") if getattr(args, name)), None)
+    apart = next((name for name in ("mpi", "torch", "spacy", "sklearn", "zeros") if getattr(args, name)), None)
     if apart and (args.csv or args.figure):
         raise ValueError(f"schuss bench --{apart} writes no --csv and no --figure; it has --json")
     if args.figure:
@@ -413,7 +414,7 @@ def main(args: Namespace) -> int:
     if args.mpi:
         return _main_mpi(args, facts)
     print(f"{facts['cpu']}, {facts['isa']}, {n_threads} thread(s), {facts['openmp']}, numpy {facts['numpy']}")
-    if not (args.formats or args.busy or args.torch or args.spacy):
+    if not (args.formats or args.busy or (apart and not args.zeros)):
         print(f"contenders: {', '.join(peer.name for peer in present)}; not installed: {absent or 'none'}")
 
     def say(line: str) -> None:
@@ -423,6 +424,8 @@ def main(args: Namespace) -> int:
         found: list[Any] = tensors.run(GPT2, n_threads, args.quick, say) if args.torch else []
         if args.spacy:
             found += pipelines.run(args.quick, say)
+        if args.sklearn:
+            found += estimators.run(args.quick, say)
         if args.zeros:
             found += [*zeros.run(present, n_threads, args.quick, say), *zeros.run_rows(n_threads, args.quick, say)]
         if args.json:
