@@ -107,9 +107,10 @@ bool is_number_of_16_bits(py::handle value) {
   else if (PyObject_IsInstance(value.ptr(), types.ndarray) == 1)
     text += "; this subclass of ndarray may mean more than its numbers: pass numpy.asarray(...) of it";
   else if (py::hasattr(value, "detach") && py::hasattr(value, "numpy"))
-    text += py::str(py::getattr(value, "dtype", py::none())).cast<std::string>() == "torch.bfloat16"
-                ? "; pass .detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16) of it, which shares its memory"
-                : "; pass .detach().numpy() of it, which shares its memory";
+    text += std::string(name.role == Role::parameter ? "; schuss.torch has the optimizers for tensors" : "") +
+            (py::str(py::getattr(value, "dtype", py::none())).cast<std::string>() == "torch.bfloat16"
+                 ? "; pass .detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16) of it, which shares its memory"
+                 : "; pass .detach().numpy() of it, which shares its memory");
   else if (is_number_of_16_bits(value))
     text += "; a number of 16 bits must be an array: write numpy.array(x), and keep that, as it changes in place";
   else if (PySequence_Check(value.ptr()) && name.written())

@@ -354,7 +354,8 @@ void Engine::catch_up(const py::object& params, const py::object& rows) {
   const Visit visit(*this);
   if (!lags_.empty()) row_passes_->provide(team::threads());
   std::vector<Arrears> arrears;
-  const auto add = [&](py::handle key, Lag* lag, const py::object& p, py::handle indices) {
+  const auto add = [&](py::handle key, Lag* lag, const py::object& given, py::handle indices) {
+    const py::object p = array_of_parameter(given, tensors_);
     const Name name{Role::parameter, key, "p"};
     const View view = look(p, name, tensors_);
     const bool behind = lag && lag->any_behind();

@@ -98,25 +98,31 @@ std::string missing_from(const Reader& others, const Reader& these) {
   throw py::value_error(text + " (a gradient of None skips its parameter)");
 }
 
-PyObject *rows_type = nullptr, *view_function = nullptr;            // schuss.Rows, schuss.views.view_of
-PyObject *is_nest_function = nullptr, *flatten_function = nullptr;  // of schuss.nested
+PyObject* rows_type = nullptr;                                          // schuss.Rows
+PyObject *view_function = nullptr, *parameter_view_function = nullptr;  // of schuss.views
+PyObject *is_nest_function = nullptr, *flatten_function = nullptr;      // of schuss.nested
 
 bool is_nest(py::handle value) { return is_nest_function && py::handle(is_nest_function)(value).cast<bool>(); }
 
 // Thrown where a parameter holds others, and that is said to be possible.
 struct Nested {};
 
-// A gradient by rows is taken apart: its attributes are slots, whose reading runs no code of the user's. Of another
-// library's gradient the array with its memory is looked at.
+// Of another library's value the array with its memory, if it shows that.
+py::object array_of(const py::object& value, PyObject* function, bool tensors) {
+  if (is_array(value) || is_number(value) || (tensors && is_tensor(value)) || !function) return value;
+  py::object view = py::handle(function)(value);
+  return view.is_none() ? value : view;
+}
+
+// A gradient by rows is taken apart: its attributes are slots, whose reading runs no code of the user's.
 void look_at(Entry& entry, bool tensors, bool nested) {
   if (nested && !is_array(entry.p) && !is_number(entry.p) && is_nest(entry.p)) throw Nested();
   if (reinterpret_cast<PyObject*>(Py_TYPE(entry.g.ptr())) == rows_type) {
     entry.indices = entry.g.attr("_indices");
     entry.g = entry.g.attr("_values");
   }
-  const bool foreign = !is_array(entry.g) && !is_number(entry.g) && !(tensors && is_tensor(entry.g));
-  if (foreign && view_function)
-    if (py::object view = py::handle(view_function)(entry.g); !view.is_none()) entry.g = std::move(view);
+  entry.g = array_of(entry.g, view_function, tensors);
+  entry.p = array_of(entry.p, parameter_view_function, tensors);
   entry.p_view = look(entry.p, entry.p_name(), tensors);
   entry.g_view = look(entry.g, entry.g_name(), tensors);
   entry.looked = true;
@@ -142,6 +148,7 @@ bool collect_flat(const py::object& params, const py::object& grads, const Plan*
       ++skipped;
       return;
     }
+    const py::object given = plain ? py::object() : p;
     Entry& entry = entries.emplace_back(key, std::move(p), std::move(g));
     all_known = all_known && plan->knows(entries.size() - 1, entry);
     if (!all_known) look_at(entry, tensors, nested);
@@ -150,7 +157,7 @@ bool collect_flat(const py::object& params, const py::object& grads, const Plan*
       throw py::type_error(entry.p_name().text() + " is a float in a " + type_name(params) +
                            ": it can neither change in place nor be replaced; use a list or a dict");
     // A mapping that makes a new array at each access would lose the update.
-    if (!is_float && !plain && !PyList_CheckExact(params.ptr()) && !parameters.find(entry.key).is(entry.p))
+    if (!is_float && !plain && !PyList_CheckExact(params.ptr()) && !parameters.find(entry.key).is(given))
       throw py::type_error(entry.p_name().text() + ": " + type_name(params) +
                            " gives another array at each access, so an update would be lost; use a dict of the arrays");
   });
@@ -168,7 +175,14 @@ void learn_nested(const py::object& is_nest_, const py::object& flatten_) {
   flatten_function = py::object(flatten_).release().ptr();
 }
 
-void learn_views(const py::object& function) { view_function = py::object(function).release().ptr(); }
+void learn_views(const py::object& of_gradient, const py::object& of_parameter) {
+  view_function = py::object(of_gradient).release().ptr();
+  parameter_view_function = py::object(of_parameter).release().ptr();
+}
+
+py::object array_of_parameter(const py::object& value, bool tensors) {
+  return array_of(value, parameter_view_function, tensors);
+}
 
 void learn_rows(const py::object& type) { rows_type = py::object(type).release().ptr(); }
 

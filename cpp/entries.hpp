@@ -13,8 +13,9 @@ void learn_rows(const py::object& type);
 // Tells of the functions that tell whether a value holds parameters itself, and that name all below it by their paths.
 void learn_nested(const py::object& is_nest, const py::object& flatten);
 
-// Tells of the function that shows the memory of another library's value as an array, or returns None.
-void learn_views(const py::object& function);
+// Tells of the functions that show the memory of another library's gradient, or parameter, as an array, or return None.
+void learn_views(const py::object& of_gradient, const py::object& of_parameter);
+py::object array_of_parameter(const py::object& value, bool tensors);  // or the value itself
 
 // Pairs each parameter with its gradient in `entries`; leaves out those whose gradient is None. True if there is a
 // plan that knows them, and no others; else all are looked at.

@@ -168,7 +168,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def("check", &schuss::check, py::arg("params"), py::arg("grads"));
   m.def("learn_nested", &schuss::learn_nested, py::arg("is_nest"), py::arg("flatten"));
-  m.def("learn_views", &schuss::learn_views, py::arg("function"));
+  m.def("learn_views", &schuss::learn_views, py::arg("of_gradient"), py::arg("of_parameter"));
   m.def("learn_tensors", &schuss::learn_tensors, py::arg("type"));
   m.def("learn_rows", &schuss::learn_rows, py::arg("type"));
   m.def("care", [] { return static_cast<int>(schuss::care()); });

@@ -142,11 +142,89 @@ def test_what_would_need_a_copy_is_refused(make, text):
     assert (params["W"] == 1).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_parameters_are_arrays(kind):
+WRITABLE = ["memoryview", "array.array", "ctypes", "__array_interface__", "__dlpack__"]
+
+
+@pytest.mark.parametrize("kind", WRITABLE)
+@pytest.mark.parametrize("rule", ["Adam", "LAMB", "Muon"])
+def test_parameters_that_can_be_written(kind, rule):
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(4, 9) if kind not in ("array.array", "ctypes") else 36).astype(np.float32)
+    if rule == "Muon" and start.ndim == 1:
+        pytest.skip("Muon steps matrices")
+    given = KINDS[kind](start.copy())
+    memory = np.asarray(memoryview(given)) if kind in ("array.array", "ctypes", "memoryview") else given.held
+    wanted = {"W": start.copy()}
+    one, two = (getattr(schuss, rule)(lr=0.1, ema=0.9) for _ in range(2))
+    for container in ({"W": given}, [given], {"layers": [{"W": given}]}):
+        for _ in range(2):
+            g = rng.normal(size=start.shape).astype(np.float32)
+            one.update(container, [g] if isinstance(container, list) else _like(container, g))
+            two.update({"W": wanted["W"]} if "W" in container else _like(container, wanted["W"]), _like(container, g))
+            assert memory.tobytes() == wanted["W"].tobytes()
+
+
+def _like(container, leaf):
+    """The same nesting with another leaf."""
+    if isinstance(container, dict):
+        return {key: _like(value, leaf) for key, value in container.items()}
+    return [_like(value, leaf) for value in container] if isinstance(container, list) else leaf
+
+
+def test_rows_of_a_parameter_that_is_no_array():
+    held, kept = np.ones((6, 2), np.float32), {"E": np.ones((6, 2), np.float32)}
+    params = {"E": Interface(held)}
+    one, two = schuss.Adam(lr=0.1), schuss.Adam(lr=0.1)
+    for rows in ([1, 4], [0, 4], [5]):
+        grad = schuss.Rows(np.array(rows), np.ones((len(rows), 2), np.float32))
+        one.catch_up(params, {"E": rows})
+        one.update(params, {"E": grad})
+        two.catch_up(kept, {"E": rows})
+        two.update(kept, {"E": grad})
+    one.catch_up(params)
+    two.catch_up(kept)
+    assert held.tobytes() == kept["E"].tobytes()
+
+
+def test_a_mapping_that_makes_them_anew_would_lose_the_update():
+    class Fresh(dict):
+        def __getitem__(self, key):
+            return array.array("f", super().__getitem__(key))
+
+    with pytest.raises(TypeError, match="gives another array at each access"):
+        schuss.SGD().update(Fresh(W=[1.0, 2.0]), {"W": np.ones(2, np.float32)})
+
+
+@pytest.mark.parametrize("kind", ["memoryview", "__array_interface__", "__dlpack__"])
+def test_parameters_that_are_read_only(kind):
+    held = np.ones(3, np.float32)
+    held.flags.writeable = False
+    with pytest.raises(ValueError, match=r"params\['W'\]: is read-only"):
+        schuss.SGD(lr=1.0).update({"W": KINDS[kind](held)}, {"W": np.ones(3, np.float32)})
+    assert (held == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "text"), [("jax", ValueError, "read-only"), ("arrow", ValueError, "read-only")]
+)
+def test_parameters_that_are_constant(kind, error, text):
     value = KINDS[kind](np.ones(3, np.float32))
-    with pytest.raises(TypeError, match="params"):
+    with pytest.raises(error, match=text):
         schuss.SGD(lr=1.0).update({"W": value}, {"W": np.ones(3, np.float32)})
+
+
+def test_tensors_are_for_schuss_torch():
+    """A step on their memory would go past their counts of changes."""
+    value = of_torch(np.ones(3, np.float32))
+    with pytest.raises(TypeError, match=r"params\['W'\].*schuss.torch has the optimizers for tensors"):
+        schuss.SGD(lr=1.0).update({"W": value}, {"W": np.ones(3, np.float32)})
+    assert value.tolist() == [1, 1, 1]
+
+
+def test_a_parameter_that_shares_memory_with_its_gradient():
+    held = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="overlap"):
+        schuss.SGD(lr=1.0).update({"W": memoryview(held)}, {"W": memoryview(held)})
 
 
 def test_tensors_that_are_not_their_memory():

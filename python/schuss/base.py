@@ -205,6 +205,8 @@ class Optimizer(Arguments):
         params : mutable mapping of name -> ndarray, or list of ndarray
             The parameters, float32, float64, float16 or bfloat16 (of the package ml_dtypes), of any shape and any
             strides. A Python float or a NumPy scalar is taken too; as it cannot change in place, its entry is replaced.
+            So is what is no array, but shows its memory and lets it be written (see ``grads``); not a tensor of
+            PyTorch's, which is for :mod:`schuss.torch`.
         grads : mapping or list, like ``params``
             A gradient for each parameter, of the same shape, and dtype; but for float64, the three others go with
             each other. It is only read. ``None`` skips

@@ -601,9 +601,9 @@ class MLPRegressor(RegressorMixin, _MultilayerPerceptron):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden_layer_sizes, activation, optimizer, schedule, alpha, batch_size, max_iter, shuffle, random_state, tol : optional
+    hidden_layer_sizes, activation, optimizer, schedule, alpha, batch_size, max_iter : optional
         As for :class:`MLPClassifier`, and so are the others.
-    verbose, warm_start, early_stopping, validation_fraction, n_iter_no_change : optional
+    shuffle, random_state, tol, verbose, warm_start, early_stopping, validation_fraction, n_iter_no_change : optional
         The same.
 
     Attributes

@@ -1,4 +1,4 @@
-"""Gradients of other libraries, as arrays in the same memory."""
+"""Gradients and parameters of other libraries, as arrays in the same memory."""
 
 from __future__ import annotations
 
@@ -37,4 +37,9 @@ def view_of(value: Any) -> NDArray[Any] | None:
     return found
 
 
-_core.learn_views(view_of)
+def parameter_view_of(value: Any) -> NDArray[Any] | None:
+    """The same of a parameter: not of a tensor of PyTorch's, which counts the changes of its memory."""
+    return None if hasattr(value, "_version") else view_of(value)
+
+
+_core.learn_views(view_of, parameter_view_of)
