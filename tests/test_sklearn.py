@@ -381,6 +381,35 @@ def test_coefficients_that_are_set_count():
     np.testing.assert_array_equal(model.predict([[0.0], [3.0]]), [1.0, 7.0])
 
 
+def test_a_stream_goes_on_from_the_best_weights():
+    given = {"max_iter": 8, "random_state": 0, "early_stopping": True, "hidden_layer_sizes": (9,)}
+    mine, wanted = MLPClassifier(optimizer=ADAM, **given), theirs.MLPClassifier(**given)
+    for model in (mine, wanted):
+        model.fit(DIGITS[SOME], LABELS[SOME])
+        model.set_params(early_stopping=False)
+        if model is wanted:
+            model.best_loss_ = np.inf  # which is None after early_stopping, and then fails
+        model.partial_fit(DIGITS[SOME], LABELS[SOME])
+    assert mine.loss_curve_[-1] == pytest.approx(wanted.loss_curve_[-1], rel=1e-9)
+    assert mine.best_loss_ == mine.loss_curve_[-1]
+
+
+def test_early_stopping_from_a_warm_start():
+    model = MLPClassifier(max_iter=2, random_state=0, warm_start=True).fit(DIGITS[SOME], LABELS[SOME])
+    assert model.validation_scores_ is None
+    model.set_params(early_stopping=True).fit(DIGITS[SOME], LABELS[SOME])
+    assert len(model.validation_scores_) == 2
+    assert model.best_validation_score_ == max(model.validation_scores_)
+
+
+def test_a_stream_goes_on_from_coefficients_that_were_set():
+    model = MLPClassifier(hidden_layer_sizes=(9,), optimizer="SGD(lr=0.0)", max_iter=1).fit(DIGITS[SOME], LABELS[SOME])
+    wanted = [np.full_like(W, 0.25) for W in model.coefs_]
+    model.coefs_ = [W.copy() for W in wanted]
+    model.partial_fit(DIGITS[SOME], LABELS[SOME])
+    assert all(np.array_equal(a, b) for a, b in zip(model.coefs_, wanted, strict=True))
+
+
 def test_progress_is_shown(capsys):
     MLPClassifier(max_iter=3, verbose=True, early_stopping=True).fit(DIGITS[SOME], LABELS[SOME])
     shown = capsys.readouterr().err

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import re
+import subprocess
+import sys
 import warnings
 from inspect import signature
 
@@ -257,6 +261,20 @@ def test_it_is_locked_as_thincs_is():
             module.Adam().learning_rate = 0.1
 
 
+def test_a_refusal_after_the_gradient_was_prepared():
+    """L2 is added to a gradient that is clipped; where the step is then refused it is as it was."""
+    opt = ours.Adam(L2=0.5, L2_is_weight_decay=False)
+    opt((0, "W"), np.ones(5, np.float32), np.ones(5, np.float32))
+    weights, gradient = np.ones(6, np.float32), np.linspace(1, 2, 6, dtype=np.float32)
+    with pytest.raises(ValueError, match="new optimizer"):
+        opt((0, "W"), weights, gradient)
+    assert np.array_equal(gradient, np.linspace(1, 2, 6, dtype=np.float32))
+    gradient.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        opt((1, "W"), weights, gradient)
+    assert (weights == 1).all()
+
+
 # Copies.
 
 
@@ -294,6 +312,17 @@ def test_a_copy_goes_on_by_itself(make, again):
 def test_the_decay_of_a_rule_is_its_own():
     weights, kept = np.ones(9, np.float32), np.ones(9, np.float32)
     opt, twin = ours.Rule("Lion(beta2=0.9)", 0.1, L2=0.5), schuss.Lion(lr=0.1, beta2=0.9, weight_decay=0.5)
+    for _ in range(3):
+        g = np.linspace(-1, 1, 9, dtype=np.float32) / 9
+        twin.update({"W": kept}, {"W": g.copy()})
+        opt((0, "W"), weights, g)
+    assert np.array_equal(weights, kept)
+
+
+def test_the_l2_of_a_rule_is_its_own():
+    weights, kept = np.ones(9, np.float32), np.ones(9, np.float32)
+    opt = ours.Rule("RMSprop", 0.1, L2=0.5, L2_is_weight_decay=False, grad_clip=1.0)
+    twin = schuss.RMSprop(lr=0.1, weight_decay=0.5)
     for _ in range(3):
         g = np.linspace(-1, 1, 9, dtype=np.float32) / 9
         twin.update({"W": kept}, {"W": g.copy()})
@@ -416,3 +445,33 @@ def test_spacy_trains_as_with_thincs(component, tmp_path):
         rows = [pipelines.train(component, name, tmp_path, 8) for name in pipelines.OPTIMIZERS]
     assert rows[0].score == pytest.approx(rows[1].score, abs=0.01)
     assert all(0 < row.optimizer < row.total for row in rows)
+
+
+# thinc's own material, in which ours stands for its optimizers.
+STANDS_FOR = """
+import thinc.api, thinc.optimizers
+from schuss import thinc as ours
+
+for name in ("Adam", "RAdam", "SGD", "Optimizer"):
+    for module in (thinc.api, thinc.optimizers):
+        setattr(module, name, getattr(ours, name))
+    if name != "Optimizer":
+        thinc.api.registry.optimizers.register(f"{name}.v1", func=getattr(ours, name))
+"""
+THEIR_TESTS = ["test_optimizers", "test_config", "layers.test_basic_tagger", "model.test_model"]
+
+
+def test_thincs_own_tests(tmp_path):
+    (tmp_path / "stands_for.py").write_text(STANDS_FOR)
+    own = [f"thinc.tests.{name}" for name in THEIR_TESTS]
+    options = ["-q", "-p", "stands_for", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull]
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "--rootdir", tmp_path, "--pyargs", *own],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 30

@@ -483,6 +483,10 @@ class SigmoidWithLoss(_ElementsWithLoss):
     So for two classes by one output, and for labels of which a row may have several.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._spare = _Buffer()
+
     def forward(self, x: Array, t: ArrayLike, weights: ArrayLike | None = None) -> float:
         """Mean over the rows of ``sum(log(1 + exp(x)) - t x)``.
 
@@ -508,12 +512,15 @@ class SigmoidWithLoss(_ElementsWithLoss):
         t = _checked_targets(t, x)
         self._dx = self._buffer.like(x, x.shape[1])
         losses = self._losses.like(x, x.shape[1])
-        # Of exp(-|x|), which cannot overflow.
+        spare = self._spare.like(x, x.shape[1])
+        # By exp(-|x|), which cannot overflow: y is 1 / (1 + that), and where x is negative that times as much.
         np.negative(np.abs(x, out=losses), out=losses)
         np.exp(losses, out=losses)
-        y = np.divide(np.where(x < 0, losses, 1), 1 + losses, out=self._dx)
+        y = np.divide(1, np.add(1, losses, out=self._dx), out=self._dx)
+        np.multiply(y, losses, out=y, where=x < 0)
         np.log1p(losses, out=losses)
-        losses += np.maximum(x, 0) - t * x
+        losses -= np.multiply(t, x, out=spare)
+        losses += np.maximum(x, 0, out=spare)
         y -= t
         return self._mean(losses, _checked_weights(weights, x))
 

@@ -7,7 +7,7 @@ needs scikit-learn (``pip install "schuss[sklearn]"``).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from itertools import pairwise
 from math import inf, sqrt
@@ -148,6 +148,7 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"the layers were of {before} neurons, now they are to be of {widths[1:]}; fit anew")
         if stepper is not None:
             self._stepper = stepper
+        if stepper is not None or self._averages() is None:  # of averages, what goes on is what was stepped
             self._live = self._params()
         self._train(X, targets, sample_weight, random_state, partial)
         if not all(np.isfinite(p).all() for p in (*self.coefs_, *self.intercepts_)):
@@ -252,6 +253,7 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
             self._take_over()
         if best is not None:
             self.coefs_, self.intercepts_ = best
+            self._live = self._params()
 
     def _split(self, X: Any, targets: Array, sample_weight: Any, random_state: Any) -> tuple[Any, ...]:
         """Hold out a share of the data, which decides when to stop."""
@@ -285,22 +287,18 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
     def _is_best(self, held_out: tuple[Any, ...] | None) -> bool:
         """Whether the last epoch was the best; counts those since there was an improvement by ``tol``."""
         if held_out is None:
-            assert self.best_loss_ is not None
-            self._since_best = self._since_best + 1 if self.loss_ > self.best_loss_ - self.tol else 0
-            found: bool = self.loss_ < self.best_loss_
-            self.best_loss_ = min(self.loss_, self.best_loss_)
-            return found
-        assert self.validation_scores_ is not None
-        assert self.best_validation_score_ is not None
+            best = inf if self.best_loss_ is None else self.best_loss_  # None after early_stopping
+            self._since_best = self._since_best + 1 if self.loss_ > best - self.tol else 0
+            self.best_loss_ = min(self.loss_, best)
+            return self.loss_ < best
         X, targets, *sample_weight = held_out
         scores = self._scores(X)
         score = self._score(targets, scores, *(sample_weight or [None])) if np.isfinite(scores).all() else float("nan")
-        self.validation_scores_.append(score)
-        self._since_best = self._since_best + 1 if score < self.best_validation_score_ + self.tol else 0
-        found = score > self.best_validation_score_
-        if found:
-            self.best_validation_score_ = score
-        return found
+        self.validation_scores_ = [*(self.validation_scores_ or []), score]
+        best = -inf if self.best_validation_score_ is None else self.best_validation_score_
+        self._since_best = self._since_best + 1 if score < best + self.tol else 0
+        self.best_validation_score_ = max(best, score)  # NaN is no better
+        return score > best
 
     # Prediction.
 
@@ -311,13 +309,17 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
         return params
 
     def _take_over(self) -> None:
-        """Let what is to be evaluated be the coefficients: the optimizer's averages, where it keeps some."""
-        if not self._stepper.t:
-            return
-        averages = getattr(self._stepper, "averaged_params", None)
-        params = self._stepper.ema_params if self._stepper.ema is not None else averages or self._live
+        """Let what is to be evaluated be the coefficients."""
+        params = self._averages() or self._live
         self.coefs_ = [params[f"W{i}"] for i in range(1, self.n_layers_)]
         self.intercepts_ = [params[f"b{i}"] for i in range(1, self.n_layers_)]
+
+    def _averages(self) -> Mapping[Any, Array] | None:
+        """The optimizer's averages of the parameters, where it keeps some; empty before the first step."""
+        if self._stepper.ema is not None:
+            return self._stepper.ema_params
+        averages: Mapping[Any, Array] | None = getattr(self._stepper, "averaged_params", None)
+        return averages
 
     def _network(self, params: dict[str, Array]) -> MultiLayerNet:
         return MultiLayerNet.from_params(params, _OURS[self.activation], head=_HEADS[self.out_activation_])

@@ -14,6 +14,7 @@ The names are found by thinc's registry once schuss is installed; what is import
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
@@ -206,21 +207,28 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]
         rate = self._value("learn_rate", key) * lr_scale
         if rate != step.lr:
             step.lr = number("learn_rate", rate, *POSITIVE)
-        L2, decays = number("L2", self._value("L2", key), *POSITIVE), self.L2_is_weight_decay
-        clip = self._value("grad_clip", key)
+        L2 = number("L2", self._value("L2", key), *POSITIVE)
+        clip = number("grad_clip", self._value("grad_clip", key), *POSITIVE)
         average = min((1 + t) / (10 + t), 0.9999) if self._averaged else -1.0
+        decays = step.rule._decoupled if self._rule is not None else self.L2_is_weight_decay
         self._heed(step, L2 if decays else 0.0, key)
-        l2 = 0.0 if decays else L2
-        if L2 and clip and not decays:  # what is clipped has L2 in it
-            _core.check({key: weights}, {key: gradient})
-            gradient += L2 * weights
-            l2 = 0.0
-        elif L2 and isinstance(step.rule, _SGD) and decays:
+        l2, before = 0.0 if decays else L2, None
+        if L2 and decays and isinstance(step.rule, _SGD):
             l2 = _beside_decay(L2, step.lr)
+        elif l2 and clip and self._rule is None:  # what is clipped has L2 in it
+            _core.check({key: weights}, {key: gradient})
+            l2, before = 0.0, gradient.copy()
         if (clip, average, l2) != (step.clip, step.average, step.l2):
-            step.clip, step.average, step.l2 = number("grad_clip", clip, *POSITIVE), average, l2
+            step.clip, step.average, step.l2 = clip, average, l2
             step.engine.change(step, {})
-        step.engine.update(step, {key: weights}, {key: gradient}, 1.0)
+        try:
+            if before is not None:
+                gradient += L2 * weights
+            step.engine.update(step, {key: weights}, {key: gradient}, 1.0)
+        except BaseException:
+            if before is not None and gradient.flags.writeable:
+                gradient[...] = before
+            raise
         self.nr_update[key] = t
         if known is None:
             self._steps[key] = step
@@ -262,7 +270,7 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]
         """Show a parameter's state where thinc has it."""
         state = step.engine.state[key]
         for slot, shown in (("m", self.mom1), ("v", self.mom2)):
-            if slot in state:
+            if slot in state and state[slot].dtype in (np.float32, np.float64):
                 shown[key] = state[slot].reshape(-1)
         if self.averages is not None and "ema" in state:
             self.averages[key] = state["ema"]
