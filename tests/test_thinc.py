@@ -47,6 +47,7 @@ def assert_close(ours_, theirs_, rtol):
     [
         {},
         {"L2": 0.01},
+        {"L2": 3.0},
         {"L2": 0.01, "L2_is_weight_decay": False},
         {"L2": 0.01, "L2_is_weight_decay": False, "grad_clip": 0.0},
         {"grad_clip": 0.3, "use_averages": False},
@@ -145,6 +146,18 @@ def test_each_bit(n, averaged, threads):
         assert not averaged or np.array_equal(opt.averages[0, "W"], mean)
     finally:
         schuss.set_num_threads(before)
+
+
+def test_averages_after_many_steps():
+    """What is left of them stays at 0.9999."""
+    mine, wanted, key = ours.SGD(0.1), theirs.SGD(0.1), (0, "W")
+    mine._steps[key] = mine._begin(key, 99_999, {"ema": np.ones(3, np.float32)}, {})
+    wanted.nr_update[key], wanted.averages[key] = 99_999, np.ones(3, np.float32)
+    for opt in (mine, wanted):
+        opt(key, np.full(3, 2, np.float32), np.ones(3, np.float32))
+    found = mine._steps[key].engine.state[key]["ema"]
+    np.testing.assert_allclose(found, wanted.averages[key], rtol=2e-7)
+    assert (found > 1).all()
 
 
 # What the gradient becomes.
