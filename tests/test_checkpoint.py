@@ -43,10 +43,17 @@ def through_file(opt, tmp_path):
     return schuss.load(tmp_path / "file").optimizer
 
 
+def through_buffers(opt):
+    buffers = []
+    data = pickle.dumps(opt, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(data, buffers=[bytes(buffer.raw()) for buffer in buffers])
+
+
 WAYS = {
     "state_dict": lambda opt, path: through_dict(opt),
     "file": through_file,
     "pickle": lambda opt, path: pickle.loads(pickle.dumps(opt)),
+    "pickle with buffers that are read-only": lambda opt, path: through_buffers(opt),
     "deepcopy": lambda opt, path: copy.deepcopy(opt),
     "copy": lambda opt, path: copy.copy(opt),
 }

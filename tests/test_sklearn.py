@@ -12,6 +12,7 @@ import schuss
 
 reason = "scikit-learn is not installed (extra sklearn)"
 sklearn = pytest.importorskip("sklearn", reason=reason)
+import joblib  # noqa: E402
 from schuss import nn  # noqa: E402
 from schuss.sklearn import MLPClassifier, MLPRegressor  # noqa: E402
 from sklearn import neural_network as theirs  # noqa: E402
@@ -408,6 +409,18 @@ def test_a_stream_goes_on_from_coefficients_that_were_set():
     model.coefs_ = [W.copy() for W in wanted]
     model.partial_fit(DIGITS[SOME], LABELS[SOME])
     assert all(np.array_equal(a, b) for a, b in zip(model.coefs_, wanted, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "Adam(ema=0.9)", "NAdam", "ScheduleFreeAdamW"])
+@pytest.mark.parametrize("mmap_mode", [None, "r"])
+def test_what_joblib_loads_goes_on(optimizer, mmap_mode, tmp_path):
+    model = MLPClassifier((40,), max_iter=2, random_state=0, optimizer=optimizer).fit(DIGITS[SOME], LABELS[SOME])
+    joblib.dump(model, tmp_path / "model")
+    loaded = joblib.load(tmp_path / "model", mmap_mode=mmap_mode)
+    for each in (model, loaded):
+        each.partial_fit(DIGITS[SOME], LABELS[SOME])
+    for a, b in zip(model.coefs_ + model.intercepts_, loaded.coefs_ + loaded.intercepts_, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_progress_is_shown(capsys):

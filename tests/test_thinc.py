@@ -291,7 +291,14 @@ def test_a_refusal_after_the_gradient_was_prepared():
 # Copies.
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))], ids=["copy", "pickle"])
+def through_buffers(opt):
+    """A pickle whose arrays are read-only."""
+    buffers = []
+    data = pickle.dumps(opt, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(data, buffers=[bytes(buffer.raw()) for buffer in buffers])
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt)), through_buffers])
 @pytest.mark.parametrize("make", [*NAMES, "NAdam", "Adam(state_dtype='int8')", "LAMB"])
 def test_a_copy_goes_on_by_itself(make, again):
     def new():

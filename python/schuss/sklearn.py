@@ -90,7 +90,7 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
 
-    # What a classifier and a regressor have of their own. `_reset` is True where all begins anew.
+    # What a classifier and a regressor have of their own. `reset` tells that all begins anew.
 
     def _checked_data(self, X: Any, y: Any, reset: bool, classes: Any) -> tuple[Any, Array]:
         """X and the targets as the network takes them; sets ``n_outputs_`` and ``out_activation_``."""
@@ -150,6 +150,8 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
             self._stepper = stepper
         if stepper is not None or self._averages() is None:  # of averages, what goes on is what was stepped
             self._live = self._params()
+        # joblib may have mapped them from a file that is only read.
+        self._live = {name: p if p.flags.writeable else p.copy() for name, p in self._live.items()}
         self._train(X, targets, sample_weight, random_state, partial)
         if not all(np.isfinite(p).all() for p in (*self.coefs_, *self.intercepts_)):
             raise ValueError(

@@ -309,5 +309,10 @@ def rebuilt(
     for name, value in own.items():
         object.__setattr__(opt, name, value)
     object.__setattr__(opt, "_members", opt._members_with({}))
-    go_on(opt, opt, memories, t, skipped, state)
+    go_on(opt, opt, memories, t, skipped, {name: writable(slots) for name, slots in state.items()})
     return opt
+
+
+def writable(slots: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """State as it can be stepped: what a pickle has in buffers of its own may be read-only, as what joblib maps is."""
+    return {slot: array if array.flags.writeable else copy_of(array) for slot, array in slots.items()}

@@ -27,6 +27,7 @@ from .memory import zeros_like
 from .optimizers import Scalars
 from .options import GLOBAL, Orders
 from .specs import parse_optimizer
+from .states import writable
 
 theirs = need("thinc.optimizers", "schuss.thinc", extra="thinc")
 
@@ -81,6 +82,7 @@ class _Step:
         self.average = -1.0
         self.l2 = 0.0
         self.numbers: tuple[float, ...] = ()
+        self.shown = False  # whether its state stands where thinc has it
         self._averaged = averaged
         kernel, slots, _ = rule._structure()
         self._kept = kernel, (*slots, "ema") if averaged else slots, averaged
@@ -201,8 +203,9 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]
         """
         if len(gradient) < 1:
             return weights, gradient
-        known = self._steps.get(key)
-        step = known or self._begin(key, 0, {}, {})
+        step = self._steps.get(key)
+        if step is None:
+            step = self._steps[key] = self._begin(key, 0, {}, {})
         t = step.engine.t + 1
         rate = self._value("learn_rate", key) * lr_scale
         if rate != step.lr:
@@ -230,8 +233,7 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]
                 gradient[...] = before
             raise
         self.nr_update[key] = t
-        if known is None:
-            self._steps[key] = step
+        if not step.shown:
             self._show(key, step)
         return weights, gradient
 
@@ -274,6 +276,7 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]
                 shown[key] = state[slot].reshape(-1)
         if self.averages is not None and "ema" in state:
             self.averages[key] = state["ema"]
+        step.shown = True
 
     def __getstate__(self) -> dict[str, Any]:
         slots = {*theirs.Optimizer.__slots__, "_rule", "_averaged"} - {"mom1", "mom2", "averages"}
@@ -284,6 +287,7 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]
                 {name: getattr(step.rule, name) for name in step.rule._remembering},
             )
             for key, step in self._steps.items()
+            if step.engine.t
         }
         return {**{name: getattr(self, name) for name in slots if hasattr(self, name)}, "_steps": kept}
 
@@ -293,7 +297,7 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]
         for name, value in {**state, "mom1": {}, "mom2": {}, "averages": averages, "_steps": {}}.items():
             setattr(self, name, value)
         for key, (t, arrays, memory) in kept.items():
-            self._steps[key] = self._begin(key, t, arrays, memory)
+            self._steps[key] = self._begin(key, t, writable(arrays), memory)
             self._show(key, self._steps[key])
 
 
