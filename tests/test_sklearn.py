@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,6 +182,13 @@ def test_the_digits_are_learned_as_well():
     mine, wanted = MLPClassifier(**given).fit(X, y), theirs.MLPClassifier(**given).fit(X, y)
     assert mine.score(X_test, y_test) >= wanted.score(X_test, y_test) - 0.003  # the epsilons differ
     assert mine.score(X_test, y_test) > 0.95
+
+
+def test_the_model_of_the_page():
+    page = (Path(__file__).parents[1] / "docs" / "sklearn.md").read_text()
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    assert names["model"].fit(DIGITS[SOME], LABELS[SOME]).score(DIGITS[SOME], LABELS[SOME]) > 0.9
 
 
 # Optimizers and schedules.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -411,6 +412,17 @@ def test_the_registry_finds_them():
         opt((0, "W"), weights, np.ones(2, np.float32))
         assert (weights < 0).all()
         assert type(opt._steps[0, "W"].rule).__name__ == rule
+
+
+@pytest.mark.parametrize(("block", "rule"), [(0, "_Adam"), (1, "Lion")])
+def test_the_configs_of_the_page(block, rule):
+    from thinc.api import Config, registry
+
+    page = (Path(__file__).parents[1] / "docs" / "thinc.md").read_text()
+    text = re.findall(r"```ini\n(.*?)```", page, re.DOTALL)[block]
+    opt = registry.resolve(Config().from_str(text)["training"])["optimizer"]
+    opt((0, "W"), np.ones(2, np.float32), np.ones(2, np.float32))
+    assert type(opt._steps[0, "W"].rule).__name__ == rule
 
 
 def test_a_model_of_thinc_learns():
