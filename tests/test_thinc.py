@@ -420,7 +420,7 @@ def test_the_configs_of_the_page(block, rule):
 
     page = (Path(__file__).parents[1] / "docs" / "thinc.md").read_text()
     text = re.findall(r"```ini\n(.*?)```", page, re.DOTALL)[block]
-    opt = registry.resolve(Config().from_str(text)["training"])["optimizer"]
+    opt = registry.resolve(Config().from_str(f"[training]\n\n{text}")["training"])["optimizer"]
     opt((0, "W"), np.ones(2, np.float32), np.ones(2, np.float32))
     assert type(opt._steps[0, "W"].rule).__name__ == rule
 
