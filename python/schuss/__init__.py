@@ -9,8 +9,8 @@
 array([-0.001, -0.001], dtype=float32)
 """
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import Any as _Any
 
 from . import (
     threads,  # noqa: F401  first: it prepares the loading of the compiled core
@@ -89,8 +89,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> _Any:
-    """Import the rooms whose classes inherit from another package's when they are asked for."""
-    if name in ("sklearn", "thinc"):
-        return _import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not _typing.TYPE_CHECKING:  # to a type checker each name would be there
+
+    def __getattr__(name):
+        """Import the rooms whose classes inherit from another package's when they are asked for."""
+        if name in ("sklearn", "thinc"):
+            return _import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
