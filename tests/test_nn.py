@@ -158,6 +158,39 @@ def test_weights_refused(head, weights, message):
         net.gradient(X, HEADS[head][0], weights)
 
 
+@pytest.mark.parametrize("bad", [-1, 2, np.nan])
+def test_targets_of_sigmoids(bad):
+    targets = BINARY.copy()
+    targets[2, 1] = bad
+    with pytest.raises(ValueError, match="targets of sigmoids must be 0 or 1"):
+        MultiLayerNet(6, [5], 4, head="sigmoid", seed=0).loss(X, targets)
+
+
+def test_one_output_wants_a_column():
+    with pytest.raises(ValueError, match=r"targets must have shape \(9, 1\), got \(9,\); give t\[:, None\]"):
+        MultiLayerNet(6, [5], 1, head="identity", seed=0).loss(X, X[:, 0])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_no_examples_have_no_loss(head):
+    net = MultiLayerNet(6, [5], 4, head=head, seed=0)
+    with np.errstate(all="ignore"):
+        assert np.isnan(net.loss(X[:0], HEADS[head][0][:0]))
+
+
+def test_sparse_examples():
+    sparse = pytest.importorskip("scipy.sparse", reason="scipy is not installed (extra scipy)")
+    dense = np.where(X > 0, X, 0)
+    for way in (sparse.csr_array, sparse.coo_matrix):
+        net, twin = (MultiLayerNet(6, [5], 4, weight_decay_lambda=0.1, dtype=np.float64, seed=0) for _ in range(2))
+        np.testing.assert_allclose(net.predict(way(dense)), twin.predict(dense), rtol=1e-13)
+        for name, g in net.gradient(way(dense), T).items():
+            np.testing.assert_allclose(g, twin.gradient(dense, T)[name], rtol=1e-12, atol=1e-15)
+        assert net.accuracy(way(dense), T) == twin.accuracy(dense, T)
+    with pytest.raises(ValueError, match=r"x must have shape \(n, 6\), got \(9, 5\)"):
+        net.predict(sparse.csr_array(dense[:, :5]))
+
+
 @pytest.mark.parametrize("head", ["sigmoid", "identity"])
 def test_targets_refused(head):
     with pytest.raises(ValueError, match=r"targets must have shape \(9, 4\), got \(9,\)"):

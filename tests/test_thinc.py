@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import schuss
 from schuss import reference
+from schuss.specs import parse_optimizer
 
 theirs = pytest.importorskip("thinc.optimizers", reason="thinc is not installed (extra thinc)")
 import schuss.thinc as ours  # noqa: E402
@@ -192,7 +193,8 @@ def test_the_gradient_is_zeros_and_its_neighbours_are_not(rule, lies, dtype):
     part(within)[...] = True
     rng = np.random.default_rng(0)
     weights = rng.standard_normal(SHAPE).astype(dtype)
-    opt = ours.Rule(rule, 0.01, use_averages=dtype in (np.float32, np.float64))
+    made = parse_optimizer(rule).make(weight_decay=0.0)
+    opt = ours.Optimizer(0.01, rule=made, use_averages=dtype in (np.float32, np.float64))
     twin, kept = schuss.optimizers.OPTIMIZERS[rule.partition("(")[0]](lr=0.01), weights.copy()
     twin.weight_decay = 0.0
     if "state" in rule:
@@ -231,14 +233,14 @@ def test_a_gradient_that_cannot_be_cleared():
         (np.ones(5, "i"), np.ones(5, "i"), {}, "int32"),
         ([1.0] * 5, np.ones(5, "f"), {}, "list"),
         (np.ones(5, "f"), [1.0] * 5, {}, "list"),
-        (np.ones(5, "f"), np.ones(5, "f"), {"learn_rate": float("nan")}, "learn_rate"),
-        (np.ones(5, "f"), np.ones(5, "f"), {"learn_rate": -1.0}, "learn_rate"),
-        (np.ones(5, "f"), np.ones(5, "f"), {"L2": -0.1}, "L2"),
-        (np.ones(5, "f"), np.ones(5, "f"), {"L2": float("nan"), "L2_is_weight_decay": False}, "L2"),
-        (np.ones(5, "f"), np.ones(5, "f"), {"grad_clip": -1.0}, "grad_clip"),
-        (np.ones(5, "f"), np.ones(5, "f"), {"grad_clip": float("nan")}, "grad_clip"),
-        (np.ones(5, "f"), np.ones(5, "f"), {"beta1": 1.0}, "beta1"),
-        (np.ones(5, "f"), np.ones(5, "f"), {"eps": -1.0}, "eps"),
+        (np.ones(5, "f"), np.ones(5, "f"), {"learn_rate": [float("nan")]}, "learn_rate"),
+        (np.ones(5, "f"), np.ones(5, "f"), {"learn_rate": [-1.0]}, "learn_rate"),
+        (np.ones(5, "f"), np.ones(5, "f"), {"L2": [-0.1]}, "L2"),
+        (np.ones(5, "f"), np.ones(5, "f"), {"L2": [float("nan")], "L2_is_weight_decay": False}, "L2"),
+        (np.ones(5, "f"), np.ones(5, "f"), {"grad_clip": [-1.0]}, "grad_clip"),
+        (np.ones(5, "f"), np.ones(5, "f"), {"grad_clip": [float("nan")]}, "grad_clip"),
+        (np.ones(5, "f"), np.ones(5, "f"), {"beta1": [1.0]}, "beta1"),
+        (np.ones(5, "f"), np.ones(5, "f"), {"eps": [-1.0]}, "eps"),
     ],
 )
 def test_refused_and_nothing_changed(weights, gradient, given, message):
@@ -249,6 +251,12 @@ def test_refused_and_nothing_changed(weights, gradient, given, message):
     assert np.array_equal(weights, before[0])
     assert np.array_equal(gradient, before[1])
     assert (opt.nr_update, opt.mom1, opt.averages) == ({}, {}, {})
+
+
+@pytest.mark.parametrize(("name", "value"), [("learn_rate", -1), ("L2", float("nan")), ("beta2", 1.0), ("eps", -1.0)])
+def test_numbers_are_refused_at_once(name, value):
+    with pytest.raises(ValueError, match=name):
+        ours.Adam(**{name: value})
 
 
 def test_a_decay_of_everything():
@@ -361,6 +369,7 @@ def test_the_l2_of_a_rule_is_its_own():
         ("Lion(ema=0.9)", {}, "by use_averages"),
         ("Lion(on_nonfinite='skip')", {}, "no place for on_nonfinite"),
         ("ScheduleFreeSGD", {}, "keeps the weights to evaluate"),
+        ("Muon", {}, "steps matrices alone"),
         ("Lion", {"L2": 0.1, "L2_is_weight_decay": False}, "L2_is_weight_decay = true"),
         ("RMSprop", {"L2": 0.1}, "L2_is_weight_decay = false"),
         ("Lyon", {}, "Lion"),
@@ -369,6 +378,11 @@ def test_the_l2_of_a_rule_is_its_own():
 def test_rules_refused(rule, given, message):
     with pytest.raises(ValueError, match=message):
         ours.Rule(rule, 0.1, **given)
+
+
+def test_a_rule_is_given_as_text():
+    with pytest.raises(TypeError, match="rule must be the text of an optimizer"):
+        ours.Rule(schuss.Lion(), 0.1)
 
 
 # thinc's and spaCy's side.

@@ -49,10 +49,22 @@ class _Buffer:
 
     def like(self, x: Array, width: int) -> Array:
         """Rows for the batch ``x``, ``width`` columns, the dtype of ``x``; what they hold is undefined."""
-        rows = len(x)
+        rows = x.shape[0]
         if self._array.shape[1] != width or self._array.dtype != x.dtype or len(self._array) < rows:
             self._array = np.empty((rows, width), x.dtype)
         return self._array[:rows]
+
+
+def _is_sparse(x: Any) -> bool:
+    return hasattr(x, "tocsr")
+
+
+def _product(a: Any, b: Array, out: Array) -> None:
+    """The matrix product; ``a`` may be sparse."""
+    if isinstance(a, np.ndarray):
+        np.dot(a, b, out=out)
+    else:
+        out[...] = a @ b
 
 
 class Affine:
@@ -88,7 +100,7 @@ class Affine:
         Parameters
         ----------
         x : ndarray of shape (n, n_in)
-            Kept until :meth:`backward`.
+            Kept until :meth:`backward`. Of a first layer also one of SciPy's sparse matrices by rows.
         out : ndarray of shape (n, n_out), optional
             Where to put the output, in C order and of the dtype of ``x``.
 
@@ -99,7 +111,7 @@ class Affine:
         """
         self.x = x
         y = self._y.like(x, self.W.shape[1]) if out is None else out
-        np.dot(x, self.W, out=y)
+        _product(x, self.W, y)
         if self.relu:
             _core.bias_relu(y, self.b)
         else:
@@ -126,7 +138,7 @@ class Affine:
             _core.relu_backward(dout, self.y, self.db)
         else:
             np.add.reduce(dout, axis=0, out=self.db)
-        np.dot(self.x.T, dout, out=self.dW)
+        _product(self.x.T, dout, self.dW)
         return dout if first else np.dot(dout, self.W.T, out=self._dx.like(dout, self.W.shape[0]))
 
 
@@ -454,7 +466,7 @@ class _ElementsWithLoss:
         """The mean over the rows of their losses' sums; what is in ``_dx`` is made its gradient."""
         if weights is None:
             self._dx /= len(losses)
-            return float(losses.sum()) / len(losses)
+            return float(losses.sum()) / len(losses) if len(losses) else float("nan")
         total = float(weights.sum(dtype=np.float64))
         self._dx *= (weights / total)[:, None].astype(self._dx.dtype, copy=False)
         return float(weights @ losses.sum(axis=1)) / total
@@ -495,7 +507,7 @@ class SigmoidWithLoss(_ElementsWithLoss):
         x : ndarray of shape (n, outputs)
             Scores; not changed.
         t : array of shape (n, outputs)
-            For each output 0 or 1, or a probability.
+            For each output 0 or 1, or a probability between them.
         weights : array of shape (n,), optional
             How much each row counts in the mean; at least 0, and not all 0.
 
@@ -507,9 +519,12 @@ class SigmoidWithLoss(_ElementsWithLoss):
         Raises
         ------
         ValueError
-            For targets of another shape; for such weights.
+            For targets of another shape, or that are not from 0 to 1; for such weights.
         """
         t = _checked_targets(t, x)
+        if t.size and not (t.min() >= 0 and t.max() <= 1):
+            bad = t[~((t >= 0) & (t <= 1))][0]
+            raise ValueError(f"targets of sigmoids must be 0 or 1, or a probability between them, got {bad:g}")
         self._dx = self._buffer.like(x, x.shape[1])
         losses = self._losses.like(x, x.shape[1])
         spare = self._spare.like(x, x.shape[1])
@@ -560,7 +575,8 @@ class IdentityWithLoss(_ElementsWithLoss):
 def _checked_targets(t: ArrayLike, x: Array) -> Array:
     t = np.asarray(t, x.dtype)
     if t.shape != x.shape:
-        raise ValueError(f"targets must have shape {x.shape}, got {t.shape}")
+        hint = "; give t[:, None]" if t.shape == (len(x),) and x.shape[1] == 1 else ""
+        raise ValueError(f"targets must have shape {x.shape}, got {t.shape}{hint}")
     return t
 
 
@@ -672,7 +688,8 @@ class MultiLayerNet:
         The loss has ``0.5 * weight_decay_lambda * sum(W ** 2)`` added for each weight matrix (L2).
     head : {'softmax', 'sigmoid', 'identity'}
         The last layer, with its loss: :class:`SoftmaxWithLoss` for one class of several, :class:`SigmoidWithLoss` for
-        outputs that are each true or false, :class:`IdentityWithLoss` for numbers, by the squared error.
+        outputs that are each true or false, :class:`IdentityWithLoss` for numbers, by half the squared error, which is
+        summed over the outputs.
     dtype : float32 or float64
         Of the parameters and of all computation. Inputs of another dtype are converted.
     seed : int, optional
@@ -827,12 +844,13 @@ class MultiLayerNet:
         self._loss = _HEADS[head]()
 
     def predict(self, x: ArrayLike) -> Array:
-        """Scores of each class, before the softmax.
+        """Scores of each class, before the softmax or the sigmoid; the outputs, of an 'identity' head.
 
         Parameters
         ----------
         x : array of shape (n, input_size)
-            The examples; of another dtype than the network's they are converted.
+            The examples; of another dtype than the network's they are converted. A sparse matrix of SciPy's is taken,
+            too, here and in the other methods, and stays sparse.
 
         Returns
         -------
@@ -845,8 +863,8 @@ class MultiLayerNet:
             If ``x`` has another shape.
         """
         x = self._checked_input(x)
-        scores = np.empty((len(x), self.output_size), self.dtype)
-        for start in range(0, len(x), CHUNK):
+        scores = np.empty((x.shape[0], self.output_size), self.dtype)
+        for start in range(0, len(scores), CHUNK):
             rows = slice(start, start + CHUNK)
             self._forward(x[rows], scores[rows])
         return scores
@@ -959,12 +977,12 @@ class MultiLayerNet:
             for name, p in twin.params.items()
         }
 
-    def _checked_input(self, x: ArrayLike) -> Array:
-        x = np.asarray(x, self.dtype)
-        if x.ndim != 2 or x.shape[1] != self.input_size:
-            hint = "; images need load_mnist(flatten=True)" if x.ndim == 4 else ""
-            raise ValueError(f"x must have shape (n, {self.input_size}), got {x.shape}{hint}")
-        return x
+    def _checked_input(self, x: Any) -> Array:
+        found: Array = x.tocsr().astype(self.dtype, copy=False) if _is_sparse(x) else np.asarray(x, self.dtype)
+        if found.ndim != 2 or found.shape[1] != self.input_size:
+            hint = "; images need load_mnist(flatten=True)" if found.ndim == 4 else ""
+            raise ValueError(f"x must have shape (n, {self.input_size}), got {found.shape}{hint}")
+        return found
 
     def _forward(self, x: Array, out: Array | None = None) -> Array:
         for i, affine in enumerate(self._affine, start=1):

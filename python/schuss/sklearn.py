@@ -9,9 +9,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
+from inspect import Signature, signature
 from itertools import pairwise
 from math import inf, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from ._extras import need
 from .base import Optimizer
 from .checks import POSITIVE, SHARE, count, flag, number, shown
-from .nn import CHUNK, MultiLayerNet, Sigmoid, softmax
+from .nn import MultiLayerNet, Sigmoid, softmax
+from .optimizers import Muon
 from .schedules import ReduceOnPlateau
 from .specs import parse_optimizer, parse_schedule
 
@@ -41,11 +43,24 @@ __all__ = ["MLPClassifier", "MLPRegressor"]
 Array = NDArray[Any]
 
 _OURS = {"relu": "relu", "logistic": "sigmoid", "tanh": "tanh", "identity": "identity"}
+# What scikit-learn's estimators take, and these do not.
+_OF_THE_RULE = "it is the optimizer's: optimizer='Adam(lr=0.001)', or an instance"
+_THEIRS = {
+    "solver": "give optimizer='Adam', optimizer='Nesterov(lr=0.001, momentum=0.9)' for 'sgd', or another rule",
+    "learning_rate": "give schedule='InverseSqrt(...)', or another schedule",
+    "max_fun": "there is no L-BFGS",
+    "loss": "the loss is the squared error",
+    **dict.fromkeys(
+        ("learning_rate_init", "power_t", "momentum", "nesterovs_momentum", "beta_1", "beta_2", "epsilon"), _OF_THE_RULE
+    ),
+}
 _HEADS = {"softmax": "softmax", "logistic": "sigmoid", "identity": "identity"}
 
 
 class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
     """What the two estimators share: arguments, training and prediction."""
+
+    __signature__: ClassVar[Signature]
 
     coefs_: list[Array]
     intercepts_: list[Array]
@@ -90,6 +105,18 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
 
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        for name in given:
+            if name in _THEIRS:
+                raise TypeError(f"{cls.__name__} has no {name}; {_THEIRS[name]}")
+        made: Self = super().__new__(cls)
+        return made
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        own = signature(cls.__init__)  # which __new__ would hide
+        cls.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])
+
     # What a classifier and a regressor have of their own. `reset` tells that all begins anew.
 
     def _checked_data(self, X: Any, y: Any, reset: bool, classes: Any) -> tuple[Any, Array]:
@@ -112,8 +139,7 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array or sparse matrix of shape (n_samples, n_features)
-            The examples. float32 stays float32; all other numbers become float64. Of a sparse matrix each batch is made
-            dense by itself.
+            The examples. float32 stays float32; all other numbers become float64. A sparse matrix stays sparse.
         y : array of shape (n_samples,) or (n_samples, n_outputs)
             The targets.
         sample_weight : array of shape (n_samples,), optional
@@ -193,8 +219,17 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
             raise TypeError(
                 f"optimizer must be one of ours, as schuss.Adam(lr=0.01), or its text, got {shown(self.optimizer)}"
             )
-        if self.schedule is not None:
-            made.lr = parse_schedule(self.schedule) if isinstance(self.schedule, str) else deepcopy(self.schedule)
+        if isinstance(made, Muon):
+            raise ValueError("optimizer: Muon steps matrices alone, and a perceptron has biases; take another rule")
+        if isinstance(self.schedule, str):
+            made.lr = parse_schedule(self.schedule)
+        elif callable(self.schedule):
+            made.lr = deepcopy(self.schedule)
+        elif self.schedule is not None:
+            raise TypeError(
+                "schedule must be a function of the step, as schuss.schedules.Cosine(0.01, steps=2000), or its text, "
+                f"got {shown(self.schedule)}"
+            )
         return made
 
     def _begin(self, widths: list[int], dtype: Any, random_state: Any) -> None:
@@ -230,7 +265,7 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
                     order = order[random_state.permutation(n)]
                 loss = 0.0
                 for x, t, w in _batches(X, targets, sample_weight, order if self.shuffle else None, min(size, n)):
-                    loss += self._step(network, x, t, w) * len(x)
+                    loss += self._step(network, x, t, w) * len(t)
                 self.n_iter_ += 1
                 self.t_ += n
                 self.loss_ = loss / n
@@ -274,7 +309,7 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
 
     def _step(self, network: MultiLayerNet, x: Array, t: Array, w: Array | None) -> float:
         """Train on a batch; return its loss as scikit-learn reports it."""
-        total = len(x) if w is None else float(w.sum(dtype=np.float64))
+        total = len(t) if w is None else float(w.sum(dtype=np.float64))
         if total == 0:
             return 0.0
         network.weight_decay_lambda = self.alpha / total
@@ -331,11 +366,7 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
         return self._scores(validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False))
 
     def _scores(self, X: Any) -> Array:
-        network = self._network(self._params())
-        if not hasattr(X, "toarray"):
-            return network.predict(X)
-        chunks = (X[start : start + CHUNK].toarray() for start in range(0, X.shape[0], CHUNK))
-        return np.concatenate([network.predict(chunk) for chunk in chunks])
+        return self._network(self._params()).predict(X)
 
     def predict(self, X: Any) -> Array:
         """Predict the targets of examples.
@@ -365,9 +396,7 @@ def _batches(
     buffer = None
     for start in range(0, X.shape[0], size):
         rows: Any = slice(start, start + size) if order is None else order[start : start + size]
-        if hasattr(X, "toarray"):
-            x = X[rows].toarray()
-        elif order is None:
+        if order is None or not isinstance(X, np.ndarray):
             x = X[rows]
         else:
             buffer = np.empty((size, X.shape[1]), X.dtype) if buffer is None else buffer
@@ -395,8 +424,9 @@ def _epochs(n: int, estimator: Any) -> Iterator[int]:
 class MLPClassifier(ClassifierMixin, _MultilayerPerceptron):  # type: ignore[misc]
     """The ``MLPClassifier`` of scikit-learn, trained by any rule of ours.
 
-    With the default optimizer it takes the same steps as ``solver="adam"`` from the same ``random_state``: the same
-    first weights, batches and splits; the loss over epochs agrees to rounding, but for the optimizer's epsilon.
+    From the same ``random_state`` come the same first weights, batches and splits, so that with
+    ``optimizer="Adam(eps_hat=1e-8)"`` the losses are those of ``solver="adam"`` to rounding; the default's epsilon is
+    the textbook's, 1e-7.
 
     Parameters
     ----------
@@ -405,12 +435,13 @@ class MLPClassifier(ClassifierMixin, _MultilayerPerceptron):  # type: ignore[mis
     activation : {"relu", "logistic", "tanh", "identity"}, default "relu"
         Of the hidden layers.
     optimizer : str or schuss.Optimizer, default "Adam"
-        The rule, with its arguments: ``schuss.AdamW(lr=0.01)``, or as text, ``"AdamW(lr=0.01)"``. An instance is
-        copied, and must have made no step. Where it keeps averages of the weights (``ema``, the schedule-free rules),
-        these are what is evaluated.
+        The rule, with its arguments: ``schuss.AdamW(lr=0.01)``, or as text, ``"AdamW(lr=0.01)"``; any but Muon. An
+        instance is copied, and must have made no step. Where it keeps averages of the weights (``ema``, the
+        schedule-free rules), these are what is evaluated.
     schedule : str or callable, optional
         The learning rate over steps (batches), in place of the optimizer's: ``schuss.schedules.Cosine(0.01, 2000)``, or
-        as text. To a ``ReduceOnPlateau`` the loss of each epoch is reported.
+        as text; an epoch has ``ceil(n_samples / batch_size)`` of them. To a ``ReduceOnPlateau`` the loss of each epoch
+        is reported.
     alpha : float, default 0.0001
         L2: the loss has ``alpha * sum(W ** 2) / (2 n)`` added for a batch of n examples.
     batch_size : int or "auto", default "auto"

@@ -99,7 +99,9 @@ def _call(text: str, table: Mapping[str, Any], kind: str, example: str) -> tuple
         name = example.split("(")[0]
         raise ValueError(f"{shown(text)} cannot be read; write a name, as in {name}, or a call, as in {example}")
     if call.func.id not in table:
-        raise ValueError(f"no {kind} is called {shown(call.func.id)}; there are {', '.join(table)}")
+        meant = [name for name in table if name.lower() == call.func.id.lower()]
+        there = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(table)}"
+        raise ValueError(f"no {kind} is called {shown(call.func.id)}; {there}")
     for each in ast.walk(call):
         if isinstance(each, ast.Constant) and isinstance(each.value, int) and each.value >= 10**_MOST_DIGITS:
             raise ValueError(

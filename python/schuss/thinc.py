@@ -21,7 +21,7 @@ from . import _core
 from . import optimizers as ours
 from ._extras import need
 from .base import Optimizer as OurOptimizer
-from .checks import POSITIVE, number
+from .checks import POSITIVE, SHARE, number, shown
 from .formats import number_of
 from .memory import zeros_like
 from .optimizers import Scalars
@@ -161,6 +161,12 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]
         L2_is_weight_decay: bool = True,
         rule: OurOptimizer | None = None,
     ) -> None:
+        for name, value, most in (
+            *(("learn_rate", learn_rate, POSITIVE), ("L2", L2, POSITIVE), ("grad_clip", grad_clip, POSITIVE)),
+            *(("beta1", beta1, SHARE), ("beta2", beta2, SHARE), ("eps", eps, POSITIVE)),
+        ):
+            if isinstance(value, (int, float)):  # of schedules it is seen when they are asked
+                number(name, value, *most)
         super().__init__(
             learn_rate,
             L2=L2,
@@ -271,9 +277,9 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]
     def _show(self, key: Key, step: _Step) -> None:
         """Show a parameter's state where thinc has it."""
         state = step.engine.state[key]
-        for slot, shown in (("m", self.mom1), ("v", self.mom2)):
+        for slot, moments in (("m", self.mom1), ("v", self.mom2)):
             if slot in state and state[slot].dtype in (np.float32, np.float64):
-                shown[key] = state[slot].reshape(-1)
+                moments[key] = state[slot].reshape(-1)
         if self.averages is not None and "ema" in state:
             self.averages[key] = state["ema"]
         step.shown = True
@@ -346,7 +352,7 @@ def Adam(
     Raises
     ------
     ValueError
-        If a schedule is none; when it is called, if a number is out of its range.
+        If a schedule is none, or a number is out of its range; of a schedule's that is seen when it is called.
 
     Notes
     -----
@@ -533,8 +539,8 @@ def Rule(
 
     Raises
     ------
-    ValueError
-        If the text cannot be read, or has what is said by another argument here.
+    ValueError, TypeError
+        If the text cannot be read, or has what is said by another argument here; for Muon and the schedule-free rules.
 
     Examples
     --------
@@ -544,6 +550,8 @@ def Rule(
     >>> w
     array([0.9, 1.1], dtype=float32)
     """
+    if not isinstance(rule, str):
+        raise TypeError(f"rule must be the text of an optimizer, as 'Lion(beta2=0.98)', got {shown(rule)}")
     spec = parse_optimizer(rule)
     elsewhere = {"lr": "learn_rate", "weight_decay": "L2", "clip_norm": "grad_clip", "ema": "use_averages"}
     given = {*spec.named, *ours.OPTIMIZERS[spec.name]._arguments[: len(spec.positional)]}
@@ -554,6 +562,8 @@ def Rule(
     made: OurOptimizer = spec.make()
     if isinstance(made, ours._ScheduleFree):
         raise ValueError(f"rule={rule!r} keeps the weights to evaluate in its state, where spaCy does not look")
+    if isinstance(made, ours.Muon):
+        raise ValueError(f"rule={rule!r} steps matrices alone, and a model has biases, too; take another rule")
     if L2 != 0 and L2_is_weight_decay != made._decoupled:
         how = "is decoupled from the gradient" if made._decoupled else "is added to the gradient"
         raise ValueError(
