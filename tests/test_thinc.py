@@ -264,6 +264,15 @@ def test_a_decay_of_everything():
         ours.SGD(2.0, L2=0.5)((0, "W"), np.ones(3, np.float32), np.ones(3, np.float32))
 
 
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), "2"])
+def test_a_scale_of_the_rate_is_refused(scale):
+    weights, gradient = np.ones(3, np.float32), np.ones(3, np.float32)
+    with pytest.raises((TypeError, ValueError), match="lr_scale"):
+        ours.Adam()((0, "W"), weights, gradient, lr_scale=scale)
+    assert (weights == 1).all()
+    assert (gradient == 1).all()
+
+
 def test_another_shape():
     opt = ours.Adam()
     opt((0, "W"), np.ones(5, np.float32), np.ones(5, np.float32))

@@ -213,7 +213,7 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]
         if step is None:
             step = self._steps[key] = self._begin(key, 0, {}, {})
         t = step.engine.t + 1
-        rate = self._value("learn_rate", key) * lr_scale
+        rate = self._value("learn_rate", key) * number("lr_scale", lr_scale, *POSITIVE)
         if rate != step.lr:
             step.lr = number("learn_rate", rate, *POSITIVE)
         L2 = number("L2", self._value("L2", key), *POSITIVE)
