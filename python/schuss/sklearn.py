@@ -165,6 +165,8 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
         X, targets = self._checked_data(X, y, reset, classes)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+            if not sample_weight.any():
+                raise ValueError("all sample weights are zero, so that nothing would be learned")
         random_state = check_random_state(self.random_state)
         widths = [X.shape[1], *hidden, self.n_outputs_]
         if reset:
