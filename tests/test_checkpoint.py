@@ -475,14 +475,15 @@ def test_the_mode_of_the_file(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
-def test_killed_at_any_moment_it_leaves_a_whole_file(tmp_path):
-    """300 processes that save without end are killed at random; each time the file is one of those that were saved."""
+def test_killed_at_any_moment_it_leaves_a_whole_file(tmp_path, request):
+    """Processes that save without end are killed at random; each time the file is one of those that were saved."""
+    processes = 300 if request.config.getoption("--thorough") else 100
     path, rng = tmp_path / "file", random.Random(0)
     opt, params = schuss.Momentum(lr=1.0, momentum=0.0), {"W": np.zeros(20_000)}
     opt.update(params, {"W": np.zeros(20_000)})
     opt.save(path, params)
     seen = set()
-    for _ in range(300):
+    for _ in range(processes):
         child = os.fork()
         if child == 0:
             while True:
@@ -500,7 +501,7 @@ def test_killed_at_any_moment_it_leaves_a_whole_file(tmp_path):
         assert again.t == 1
         seen.add(value)
         params["W"][:] = value
-    assert len(seen) > 50
+    assert len(seen) > processes / 6
 
 
 # From PyTorch.
