@@ -587,13 +587,14 @@ void advance(const Plan& plan, Passes& passes, Part part, const Kernel& kernel, 
   const size_t traffic = plan.traffic();
   const bool late = kernel.halves() && !kernel.ratio;
   if (!late) ranks.ready(orders);
+  if (!ranks && kernel.ratio) return work_on(traffic, [&] { passes.halves(part, orders, threads); });
   if (kernel.halves()) {
     std::vector<Passes::Norms> norms;
     work_on(traffic, [&] {
       passes.measure(part, orders, threads);
-      if (!ranks || late) norms = passes.measured(part);
+      if (late) norms = passes.measured(part);
     });
-    if (ranks && !late) norms = ranks.norms(plan, passes);
+    if (!late) norms = ranks.norms(plan, passes);
     for (size_t i = 0; i < norms.size(); ++i) {
       const Tensor& tensor = plan.tensors()[i];
       if (tensor.part != part) continue;

@@ -43,6 +43,9 @@ struct ByType {
 struct Loops {
   Sweep step;
   Measure measure;  // nullptr where a step has no halves
+  // The second half by the direction that the first has returned, in the gradient's place, where that is cheaper than
+  // to make it again; nullptr elsewhere. The slots are not looked at.
+  Sweep follow = nullptr;
 };
 
 // The ways to the same bits: as the processor goes, and around what it is slow on. The careful way's loops are nullptr

@@ -10,14 +10,20 @@
 namespace schuss {
 namespace {
 
-// The sum of n numbers, by pairs of neighbours: the same however many threads have computed them.
-double tree_sum(double* x, size_t n) {
-  if (n == 0) return 0;
-  for (; n > 1; n = (n + 1) / 2) {
-    for (size_t i = 0; i < n / 2; ++i) x[i] = x[2 * i] + x[2 * i + 1];
-    if (n % 2) x[n / 2] = x[n - 1];
+// The sum of n numbers, by pairs of neighbours, and so their sums: the same however many threads have computed them.
+// What is left over at the end of a row goes up to the next one as it is.
+double tree_sum(const double* x, size_t n) {
+  double sums[std::numeric_limits<size_t>::digits];  // of 1, 2, 4, ... numbers, as the bits of i have them
+  size_t depth = 0;
+  for (size_t i = 0; i < n; ++i) {
+    double sum = x[i];
+    for (size_t full = i; full & 1; full >>= 1) sum = sums[--depth] + sum;
+    sums[depth++] = sum;
   }
-  return x[0];
+  if (depth == 0) return 0;
+  double sum = sums[--depth];
+  while (depth > 0) sum = sums[--depth] + sum;
+  return sum;
 }
 
 // Operands, as bits.
@@ -25,7 +31,15 @@ constexpr unsigned gradient = 2, all = ~0u, all_but_gradient = ~2u, state_alone 
 
 constexpr uint32_t no_pair = ~0u;
 
+constexpr size_t line = 64;  // bytes of the cache's
+
 constexpr size_t clearing = 8;  // blocks of a gradient that are stepped and then cleared
+
+// Bytes of an operand for each thread: what tensors a turn has, so that four operands and their direction are within a
+// second-level cache of a MiB; and up to which a single one's direction is kept, which is worth it in any cache.
+constexpr size_t turn_bytes = size_t{128} << 10, kept_bytes = size_t{1} << 20;
+
+constexpr size_t backwards = 64 * block_elements;  // the pieces of the second half of what is larger, from its end on
 
 }  // namespace
 
@@ -39,38 +53,55 @@ void Passes::provide(int threads, bool surveyed) {
   finite_.resize(plan_.blocks());
   measures_.resize(plan_.blocks());
   ratios_.resize(plan_.tensors().size(), 1);
+  if (!kernel_.ways.f32.plain.follow || kept_.size() >= static_cast<size_t>(threads)) return;
+  kept_.resize(static_cast<size_t>(threads));
+  // Shares are cut between blocks, and their directions begin on lines.
+  const size_t bytes =
+      std::min(kept_bytes, plan_.bytes()) + 2 * block_elements * sizeof(double) + 2 * line * plan_.tensors().size();
+  for (auto& kept : kept_) kept.resize(bytes / sizeof(Line));
 }
 
-// work(T(), tensor, share) for each thread's part of the bytes [from, to) of the row of all tensors: equal bytes to
-// each, cut between blocks. T is the type that the tensor is computed in.
+// work(worker) on so many threads.
 template <class Work>
-void Passes::each_share(int threads, bool flush, size_t from, size_t to, Work work) {
-  const auto of_rank = [&](int rank, int size) {
+void Passes::each_worker(int threads, bool flush, Work work) {
+  team::each_rank(threads, [&](int rank, int size) {
     const Flush mode(flush);
     Guide guide(flush || !kernel_.ways.f32.careful.step ? Care::never : care());
-    Scratch* const scratch = scratch_.empty() ? nullptr : &scratch_[static_cast<size_t>(rank)];
-    const std::vector<Tensor>& tensors = plan_.tensors();
-    const std::vector<size_t>& ends = plan_.ends();
-    if (ends.empty()) return;
-    const size_t each = (to - from) / static_cast<size_t>(size);
-    const size_t low = from + each * static_cast<size_t>(rank);
-    const size_t high = rank + 1 == size ? to : from + each * static_cast<size_t>(rank + 1);
-    size_t i = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), low) - ends.begin());
-    for (; i < tensors.size(); ++i) {
-      const Tensor& tensor = tensors[i];
-      if (tensor.table) continue;
-      const size_t start = ends[i] - tensor.bytes();
-      if (start >= high) break;
-      const auto cut = [&](size_t position) {
-        if (position <= start) return size_t{0};
-        if (position >= ends[i]) return tensor.size;
-        return (position - start) / tensor.itemsize() / block_elements * block_elements;
-      };
-      const Share share{i, scratch, &guide, cut(low), cut(high)};
-      with_type_of(tensor.format, [&](auto type) { work(type, tensor, share); });
-    }
-  };
-  team::each_rank(threads, of_rank);
+    const size_t mine = static_cast<size_t>(rank);
+    work(Worker{rank, size, &guide, scratch_.empty() ? nullptr : &scratch_[mine],
+                kept_.empty() ? nullptr : reinterpret_cast<char*>(kept_[mine].data())});
+  });
+}
+
+// work(T(), tensor, share) for a thread's part of the bytes [from, to) of the row of all tensors: equal bytes to each
+// thread, cut between blocks. T is the type that the tensor is computed in.
+template <class Work>
+void Passes::share_out(const Worker& worker, size_t from, size_t to, Work work) {
+  const std::vector<Tensor>& tensors = plan_.tensors();
+  const std::vector<size_t>& ends = plan_.ends();
+  if (ends.empty()) return;
+  const size_t each = (to - from) / static_cast<size_t>(worker.size);
+  const size_t low = from + each * static_cast<size_t>(worker.rank);
+  const size_t high = worker.rank + 1 == worker.size ? to : low + each;
+  size_t i = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), low) - ends.begin());
+  for (; i < tensors.size(); ++i) {
+    const Tensor& tensor = tensors[i];
+    if (tensor.table) continue;
+    const size_t start = ends[i] - tensor.bytes();
+    if (start >= high) break;
+    const auto cut = [&](size_t position) {
+      if (position <= start) return size_t{0};
+      if (position >= ends[i]) return tensor.size;
+      return (position - start) / tensor.itemsize() / block_elements * block_elements;
+    };
+    const Share share{i, worker.scratch, worker.guide, cut(low), cut(high), 1, nullptr};
+    with_type_of(tensor.format, [&](auto type) { work(type, tensor, share); });
+  }
+}
+
+template <class Work>
+void Passes::each_share(int threads, bool flush, size_t from, size_t to, Work work) {
+  each_worker(threads, flush, [&](const Worker& worker) { share_out(worker, from, to, work); });
 }
 
 // For each block: brings in the operands that are read, calls work(block), puts back those that are written.
@@ -142,13 +173,15 @@ void Passes::fill_from(size_t i, const Named& named, size_t width, const char* v
 std::array<double, max_scalars> Passes::scalars_of(const Tensor& tensor, const Share& share,
                                                    const Orders& orders) const {
   std::array<double, max_scalars> scalars = orders.groups[tensor.group].scalars;
-  if (kernel_.halves()) scalars[static_cast<size_t>(kernel_.scalars) - 1] = ratios_[share.i];
+  if (kernel_.halves()) scalars[static_cast<size_t>(kernel_.scalars) - 1] = share.ratio;
   return scalars;
 }
 
 void Passes::step(Part part, const Orders& orders, int threads, size_t low, size_t high) {
-  each_share(threads, orders.flush, low, high, [&](auto type, const Tensor& tensor, const Share& share) {
-    if (tensor.part == part) step<decltype(type)>(tensor, share, orders);
+  each_share(threads, orders.flush, low, high, [&](auto type, const Tensor& tensor, Share share) {
+    if (tensor.part != part) return;
+    if (kernel_.halves()) share.ratio = ratios_[share.i];
+    step<decltype(type)>(tensor, share, orders);
   });
 }
 
@@ -158,6 +191,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
   const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
   const Group& group = orders.groups[tensor.group];
   const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
+  const Around afterwards = orders.afterwards(), *const mean = orders.average < 0 ? nullptr : &afterwards;
   std::array<void*, max_operands> at;
   const auto run = [&](size_t first, size_t last, bool carefully) {
     // A gradient is cleared while it is still in the cache.
@@ -165,7 +199,10 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
     for (; first < last; first += piece) {
       const size_t n = std::min(piece, last - first);
       for (size_t o = 0; o < plan_.operands(); ++o) at[o] = tensor.base[o] + first * sizeof(T);
-      ways.of(carefully).step(scalars.data(), around, n, at[0], at[1], &at[2]);
+      if (share.kept && !carefully)
+        ways.plain.follow(scalars.data(), mean, n, at[0], share.kept + (first - share.from) * sizeof(T), &at[2]);
+      else
+        ways.of(carefully).step(scalars.data(), around, n, at[0], at[1], &at[2]);
       if (orders.clears) std::fill_n(static_cast<T*>(at[1]), n, T(0));
     }
   };
@@ -235,6 +272,11 @@ void Passes::in_stretches_of_blocks(const Tensor& tensor, const Share& share, By
   }
 }
 
+// How many bytes of the parameter's line lie before a share of a contiguous array.
+size_t Passes::past_line(const Tensor& tensor, const Share& share) {
+  return (reinterpret_cast<uintptr_t>(tensor.base[0]) + share.from * tensor.itemsize(0)) % line;
+}
+
 // run(first, last, carefully) over a share of a contiguous array: all of it at once, or where the thread watches over
 // as many blocks as go the plain way. What was met in such a stretch counts for all its blocks, and they are told apart
 // the next time. A block that was not worked on before goes as the one before it.
@@ -243,10 +285,9 @@ void Passes::in_stretches(const Tensor& tensor, const Share& share, Run run) {
   if (share.from == share.to) return;
   // A vector that straddles two cache lines costs twice. NumPy aligns to 16 bytes only, so a long run goes up to the
   // parameter's next line by itself; the state lies as the parameter does.
-  constexpr size_t line = 64, long_run = 4096, stretch = 16;
-  const size_t itemsize = tensor.itemsize(0);
-  const size_t past_line = (reinterpret_cast<uintptr_t>(tensor.base[0]) + share.from * itemsize) % line;
-  const size_t head = past_line && share.to - share.from > long_run ? (line - past_line) / itemsize : 0;
+  constexpr size_t long_run = 4096, stretch = 16;
+  const size_t past = past_line(tensor, share);
+  const size_t head = past && share.to - share.from > long_run ? (line - past) / tensor.itemsize(0) : 0;
   const size_t start = share.from + head;
   Met* const met = &steps_[tensor.first_block + share.from / block_elements];
   if (head) run(share.from, start, share.guide->carefully(met[0]));
@@ -268,17 +309,64 @@ void Passes::measure(Part part, const Orders& orders, int threads) {
   });
 }
 
-std::vector<Passes::Norms> Passes::measured(Part part) {
+std::vector<Passes::Norms> Passes::measured(Part part) const {
   std::vector<Norms> norms;
-  for (const Tensor& tensor : plan_.tensors()) {
-    if (tensor.part != part) {
-      norms.push_back({0, 0});
-      continue;
-    }
-    norms.push_back({std::sqrt(tree_sum(p_sums_.data() + tensor.first_block, tensor.blocks())),
-                     std::sqrt(tree_sum(u_sums_.data() + tensor.first_block, tensor.blocks()))});
-  }
+  for (size_t i = 0; i < plan_.tensors().size(); ++i)
+    norms.push_back(plan_.tensors()[i].part == part ? norms_of(i) : Norms{0, 0});
   return norms;
+}
+
+Passes::Norms Passes::norms_of(size_t i) const {
+  const Tensor& tensor = plan_.tensors()[i];
+  return {std::sqrt(tree_sum(p_sums_.data() + tensor.first_block, tensor.blocks())),
+          std::sqrt(tree_sum(u_sums_.data() + tensor.first_block, tensor.blocks()))};
+}
+
+double Passes::ratio_of(size_t i, const Orders& orders) const {
+  const Norms norms = norms_of(i);
+  return kernel_.ratio(orders.groups[plan_.tensors()[i].group].scalars.data(), norms.p, norms.u);
+}
+
+// The tensors [first, end) that make a turn.
+size_t Passes::end_of_turn(size_t first, int threads) const {
+  const std::vector<size_t>& ends = plan_.ends();
+  const size_t begin = first ? ends[first - 1] : 0, most = begin + turn_bytes * static_cast<size_t>(threads);
+  const auto beyond = std::upper_bound(ends.begin() + static_cast<std::ptrdiff_t>(first), ends.end(), most);
+  return std::max(first + 1, static_cast<size_t>(beyond - ends.begin()));
+}
+
+// Each thread computes the ratios of the tensors that it has a share of: from the same sums, by the same tree.
+void Passes::halves(Part part, const Orders& orders, int threads) {
+  each_worker(threads, orders.flush, [&](const Worker& worker) {
+    for (size_t first = 0, last; first < plan_.tensors().size(); first = last) {
+      last = end_of_turn(first, worker.size);
+      const size_t low = first ? plan_.ends()[first - 1] : 0, high = plan_.ends()[last - 1];
+      const auto each = [&](auto work) {
+        char* kept = high - low <= kept_bytes * static_cast<size_t>(worker.size) ? worker.kept : nullptr;
+        share_out(worker, low, high, [&](auto type, const Tensor& tensor, Share share) {
+          if (tensor.part != part) return;
+          if (kept && !tensor.axes && !tensor.coded) {
+            share.kept = kept + past_line(tensor, share);
+            kept += ((share.to - share.from) * tensor.itemsize() / line + 2) * line;
+          }
+          work(type, tensor, share);
+        });
+      };
+      each(
+          [&](auto type, const Tensor& tensor, const Share& share) { measure<decltype(type)>(tensor, share, orders); });
+      team::meet(worker.size);
+      each([&](auto type, const Tensor& tensor, Share share) {
+        share.ratio = ratio_of(share.i, orders);
+        if (share.kept) return step<decltype(type)>(tensor, share, orders);
+        // What has been measured last may still be in a cache.
+        const size_t begin = share.from;
+        for (size_t end = share.to; end > begin; end = share.from) {
+          share.from = begin + (end - begin - 1) / backwards * backwards, share.to = end;
+          step<decltype(type)>(tensor, share, orders);
+        }
+      });
+    }
+  });
 }
 
 template <class T>
@@ -287,19 +375,47 @@ void Passes::measure(const Tensor& tensor, const Share& share, const Orders& ord
   const Ways& ways = kernel_.ways.of<T>();
   const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
   const Around around = orders.around(orders.groups[tensor.group]);
-  T* const u = share.scratch->of<T>(max_operands);
+  const auto measure = [&](const std::array<T*, max_operands>& operands, size_t skipped, size_t n, T* u, Met& met) {
+    std::array<void*, max_operands> at;
+    for (size_t o = 0; o < plan_.operands(); ++o) at[o] = operands[o] + skipped;
+    ways.of(share.guide->carefully(met)).measure(scalars.data(), &around, n, at[0], at[1], &at[2], u + skipped);
+    // Where nothing is new nothing is written: the line is another thread's, too.
+    if (const Met now = share.guide->met(); met != now) met = now;
+  };
+  const auto sum = [&](const Block<T>& block, const T* u) {
+    p_sums_[block.index] = queries.squares(block.n, block.at[0], 1);
+    u_sums_[block.index] = queries.squares(block.n, u, 1);
+  };
   // State of fewer bits belongs to rules whose first half does not change it.
   unsigned written = state_alone;
   for (size_t o = 0; o < plan_.operands(); ++o)
     if (tensor.code(o) != Code::none) written &= ~(1u << o);
+  if (tensor.axes || tensor.coded)
+    return each_block<T>(tensor, share, all, written, orders.t, [&](const Block<T>& block) {
+      T* const u = share.scratch->of<T>(max_operands);
+      measure(block.at, 0, block.n, u, measures_[block.index]);
+      sum(block, u);
+    });
+  // The loop goes from line to line, as in in_stretches(), and so up to `ahead` elements further than the sums have
+  // come. The direction lies as the parameter does.
+  const size_t past = past_line(tensor, share), ahead = past ? (line - past) / sizeof(T) : 0;
+  T* u = share.kept ? reinterpret_cast<T*>(share.kept) : share.scratch->of<T>(max_operands) + past / sizeof(T);
+  size_t measured = 0;
   each_block<T>(tensor, share, all, written, orders.t, [&](const Block<T>& block) {
-    std::array<void*, max_operands> at;
-    std::copy(block.at.begin(), block.at.end(), at.begin());
+    const size_t left = share.to - (block.index - tensor.first_block) * block_elements;
     Met& met = measures_[block.index];
-    ways.of(share.guide->carefully(met)).measure(scalars.data(), &around, block.n, at[0], at[1], &at[2], u);
-    met = share.guide->met();
-    p_sums_[block.index] = queries.squares(block.n, block.at[0], 1);
-    u_sums_[block.index] = queries.squares(block.n, u, 1);
+    if (measured == 0 && ahead) {
+      measured = std::min(ahead, left);
+      measure(block.at, 0, measured, u, met);
+    }
+    const size_t end = std::min(block.n + ahead, left);
+    if (end > measured) measure(block.at, measured, end - measured, u, met);
+    sum(block, u);
+    measured = end - block.n;
+    if (share.kept)
+      u += block.n;
+    else
+      std::copy_n(u + block.n, measured, u);
   });
 }
 
@@ -324,7 +440,7 @@ bool Passes::all_finite(size_t i) const {
   return std::find(first, last, 0) == last;
 }
 
-Passes::Survey Passes::surveyed() {
+Passes::Survey Passes::surveyed() const {
   Survey found{0, {}};
   std::vector<double> sums;
   for (size_t i = 0; i < plan_.tensors().size(); ++i) {

@@ -36,6 +36,8 @@ struct Orders {
   int64_t t = 0;        // which step it is, for what is rounded at random
 
   Around around(const Group& group) const { return {scale, shrink, group.clip_value, group.sign, group.l2, average}; }
+  // What stands around a second half, which has the direction.
+  Around afterwards() const { return {1, 1, std::numeric_limits<double>::infinity(), 1, 0, average}; }
   bool plain(const Group& group) const {
     return scale == 1 && shrink == 1 && group.clip_value == std::numeric_limits<double>::infinity() &&
            group.sign == 1 && group.l2 == 0 && average < 0;
@@ -60,7 +62,7 @@ class Passes {
   void fill_from(size_t i, const Named& named, size_t width, const char* values);
   // The sums of squares of the i-th tensor's blocks, and whether they are finite: all zeros, for a gradient by rows.
   std::pair<double*, char*> blank_survey(size_t i);
-  Survey surveyed();
+  Survey surveyed() const;
 
   // The first half of a rule that has two; then the norms of each tensor's parameter and direction, zeros for what is
   // not of this part.
@@ -68,8 +70,10 @@ class Passes {
     double p, u;
   };
   void measure(Part part, const Orders& orders, int threads);
-  std::vector<Norms> measured(Part part);
+  std::vector<Norms> measured(Part part) const;
   void set_ratio(size_t i, double ratio) { ratios_[i] = ratio; }
+  // Both halves of a rule with a ratio of its own, some tensors after the other: as many as stay in the cache between.
+  void halves(Part part, const Orders& orders, int threads);
 
   // What surveyed() and measured() are made from: of the i-th tensor's blocks the sums of squares, and whether they are
   // finite.
@@ -101,12 +105,22 @@ class Passes {
     }
   };
 
+  // A thread on its way through a region.
+  struct Worker {
+    int rank, size;
+    Guide* guide;
+    Scratch* scratch;
+    char* kept;  // its memory for directions, which stay there from one half to the other; or nullptr
+  };
+
   // What one thread does of the i-th tensor: the elements [from, to).
   struct Share {
     size_t i;
     Scratch* scratch;
     Guide* guide;
     size_t from, to;
+    double ratio;
+    char* kept;  // the direction of the first of them, where it is kept
   };
 
   // A block of a tensor: contiguous memory for each operand, the array's own or scratch.
@@ -119,7 +133,15 @@ class Passes {
   std::array<double, max_scalars> scalars_of(const Tensor& tensor, const Share& share, const Orders& orders) const;
 
   template <class Work>
+  void each_worker(int threads, bool flush, Work work);
+  template <class Work>
+  void share_out(const Worker& worker, size_t low, size_t high, Work work);
+  template <class Work>
   void each_share(int threads, bool flush, size_t low, size_t high, Work work);
+  static size_t past_line(const Tensor& tensor, const Share& share);
+  size_t end_of_turn(size_t first, int threads) const;
+  Norms norms_of(size_t i) const;
+  double ratio_of(size_t i, const Orders& orders) const;
   template <class T, class Work>
   void each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, int64_t t,
                   Work work) const;
@@ -148,7 +170,11 @@ class Passes {
     const char* values = nullptr;
   };
 
-  std::vector<Scratch> scratch_;         // by thread
+  std::vector<Scratch> scratch_;  // by thread
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+  std::vector<std::vector<Line>> kept_;  // by thread: directions
   std::vector<ByRows> by_rows_;          // by tensor, where any is filled in
   std::vector<double> p_sums_, u_sums_;  // of squares, by block
   std::vector<char> finite_;             // by block

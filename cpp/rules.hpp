@@ -363,6 +363,7 @@ struct Decoupled {
 
 // The rules that follow need a norm, or the whole matrix, between their two halves. `measure` is the first half. It
 // returns the element of a direction u. From |p|, |u| and the scalars comes the last one, `ratio`, of each tensor.
+// `follow` is the second half where u is still there.
 
 // m, v as in Adam;  u = m correction / (sqrt(v) + eps_hat) + weight_decay p;  p -= lr ratio u,  ratio = |p| / |u|
 // You et al., Large batch optimization for deep learning, 2020, arXiv:1904.00962, algorithm 2.
@@ -377,7 +378,8 @@ struct LAMB {
     v += one_minus_beta2 * (g * g - v);
     return direction(p, m, v);
   }
-  void operator()(T& p, T, T& m, T& v) const { p -= lr * ratio * direction(p, m, v); }
+  void follow(T& p, T u) const { p -= lr * ratio * u; }
+  void operator()(T& p, T, T& m, T& v) const { follow(p, direction(p, m, v)); }
 };
 
 // v = mu v - lr ratio (g + weight_decay p);  p += v,  ratio = trust |p| / (|g| + weight_decay |p|)

@@ -114,6 +114,20 @@ void measure(const double* scalars, const Around* around, size_t n, const void* 
   });
 }
 
+// A rule in two halves, by the direction that its first half has returned.
+template <class Rule>
+struct Follow : Rule {
+  template <class T, class... Slot>
+  void operator()(T& p, T u, Slot&...) const {
+    Rule::follow(p, u);
+  }
+};
+
+template <class Rule, class = void>
+constexpr bool follows = false;
+template <class Rule>
+constexpr bool follows<Rule, decltype(void(&Rule::follow))> = true;
+
 #ifdef SCHUSS_GRADUAL
 
 // All that is called within is to be inlined, so that what concerns a step's scalars leaves the loop. Where a sanitizer

@@ -144,4 +144,14 @@ void run(int size, Body body, void* context) {
   body(context, 0, 1);
 }
 
+// A body of one thread may stand within someone else's region, whose other threads never come here.
+void meet(int size) {
+#ifdef _OPENMP
+  if (size > 1) {
+#pragma omp barrier
+  }
+#endif
+  static_cast<void>(size);
+}
+
 }  // namespace team

@@ -49,6 +49,9 @@ unsigned forks();
 using Body = void (*)(void* context, int rank, int size);
 void run(int size, Body body, void* context);
 
+// Within such a body of `size` threads: all wait until each has come here.
+void meet(int size);
+
 // The same with anything that can be called.
 template <class Call>
 void each_rank(int size, const Call& call) {
