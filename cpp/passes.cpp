@@ -375,10 +375,11 @@ void Passes::measure(const Tensor& tensor, const Share& share, const Orders& ord
   const Ways& ways = kernel_.ways.of<T>();
   const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
   const Around around = orders.around(orders.groups[tensor.group]);
-  const auto measure = [&](const std::array<T*, max_operands>& operands, size_t skipped, size_t n, T* u, Met& met) {
-    std::array<void*, max_operands> at;
-    for (size_t o = 0; o < plan_.operands(); ++o) at[o] = operands[o] + skipped;
-    ways.of(share.guide->carefully(met)).measure(scalars.data(), &around, n, at[0], at[1], &at[2], u + skipped);
+  std::array<void*, max_operands> at;
+  const auto measure = [&](const Block<T>& block, size_t from, size_t to, T* u) {
+    Met& met = measures_[block.index];
+    for (size_t o = 0; o < plan_.operands(); ++o) at[o] = block.at[o] + from;
+    ways.of(share.guide->carefully(met)).measure(scalars.data(), &around, to - from, at[0], at[1], &at[2], u + from);
     // Where nothing is new nothing is written: the line is another thread's, too.
     if (const Met now = share.guide->met(); met != now) met = now;
   };
@@ -390,32 +391,32 @@ void Passes::measure(const Tensor& tensor, const Share& share, const Orders& ord
   unsigned written = state_alone;
   for (size_t o = 0; o < plan_.operands(); ++o)
     if (tensor.code(o) != Code::none) written &= ~(1u << o);
-  if (tensor.axes || tensor.coded)
+  if (!share.kept)
     return each_block<T>(tensor, share, all, written, orders.t, [&](const Block<T>& block) {
-      T* const u = share.scratch->of<T>(max_operands);
-      measure(block.at, 0, block.n, u, measures_[block.index]);
-      sum(block, u);
+      Met& met = measures_[block.index];
+      if (share.guide->carefully(met)) {
+        T* const u = share.scratch->of<T>(max_operands);
+        measure(block, 0, block.n, u);
+        return sum(block, u);
+      }
+      std::copy(block.at.begin(), block.at.end(), at.begin());
+      const Sums sums = ways.plain.sums(scalars.data(), &around, block.n, at[0], at[1], &at[2]);
+      p_sums_[block.index] = sums.p, u_sums_[block.index] = sums.u;
+      if (const Met now = share.guide->met(); met != now) met = now;
     });
   // The loop goes from line to line, as in in_stretches(), and so up to `ahead` elements further than the sums have
   // come. The direction lies as the parameter does.
   const size_t past = past_line(tensor, share), ahead = past ? (line - past) / sizeof(T) : 0;
-  T* u = share.kept ? reinterpret_cast<T*>(share.kept) : share.scratch->of<T>(max_operands) + past / sizeof(T);
+  T* u = reinterpret_cast<T*>(share.kept);
   size_t measured = 0;
   each_block<T>(tensor, share, all, written, orders.t, [&](const Block<T>& block) {
     const size_t left = share.to - (block.index - tensor.first_block) * block_elements;
-    Met& met = measures_[block.index];
-    if (measured == 0 && ahead) {
-      measured = std::min(ahead, left);
-      measure(block.at, 0, measured, u, met);
-    }
-    const size_t end = std::min(block.n + ahead, left);
-    if (end > measured) measure(block.at, measured, end - measured, u, met);
+    const size_t head = std::min(ahead, left), end = std::min(block.n + ahead, left);
+    if (measured < head) measure(block, 0, measured = head, u);
+    if (measured < end) measure(block, measured, end, u);
     sum(block, u);
     measured = end - block.n;
-    if (share.kept)
-      u += block.n;
-    else
-      std::copy_n(u + block.n, measured, u);
+    u += block.n;
   });
 }
 

@@ -3,29 +3,60 @@
 // Only kernels.cpp includes this; why nothing here has external linkage is said in rules.hpp.
 #pragma once
 #include <stddef.h>
+#include <stdint.h>
 
 #include "kernels.hpp"
 
 namespace {
 
-// A tree that is the same for every ISA: element i goes to lane i mod 16, lanes are added in halves; all in double.
+// Sums of squares by a tree that is the same for every ISA: element i goes to lane i mod 16, lanes are added in halves;
+// all in double.
+constexpr size_t lanes = 16;
+
+// A loop begins where a line does: before it, `head` elements have gone to the last lanes, and what is lane 0 to the
+// loop is lane `head` to the tree.
+struct Squares {
+  double sums[lanes] = {};
+  template <class T>
+  void add(size_t lane, T x) {
+    sums[lane] += static_cast<double>(x) * static_cast<double>(x);
+  }
+  template <class T>
+  void add_all(const T (&x)[lanes]) {  // zeros add nothing
+    for (size_t lane = 0; lane < lanes; ++lane) add(lane, x[lane]);
+  }
+  double total(size_t head) const {
+    double in_order[lanes];
+    for (size_t lane = 0; lane < lanes; ++lane) in_order[(lane + head) % lanes] = sums[lane];
+    for (size_t half = lanes / 2; half > 0; half /= 2)
+      for (size_t lane = 0; lane < half; ++lane) in_order[lane] += in_order[lane + half];
+    return in_order[0];
+  }
+};
+
+// How many of n elements lie before the first that begins a line.
+template <class T>
+size_t before_line(const T* x, size_t n) {
+  constexpr size_t line = 64;
+  const size_t head = (line - reinterpret_cast<uintptr_t>(x) % line) % line / sizeof(T);
+  return head < n ? head : n;
+}
+
 template <class T>
 double squares(size_t n, const T* x, double scale) {
-  constexpr size_t lanes = 16;
   const T factor = static_cast<T>(scale);
-  const auto square = [factor](T element) {
-    const double scaled = static_cast<double>(factor * element);
-    return scaled * scaled;
-  };
-  double sums[lanes] = {};
-  size_t i = 0;
+  const size_t head = before_line(x, n);
+  Squares found;
+  T first[lanes] = {}, last[lanes] = {};
+  for (size_t i = 0; i < head; ++i) first[lanes - head + i] = factor * x[i];
+  found.add_all(first);
+  size_t i = head;
   for (; i + lanes <= n; i += lanes)
 #pragma omp simd
-    for (size_t lane = 0; lane < lanes; ++lane) sums[lane] += square(x[i + lane]);
-  for (size_t lane = 0; i + lane < n; ++lane) sums[lane] += square(x[i + lane]);
-  for (size_t half = lanes / 2; half > 0; half /= 2)
-    for (size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
-  return sums[0];
+    for (size_t lane = 0; lane < lanes; ++lane) found.add(lane, factor * x[i + lane]);
+  for (size_t lane = 0; i < n; ++i, ++lane) last[lane] = factor * x[i];
+  found.add_all(last);
+  return found.total(head);
 }
 
 // x - x is zero, or NaN where x is not finite.

@@ -9,6 +9,7 @@
 
 #include "gradual.hpp"
 #include "kernels.hpp"
+#include "queries.hpp"
 
 namespace {
 
@@ -71,14 +72,39 @@ void measure_loop(const Rule rule, const Prepare<T> prepare, size_t n, const T* 
   for (size_t i = 0; i < n; ++i) u[i] = rule.measure(p[i], prepare(g[i], p[i]), s[i]...);
 }
 
+template <class Rule, class T, class... Slot>
+Sums sums_loop(const Rule rule, const Prepare<T> prepare, size_t n, const T* __restrict p, const T* __restrict g,
+               Slot* __restrict... s) {
+  const size_t head = before_line(p, n);
+  Squares of_p, of_u;
+  const auto some = [&](size_t from, size_t to, size_t lane) {
+    T some_p[lanes] = {}, some_u[lanes] = {};
+    for (size_t i = from; i < to; ++i, ++lane) {
+      some_u[lane] = rule.measure(p[i], prepare(g[i], p[i]), s[i]...);
+      some_p[lane] = p[i];
+    }
+    of_p.add_all(some_p), of_u.add_all(some_u);
+  };
+  some(0, head, lanes - head);
+  size_t i = head;
+  for (; i + lanes <= n; i += lanes)
+#pragma omp simd
+    for (size_t lane = 0; lane < lanes; ++lane) {
+      of_u.add(lane, rule.measure(p[i + lane], prepare(g[i + lane], p[i + lane]), s[i + lane]...));
+      of_p.add(lane, p[i + lane]);
+    }
+  some(i, n, 0);
+  return {of_p.total(head), of_u.total(head)};
+}
+
 // Turns the array of slots into arguments of call(s...), one by one, until the rule has all of its own.
 template <class Rule, class T, class Call, class... Slot>
-void unpack(void* const* slots, Call call, Slot*... s) {
+auto unpack(void* const* slots, Call call, Slot*... s) {
   constexpr int have = sizeof...(Slot);
   if constexpr (have < Rule::slots)
-    unpack<Rule, T>(slots, call, s..., static_cast<T*>(slots[have]));
+    return unpack<Rule, T>(slots, call, s..., static_cast<T*>(slots[have]));
   else
-    call(s...);
+    return call(s...);
 }
 
 // The scalars of a step, rounded once from double to the parameter's type. N is the rule's number.
@@ -111,6 +137,15 @@ void measure(const double* scalars, const Around* around, size_t n, const void* 
   unpack<Rule, T>(slots, [=](auto*... s) {
     measure_loop(rule, Prepare<T>(*around), n, static_cast<const T*>(p), static_cast<const T*>(g), static_cast<T*>(u),
                  s...);
+  });
+}
+
+template <class Rule, class T>
+Sums measured_sums(const double* scalars, const Around* around, size_t n, const void* p, const void* g,
+                   void* const* slots) {
+  const Rule rule = round_scalars<Rule, T>(scalars);
+  return unpack<Rule, T>(slots, [=](auto*... s) {
+    return sums_loop(rule, Prepare<T>(*around), n, static_cast<const T*>(p), static_cast<const T*>(g), s...);
   });
 }
 

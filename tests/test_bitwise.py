@@ -309,6 +309,29 @@ def test_every_other_isa(isa, request):
     assert shown.stdout.strip() == isa
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"ema": 0.9, "clip_value": 0.5, "groups": {"*7": {"lr": 0.2}}}], ids=["", "options"]
+)
+@pytest.mark.parametrize("rule", ["LAMB", "LARS"])
+def test_halves_turn_by_turn(rule, options, dtype):
+    """Between the halves a direction is kept, of several arrays or of one, or made again, from the array's end on."""
+    make = ordinary(np.random.default_rng(12), dtype)
+    half_kept = (2 << 20) // np.dtype(dtype).itemsize - 5 * BLOCK - 3  # by one thread no more, by two it is
+    sizes = [half_kept, 40_007, *range(70), 3 * BLOCK, half_kept // 4, 60_001, 2 * half_kept, 1]
+    params = {f"n{i}": make(n + i % LANES)[i % LANES :] for i, n in enumerate(sizes)}
+    twins = {name: p.copy() for name, p in params.items()}
+    opt = schuss.optimizers.OPTIMIZERS[rule](lr=0.1, weight_decay=0.1, **options)
+    ref = reference.OPTIMIZERS[rule](lr=0.1, weight_decay=0.1, **options)
+    for threads in (1, 2, 3):
+        schuss.set_num_threads(threads, grain=1)
+        grads = {name: make(p.size) for name, p in params.items()}
+        opt.update(params, grads)
+        ref.update(twins, grads)
+        for name, p in params.items():
+            assert_same_bits(p, twins[name], name)
+        assert_same_optimizers(opt, ref)
+
+
 MATRICES = {
     "square": lambda make: make((6, 6)),
     "wide": lambda make: make((5, 40)),
