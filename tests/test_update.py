@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from collections import OrderedDict, UserDict
+from itertools import combinations
 from types import MappingProxyType
 
 import numpy as np
@@ -267,15 +268,32 @@ def test_a_bad_schedule_changes_nothing(lr, error, match):
     assert_refused(opt, params, {"x": np.ones(4)}, error, match)
 
 
+@pytest.mark.parametrize("n", [10, 600, 5_000, 1_100_000])
+@pytest.mark.parametrize("make", [lambda: schuss.Adan(ema=0.9), lambda: schuss.ScheduleFreeAdamW()])
+def test_state_begins_within_a_line_as_its_parameter_does_and_apart_from_it_in_the_page(make, n, dtype):
+    p = np.ones(n + 3, dtype)[3:]
+    opt = make()
+    opt.update({"p": p}, {"p": np.ones(n, dtype)})
+    loaded = make()
+    loaded.load_state_dict(opt.state_dict())
+    for each in (opt, loaded):
+        places = [p.ctypes.data % 4096, *(array.ctypes.data % 4096 for array in each.state["p"].values())]
+        assert {place % 64 for place in places} == {places[0] % 64}
+        if n == 10:
+            continue
+        for a, b in combinations(places, 2):
+            assert min((a - b) % 4096, (b - a) % 4096) >= 640, places
+
+
 def test_failing_allocation_changes_nothing(monkeypatch):
     opt = schuss.Adam()
     params = {"x": np.ones(4), "y": np.ones(4)}
     make = schuss.base.zeros_like
 
-    def fail_at_y(p):
+    def fail_at_y(p, nth):
         if p is params["y"]:
             raise MemoryError("no room")
-        return make(p)
+        return make(p, nth)
 
     monkeypatch.setattr(schuss.base, "zeros_like", fail_at_y)
     assert_refused(opt, params, {"x": np.ones(4), "y": np.ones(4)}, MemoryError, "no room")

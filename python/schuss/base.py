@@ -455,7 +455,7 @@ class Optimizer(Arguments):
         """The state of a parameter before its first update."""
         state = self.new_state(p)
         if self.ema is not None:
-            state["ema"] = computed_copy(p)
+            state["ema"] = computed_copy(p, len(state) + 1)
         return state
 
     def _kept_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
@@ -536,7 +536,10 @@ class Optimizer(Arguments):
         dict
             Name -> array, as ``step()`` takes them: here one for each of ``slots``, of the shape and dtype of ``p``.
         """
-        return {slot: computed_copy(p) if slot in self.copies else zeros_like(p) for slot in self._slots()}
+        return {
+            slot: computed_copy(p, nth) if slot in self.copies else zeros_like(p, nth)
+            for nth, slot in enumerate(self._slots(), start=1)
+        }
 
     def _step_in_numpy(
         self,

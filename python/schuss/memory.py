@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 from .dtypes import computed
 
-_LINE, _HUGE_PAGE = 64, 2 << 20
+_LINE, _PAGE, _HUGE_PAGE = 64, 4 << 10, 2 << 20
+
+# How far apart in their pages the arrays of a step begin, of p and five that are its state's; and from which size on.
+_APART, _WORTH_IT = 10 * _LINE, 2 << 10
 
 _folder: ContextVar[str | os.PathLike[str] | None] = ContextVar("_folder", default=None)
 
@@ -58,23 +61,31 @@ def held(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
-def zeros_like(p: Any) -> NDArray[Any]:
-    """Zeros for the state of ``p``: in the dtype that it is computed in, lying in memory as ``p`` does."""
+def zeros_like(p: Any, nth: int = 1) -> NDArray[Any]:
+    """Zeros for the state of ``p``: in the dtype that it is computed in, lying in memory as ``p`` does.
+
+    Of what is worked on together with ``p`` each has another number, ``nth``, from 1 on.
+    """
     p = np.asarray(p)
-    return _like(p, computed(p.dtype))
+    return _like(p, computed(p.dtype), nth)
 
 
-def _like(p: NDArray[Any], dtype: Any) -> NDArray[Any]:
+def _like(p: NDArray[Any], dtype: Any, nth: int) -> NDArray[Any]:
     """Zeros in the shape and order of axes of ``p``.
 
     They begin as far past a cache line as ``p`` does, so that vectors straddle lines in none of them or in all; and
-    large ones past the start of a huge page, which the system can then give.
+    large ones past the start of a huge page, which the system can then give. Within their pages they begin apart: where
+    loads are an exact multiple of 4,096 bytes from what was just stored, or look alike to the first-level cache, a
+    processor waits.
     """
     axes = sorted(range(p.ndim), key=lambda axis: -abs(p.strides[axis]))
     nbytes = p.size * dtype.itemsize
-    boundary = _HUGE_PAGE if nbytes >= 2 * _HUGE_PAGE else _LINE
-    memory = zeros(nbytes + boundary + _LINE)
-    skip = -memory.ctypes.data % boundary + p.ctypes.data // p.itemsize * dtype.itemsize % _LINE
+    apart = nbytes >= _WORTH_IT
+    period = _PAGE if apart else _LINE
+    boundary = _HUGE_PAGE if nbytes >= 2 * _HUGE_PAGE else period
+    memory = zeros(nbytes + boundary + period)
+    past = p.ctypes.data // p.itemsize * dtype.itemsize + apart * nth * _APART
+    skip = -memory.ctypes.data % boundary + past % period
     found: NDArray[Any] = memory[skip : skip + nbytes].view(dtype).reshape([p.shape[axis] for axis in axes])
     return found.transpose(np.argsort(axes)) if axes else found
 
@@ -82,13 +93,13 @@ def _like(p: NDArray[Any], dtype: Any) -> NDArray[Any]:
 def copy_of(p: Any) -> NDArray[Any]:
     """A copy of ``p`` that lies in memory as ``p`` does."""
     p = np.asarray(p)
-    copy = _like(p, p.dtype)
+    copy = _like(p, p.dtype, 0)
     copy[...] = p
     return copy
 
 
-def computed_copy(p: Any) -> NDArray[Any]:
-    """The same in the dtype that ``p`` is computed in."""
-    copy = zeros_like(p)
+def computed_copy(p: Any, nth: int = 1) -> NDArray[Any]:
+    """The same in the dtype that ``p`` is computed in, apart from it as zeros_like() has it."""
+    copy = zeros_like(p, nth)
     copy[...] = p
     return copy

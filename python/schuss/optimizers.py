@@ -17,7 +17,6 @@ from .arguments import LooksAt
 from .base import Optimizer
 from .checks import POSITIVE, SHARE, count, flag, number, shown
 from .dtypes import computed
-from .memory import computed_copy
 from .options import L2Options, LearningRate, Options
 from .reference import orthogonalized
 from .registry import OPTIMIZERS as OPTIMIZERS
@@ -1328,6 +1327,7 @@ class Weights(NamedTuple):
 class _ScheduleFree(Optimizer):
     """What the schedule-free rules share: the average, and the weight of a step in it."""
 
+    copies: ClassVar[tuple[str, ...]] = ("z", "x")
     _decoupled: ClassVar[bool] = True
     _remembering: ClassVar[tuple[str, ...]] = ("_weights",)
     warmup: int
@@ -1337,11 +1337,6 @@ class _ScheduleFree(Optimizer):
 
     def _checked(self, name: str, value: Any) -> Any:
         return count(name, value, 0) if name == "warmup" else super()._checked(name, value)
-
-    def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
-        state = super()._new_state(name, p)
-        state["z"], state["x"] = computed_copy(p), computed_copy(p)
-        return state
 
     @property
     def averaged_params(self) -> Mapping[Any, NDArray[Any]]:

@@ -101,7 +101,7 @@ class _Step:
 
     def _make_state(self, key: Key, p: Any) -> dict[str, NDArray[Any]]:
         state = self.rule._kept_state(key, p)
-        return {**state, "ema": zeros_like(p)} if self._averaged else state
+        return {**state, "ema": zeros_like(p, len(state) + 1)} if self._averaged else state
 
     def _place_of(self, key: Key) -> tuple[int, int, bool]:
         return number_of(key), 0, self.rule.master is not None
