@@ -27,11 +27,11 @@ from .. import _core, threads
 from .._extras import need
 from ..info import info
 from ..optimizers import OPTIMIZERS, Adam
-from . import estimators, over_ranks, peers, pipelines, plots, precision_bench, tensors, zeros
+from . import against, estimators, over_ranks, peers, pipelines, plots, precision_bench, tensors, zeros
 from .peers import MNIST
 from .report import as_table
 from .setting import TEXTBOOK
-from .timing import ITERATION_REST_S, ITERATION_TURN_NS, free_memory, settled, time_text, time_turns
+from .timing import ITERATION_REST_S, ITERATION_TURN_NS, STREAM, free_memory, settled, time_text, time_turns
 
 # GPT-2 small: two embeddings, twelve blocks of twelve tensors, a last normalisation.
 _BLOCK = [(768,), (768,), (768, 2304), (2304,), (768, 768), (768,)]
@@ -55,7 +55,6 @@ MUON = "Muon"
 COMPOSITION = "clip+decay+EMA"
 GPT2_SMALL = "GPT-2 small"
 TWO_NETWORKS = "two networks"
-STREAM = "stream limit"
 STREAM_BYTES = 1 << 26  # that a call of it moves at least: some 500 us, beside which the start of a region is nothing
 
 # A rule in two halves has to know the whole of a tensor before it can step it. How many arrays of the parameter's size
@@ -436,6 +435,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and rows as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw Adam's speed over size")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="compare with an earlier --json of this machine; status 1 if ours got slower beyond the noise",
+    )
 
 
 def _write_json(path: Path, machine: dict[str, Any], rows: Sequence[Any]) -> None:
@@ -477,6 +482,10 @@ def _run_cases(rows: list[Row], present: Sequence[peers.Peer], n_threads: int, q
 
 def main(args: Namespace) -> int:
     """Run the benchmark, print it case by case, and write what was asked for, also after Ctrl-C."""
+    modes = ("profile", "formats", "busy", "mpi", "torch", "spacy", "sklearn", "zeros")
+    mode = next((name for name in modes if getattr(args, name)), None)
+    if args.against and mode:
+        raise ValueError(f"schuss bench --against compares the cases of the rules, which --{mode} leaves out")
     if args.profile:
         _print_profile()
         return 0
@@ -491,6 +500,7 @@ def main(args: Namespace) -> int:
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent}, where {path.name} is to be written, is no directory")
     facts, n_threads = info(), threads.get_num_threads()
+    before = against.read(args.against, facts) if args.against else []
     if args.busy and n_threads < 2:
         raise ValueError("schuss bench --busy needs 2 threads at least: one that steps, and one that streams")
     wanted = [peer for peer in peers.PEERS if args.peers is None or peer.name in ("schuss", *args.peers)]
@@ -542,6 +552,11 @@ def main(args: Namespace) -> int:
             writer.writerows(lines)
     if args.figure:
         plots.bench_figure([asdict(row) for row in rows], f"{facts['cpu']}, {facts['isa']}").savefig(args.figure)
+    changes = against.changes(before, [asdict(row) for row in rows])
+    if changes:
+        print(f"\nagainst {args.against}\n{against.table(changes)}")
     if interrupted:
         raise KeyboardInterrupt
-    return 0
+    if args.against and not changes:
+        raise ValueError(f"--against {args.against}: it has none of the cases of this run")
+    return int(any(change.verdict == "slower" for change in changes))
