@@ -14,12 +14,21 @@ import numpy as np
 import pytest
 import schuss
 from schuss import cli
-from schuss.lab import bench, peers, precision_bench, zeros
+from schuss.lab import bench, peers, precision_bench, timing, zeros
 from schuss.lab.bench import Case
 
 OURS, NUMPY, TEXTBOOK = (
     next(peer for peer in peers.PEERS if peer.name == name) for name in ("schuss", "numpy", "textbook")
 )
+
+
+# Each other library beside each of its rules.
+THEIRS = [
+    pytest.param(peer, rule, id=f"{peer.name}-{rule}")
+    for peer in peers.PEERS
+    if peer.package
+    for rule in sorted(peer.rules)
+]
 
 
 @pytest.fixture
@@ -48,6 +57,38 @@ def test_bytes_of_a_step(rule, dtype, expected):
     assert Case(bench.COMPOSITION, "Adam", [(10,)], "float32", 1).bytes == 10 * 40
 
 
+@pytest.mark.parametrize(
+    ("rule", "arrays", "apart", "together"), [("LAMB", 4, 40, 28), ("LARS", 3, 28, 20), ("Adafactor", 2, 24, 12)]
+)
+def test_bytes_of_a_rule_in_two_halves(rule, arrays, apart, together):
+    """A tensor whose arrays fit in the second-level caches of the threads is read once, a larger one twice."""
+    n = bench.L2_BYTES // (4 * arrays)
+    assert Case("x", rule, [(n,), (n, 1)], "float32", 1).bytes == 2 * n * together
+    assert Case("x", rule, [(n + 1,), (n,)], "float32", 1).bytes == (n + 1) * apart + n * together
+    assert Case("x", rule, [(2 * n,)], "float32", 2).bytes == 2 * n * together
+    assert Case("x", rule, [(n,)], "float64", 1).bytes == n * 2 * apart
+
+
+def test_the_limit_of_a_rule_in_two_halves(monkeypatch):
+    """The loop's time, times what the rule moves over what the loop does."""
+    monkeypatch.setattr(bench, "time_turns", lambda steps, budget: {name: [2.0] for name in steps})
+    monkeypatch.setattr(bench, "STREAM_BYTES", 1)
+    monkeypatch.setattr(bench, "L2_BYTES", 1)
+    for rule, ratio in (("LAMB", 40 / 28), ("LARS", 28 / 20), ("Adafactor", 24 / 12), ("Adam", 1)):
+        ours, limit = bench.run_case(Case("x", rule, [(50, 60)], "float32", 1), [OURS], 0.0)
+        assert limit.median == pytest.approx(2 * ratio)
+        assert ours.of_limit == pytest.approx(ratio)
+        assert ours.gb_per_s == pytest.approx(limit.gb_per_s * ratio)
+
+
+def test_muon_has_no_limit(tiny):
+    rows = bench.run_case(Case("x", "Muon", [(30, 40), (20, 10)], "float32", 1), [OURS, NUMPY], 0.0)
+    assert [(row.contender, row.gb_per_s, row.of_limit) for row in rows] == [
+        ("schuss", None, None),
+        ("numpy", None, None),
+    ]
+
+
 def test_the_shapes_of_the_models():
     assert sum(int(np.prod(shape)) for shape in peers.MNIST) == 109_810
     assert len(peers.MNIST) == 10
@@ -63,6 +104,59 @@ def test_every_rule_has_its_row():
     for rule in ("SGD", "Adam"):
         sizes = {case.parameters for case, _, _ in bench.cases(False, 2) if case.rule == rule}
         assert {10**k for k in range(3, 9)} <= sizes
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_rule_is_timed_beside_the_libraries(quick):
+    found = {}
+    for case, names, _ in bench.cases(quick, 2):
+        if (case.dtype, case.threads) == ("float32", 2) and (names is None or {"optax", "torch fused"} <= names):
+            found.setdefault(case.rule, set()).add(case.name)
+    assert set(found) == set(schuss.optimizers.OPTIMIZERS)
+    for rule, names in found.items():
+        if rule != "Muon":
+            assert names >= ({"1e5"} if quick else {"1e5", "3e7"}), rule
+    assert all((bench.GPT2_SMALL in found[rule]) != quick for rule in ("LAMB", "LARS", "Adafactor"))
+
+
+@pytest.mark.parametrize("n", [1000, 10**5, 3 * 10**7])
+def test_adafactor_is_timed_on_a_matrix(n):
+    ((rows, columns),) = bench._shapes("Adafactor", n)
+    assert rows * columns == n
+    assert rows <= columns <= 2 * rows
+    assert bench._shapes("LAMB", n) == [(n,)]
+
+
+def row_of(case, rule, contender, median, of_limit=None, over_ours=1.0, dtype="float32", threads=2):
+    return bench.Row(case, rule, dtype, 1, threads, contender, median, median, median, None, over_ours, of_limit)
+
+
+def test_every_rule_beside_the_fastest_other(capsys):
+    rows = [
+        row_of("1e5", "Adam", "schuss", 1e-6, 0.75),
+        row_of("1e5", "Adam", "numpy", 0.5e-6, over_ours=0.5),
+        row_of("1e5", "Adam", "optax", 3e-6, over_ours=3.0),
+        row_of("1e5", "Adam", "torch fused", 2e-6, over_ours=2.0),
+        row_of("1e5", "Adam", bench.STREAM, 0.75e-6, over_ours=0.75),
+        row_of("1e5", "LAMB", "schuss", 2e-6, 0.5),
+        row_of("1e5", "LAMB", "numpy", 9e-6, over_ours=4.5),
+        row_of("1e6", "Adam", "schuss", 1e-6),
+        row_of("1e6", "Adam", "optax", 1e-6),
+        row_of("1e5", "SGD", "schuss", 1e-6, dtype="float64"),
+        row_of("1e5", "SGD", "optax", 1e-6, dtype="float64"),
+        row_of("3 matrices", "Muon", "schuss", 1e-3),
+        row_of("3 matrices", "Muon", "torch", 0.9e-3, over_ours=0.9),
+    ]
+    bench._print_best(rows, 2)
+    assert [
+        " ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line and "every rule" not in line
+    ] == [
+        "rule ours of limit fastest theirs / ours",
+        "Adam 1 us 0.75 torch fused 2.00",
+        "rule ours fastest theirs / ours",
+        "Muon 1 ms torch * 0.90",
+        "* not compared: its step differs from ours by more than rounding",
+    ]
 
 
 @pytest.mark.parametrize("rule", [rule for rule in schuss.optimizers.OPTIMIZERS if rule != "Muon"])
@@ -86,6 +180,31 @@ def test_a_peer_that_steps_otherwise_is_found_out(tiny):
     wrong = peers.Peer("wrong", None, frozenset({"Adam"}), start)
     with pytest.raises(AssertionError, match="wrong steps otherwise"):
         bench.run_case(Case("x", "Adam", [(100,)], "float32", 1), [OURS, wrong], 0.0)
+
+
+@pytest.mark.filterwarnings("ignore")  # by others as they are imported
+@pytest.mark.parametrize(("peer", "rule"), THEIRS)
+def test_other_libraries_take_our_steps(peer, rule):
+    """Where one is marked as stepping otherwise, it does."""
+    if peer.missing():
+        pytest.skip(f"{peer.package} is not installed (extra bench)")
+    shapes = [(96, 80), (80, 96)] + [(48,)] * (rule != "Muon")
+    case = Case("x", rule, shapes, "float32", 1)
+    with timing.settled(1):
+        assert set(bench._started(case, [OURS, peer])) == {"schuss", peer.name}
+        if rule in peer.differs:
+            with pytest.raises(AssertionError, match=f"{peer.name} steps otherwise"):
+                bench._started(case, [OURS, peer._replace(differs=frozenset())])
+
+
+def test_which_rules_others_have():
+    """Every rule has another library beside it, and each is compared in one setting."""
+    found = {peer.name: peer.rules for peer in peers.PEERS}
+    assert set().union(*(found[name] for name in bench.LIBRARIES)) == set(schuss.optimizers.OPTIMIZERS)
+    assert set(peers.ARGUMENTS) == set(schuss.optimizers.OPTIMIZERS)
+    assert {"AdaGrad", "AdamW", "Momentum"} < found["torch fused"] < found["torch foreach"] < found["torch"]
+    assert {"AdaGrad", "Lion"} < found["deepspeed"]
+    assert all(peer.differs <= peer.rules for peer in peers.PEERS)
 
 
 def test_threads_and_collector_are_restored(tiny):

@@ -4,6 +4,8 @@ All contenders of a case take turns, so that what else the machine does hits the
 over the turns; a ratio above 1 means that ours is the shorter one. The stream limit is a loop that moves the
 same bytes through arrays of the same size, in place, on the same number of threads, and hardly computes; it goes
 over them again and again within one call, so that small ones show the speed of the caches and no call's cost.
+A rule in two halves moves more than that loop where its arrays do not stay in the cache: its limit is the loop's
+time for each byte. Muon has none, as its time is that of matrix products.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
+from math import isqrt, prod
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -24,15 +27,17 @@ from .. import _core, threads
 from .._extras import need
 from ..info import info
 from ..optimizers import OPTIMIZERS, Adam
-from . import estimators, over_ranks, peers, pipelines, plots, precision_bench, tensors, zeros
+from . import against, estimators, over_ranks, peers, pipelines, plots, precision_bench, tensors, zeros
 from .peers import MNIST
+from .report import as_table
 from .setting import TEXTBOOK
-from .timing import ITERATION_REST_S, ITERATION_TURN_NS, free_memory, settled, time_text, time_turns
+from .timing import ITERATION_REST_S, ITERATION_TURN_NS, STREAM, free_memory, settled, time_text, time_turns
 
 # GPT-2 small: two embeddings, twelve blocks of twelve tensors, a last normalisation.
 _BLOCK = [(768,), (768,), (768, 2304), (2304,), (768, 768), (768,)]
 _BLOCK += [(768,), (768,), (768, 3072), (3072,), (3072, 768), (768,)]
 GPT2: list[tuple[int, ...]] = [(50257, 768), (1024, 768), *(_BLOCK * 12), (768,), (768,)]
+_MATRICES = [shape for shape in _BLOCK if len(shape) == 2]
 
 # All that are not ours.
 _OTHERS = [peer.name for peer in (*peers.PEERS[1:], *peers.FORMATS) if peer.package or peer in peers.PEERS]
@@ -40,12 +45,30 @@ _OTHERS = [peer.name for peer in (*peers.PEERS[1:], *peers.FORMATS) if peer.pack
 # Those that a quick run has the time to let take large steps.
 FAST = frozenset({"numpy", "textbook", "torch fused", "deepspeed", "optax", "numba"})
 
+# The optimizers of other libraries: the fastest of them is what each rule is shown beside, at these sizes.
+LIBRARIES = frozenset(peer.name for peer in peers.PEERS if peer.package)
+SHOWN = (10**5, 3 * 10**7)
+
 ITERATION = "MNIST iteration"
 UPDATE = "its update()"
+MUON = "Muon"
 COMPOSITION = "clip+decay+EMA"
+GPT2_SMALL = "GPT-2 small"
 TWO_NETWORKS = "two networks"
-STREAM = "stream limit"
 STREAM_BYTES = 1 << 26  # that a call of it moves at least: some 500 us, beside which the start of a region is nothing
+
+# A rule in two halves has to know the whole of a tensor before it can step it. How many arrays of the parameter's size
+# such a step reads and writes: where all of them come from memory each time, and where they have stayed in the cache.
+#   LAMB       p g m v in, m v out; then p m v in, p out                10, or p g m v in, p m v out   7
+#   LARS       p g in; then p g v in, p v out                            7, or p g v in, p v out       5
+#   Adafactor  p g in, for rms(p), rows and columns; then g in, for rms(u); then p g in, p out
+#                                                                        6, or p g in, p out           3
+TWO_HALVES = {"LAMB": (10, 7), "LARS": (7, 5), "Adafactor": (6, 3)}
+L2_BYTES = 1 << 20  # of second-level cache for each thread: a tensor whose arrays fit into it is read once
+
+# Steps after which contenders are compared (RAdam goes by momentum alone for its first five), and how far they may be
+# from each other, as a share of the way that they have come.
+COMPARED, COMPARED_LATER, APART = 2, {"RAdam": 7}, 3e-3
 
 
 @dataclass(frozen=True)
@@ -61,16 +84,27 @@ class Case:
     @property
     def parameters(self) -> int:
         """How many numbers are stepped."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
+        return sum(prod(shape) for shape in self.shapes)
+
+    @property
+    def streamed(self) -> int:
+        """Bytes that the stream loop moves: the gradient in, the parameter and each state in and out."""
+        return (3 + 2 * len(OPTIMIZERS[self.rule].slots)) * self.parameters * np.dtype(self.dtype).itemsize
 
     @property
     def bytes(self) -> int:
-        """What a step must move at least: the gradient in, the parameter and each state in and out.
+        """What a step must move at least: what is streamed, and what a rule in two halves reads again.
 
         The composition reads the gradient twice, for its norm, and has the average in and out.
         """
-        streams = 3 + 2 * len(OPTIMIZERS[self.rule].slots) + 3 * (self.name == COMPOSITION)
-        return streams * self.parameters * np.dtype(self.dtype).itemsize
+        size = np.dtype(self.dtype).itemsize
+        if self.name == COMPOSITION:
+            return self.streamed + 3 * self.parameters * size
+        if self.rule not in TWO_HALVES:
+            return self.streamed
+        apart, together = TWO_HALVES[self.rule]
+        fitting = self.threads * L2_BYTES // ((2 + len(OPTIMIZERS[self.rule].slots)) * size)
+        return size * sum(n * (together if n <= fitting else apart) for n in map(prod, self.shapes))
 
 
 @dataclass(frozen=True)
@@ -92,7 +126,7 @@ class Row:
 
 
 def _stream(case: Case, repeats: int) -> Callable[[], object]:
-    """The in-place loop that moves the case's bytes so often, over arrays of its size.
+    """The in-place loop that streams over arrays of the case's size so often.
 
     They begin on cache lines, each at another place of its page: a limit is not to pay for vectors that straddle lines,
     nor for loads that a processor takes for those of what was just stored 4096 bytes away.
@@ -108,35 +142,44 @@ def _stream(case: Case, repeats: int) -> Callable[[], object]:
     return lambda: _core.stream(p, g, state, case.threads, repeats)
 
 
-def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> list[Row]:
-    """Check that all contenders take the same step, then time them by turns."""
+def _started(case: Case, contenders: Sequence[peers.Peer]) -> dict[str, peers.Runner]:
+    """All contenders after some steps; those whose step should be ours have come to the same place."""
     numbers = np.random.default_rng(0).standard_normal(1 << 16).astype(case.dtype)
     # No gradient is near zero, where it would show who adds epsilon before the bias correction and who after.
     slopes = -0.1 * (numbers + np.copysign(0.1, numbers)).astype(case.dtype)
     params, grads = ([np.resize(values, shape) for shape in case.shapes] for values in (numbers, slopes))
+    if case.name == COMPOSITION:
+        started = {peer.name: peers.composition(peer.name, params, grads) for peer in contenders}
+    elif case.name == TWO_NETWORKS:
+        started = {peer.name: peers.in_turn(peer, case.rule, params, grads) for peer in contenders}
+    else:
+        started = {peer.name: peer.start(case.rule, params, grads) for peer in contenders}
+    runners = {name: runner for name, runner in started.items() if runner is not None}
+    for runner in runners.values():
+        for _ in range(COMPARED_LATER.get(case.rule, COMPARED)):
+            runner.step()
+    differing = {peer.name for peer in contenders if case.rule in peer.differs}
+    ours = runners["schuss"].read()
+    for name in (name for name in runners if name not in differing):
+        for before, mine, theirs in zip(params, ours, runners[name].read(), strict=True):
+            way = mine - before
+            apart = APART * float(np.max(np.abs(way)))
+            np.testing.assert_allclose(theirs - before, way, rtol=APART, atol=apart, err_msg=f"{name} steps otherwise")
+    return runners
+
+
+def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> list[Row]:
+    """Check that all contenders take the same steps, then time them by turns."""
     with settled(case.threads):
-        if case.name == COMPOSITION:
-            started = {peer.name: peers.composition(peer.name, params, grads) for peer in contenders}
-        elif case.name == TWO_NETWORKS:
-            started = {peer.name: peers.in_turn(peer, case.rule, params, grads) for peer in contenders}
-        else:
-            started = {peer.name: peer.start(case.rule, params, grads) for peer in contenders}
-        runners = {name: runner for name, runner in started.items() if runner is not None}
-        for runner in runners.values():
-            runner.step()
-            runner.step()
-        ours = runners["schuss"].read()
-        for name, runner in runners.items():
-            for mine, theirs in zip(ours, runner.read(), strict=True):
-                np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-5, err_msg=f"{name} steps otherwise")
-        del params, grads, ours
-        steps: dict[str, Callable[[], object]] = {name: runner.step for name, runner in runners.items()}
-        repeats = max(1, STREAM_BYTES // case.bytes)
-        if case.name not in (COMPOSITION, TWO_NETWORKS):
+        steps: dict[str, Callable[[], object]] = {
+            name: runner.step for name, runner in _started(case, contenders).items()
+        }
+        repeats = max(1, STREAM_BYTES // case.streamed)
+        if case.rule != MUON and case.name not in (COMPOSITION, TWO_NETWORKS):
             steps[STREAM] = _stream(case, repeats)
         seconds = time_turns(steps, budget)
         if STREAM in seconds:
-            seconds[STREAM] = [time / repeats for time in seconds[STREAM]]
+            seconds[STREAM] = [time / repeats * case.bytes / case.streamed for time in seconds[STREAM]]
         return _rows(case, seconds)
 
 
@@ -174,7 +217,7 @@ def _timed_within(one: peers.Iteration, seconds: list[float]) -> Callable[[], ob
 
 def _rows(case: Case, seconds: dict[str, list[float]]) -> list[Row]:
     medians = {name: float(np.median(times)) for name, times in seconds.items()}
-    moves = case.name not in (ITERATION, UPDATE)
+    moves = case.name not in (ITERATION, UPDATE) and case.rule != MUON
     return [
         Row(
             case.name,
@@ -199,10 +242,18 @@ def _size_name(n: int) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def _shapes(rule: str, n: int) -> list[tuple[int, ...]]:
+    """One array of so many numbers: of Adafactor a matrix, nearly square, as all is otherwise of any other rule."""
+    if rule != "Adafactor":
+        return [(n,)]
+    rows = next(count for count in range(isqrt(n), 0, -1) if n % count == 0)
+    return [(rows, n // rows)]
+
+
 def cases(quick: bool, n_threads: int) -> Iterator[tuple[Case, frozenset[str] | None, float]]:
     """Each case, the peers it is for (None: all) and the seconds it may take.
 
-    First Adam against all peers, then each rule against NumPy and the limit.
+    First Adam against all peers, then each rule against NumPy and the limit, and at two sizes against the libraries.
     """
     sizes = [10**3, 10**5, 10**6, 3 * 10**7] if quick else [10**3, 10**4, 10**5, 10**6, 10**7, 3 * 10**7, 10**8]
     budget = 1.0 if quick else 6.0
@@ -215,24 +266,36 @@ def cases(quick: bool, n_threads: int) -> Iterator[tuple[Case, frozenset[str] | 
     yield Case(COMPOSITION, "Adam", [(3 * 10**7,)], "float32", n_threads), frozenset({"torch fused"}), budget
     if not quick:
         # Against one peer alone: each holds four arrays of 500 MB.
-        yield Case("GPT-2 small", "Adam", GPT2, "float32", n_threads), frozenset({"torch fused"}), 12
+        yield Case(GPT2_SMALL, "Adam", GPT2, "float32", n_threads), frozenset({"torch fused"}), 12
+        for rule in TWO_HALVES:
+            yield Case(GPT2_SMALL, rule, GPT2, "float32", n_threads), LIBRARIES, 12
+    matrices = [(256, 256)] * 8 if quick else _MATRICES
+    yield Case("8 x (256, 256)" if quick else "GPT-2 block", MUON, matrices, "float32", n_threads), None, budget
     for rule, dtype, count in product(OPTIMIZERS, ("float32", "float64"), sorted({1, n_threads})):
-        if rule == "Muon":
-            continue  # its time is that of matrix products
-        if rule in TEXTBOOK:
-            mine = [3 * 10**7] if quick else sizes
-        else:
-            mine = [] if quick or count < n_threads else [10**3, 10**5, 3 * 10**7]
-        if quick and (count < n_threads or rule not in ("SGD", "Momentum", "Adam")):
+        if rule == MUON:
             continue
+        shown = (dtype, count) == ("float32", n_threads)
+        if quick:
+            mine = [10**5] * shown + [3 * 10**7] * (count == n_threads and rule in ("SGD", "Momentum", "Adam"))
+        elif rule in TEXTBOOK:
+            mine = sizes
+        else:
+            mine = [10**3, 10**5, 3 * 10**7] if count == n_threads else []
         for n in mine:
-            if n <= 3 * 10**7 and (rule, dtype, count) == ("Adam", "float32", n_threads):
+            if n <= 3 * 10**7 and shown and rule == "Adam":
                 continue  # was in the first part
-            if n == 10**8 and (dtype, count) != ("float32", n_threads):
+            if n == 10**8 and not shown:
                 continue
-            numpy_too = count == n_threads and n <= 10**7 and not quick
-            wanted = frozenset({"numpy"}) if numpy_too else frozenset()
-            yield Case(_size_name(n), rule, [(n,)], dtype, count), wanted, 0.4
+            wanted = LIBRARIES if shown and n in SHOWN and (not quick or n == SHOWN[0]) else frozenset[str]()
+            if count == n_threads and n <= 10**7 and not quick:
+                wanted |= {"numpy"}
+            yield Case(_size_name(n), rule, _shapes(rule, n), dtype, count), wanted, 0.4
+
+
+def _marked(row: Row) -> str:
+    """A contender's name, with an asterisk where its step is not ours by more than rounding."""
+    differs = any(peer.name == row.contender and row.rule in peer.differs for peer in peers.PEERS)
+    return f"{row.contender} *" if differs else row.contender
 
 
 def _print_case(rows: Sequence[Row]) -> None:
@@ -246,7 +309,7 @@ def _print_case(rows: Sequence[Row]) -> None:
         limit = "" if row.of_limit is None else f"{row.of_limit:.2f}"
         ratio = "" if row.contender == "schuss" else f"{row.over_ours:.2f}"
         median = time_text(row.median)
-        print(f"  {row.contender:14} {median:>9} {spread:>19} {speed:>7} {limit:>8} {ratio:>13}", flush=True)
+        print(f"  {_marked(row):14} {median:>9} {spread:>19} {speed:>7} {limit:>8} {ratio:>13}", flush=True)
 
 
 def _print_summary(rows: Sequence[Row], n_threads: int) -> None:
@@ -294,6 +357,27 @@ def _print_limits(rows: Sequence[Row], n_threads: int) -> None:
             if any(number is not None for number in row):
                 texts = ("" if number is None else f"{number:.2f}" for number in row)
                 print(f"  {rule:18}{dtype:9}" + "".join(f"{text:>8}" for text in texts))
+
+
+def _print_best(rows: Sequence[Row], n_threads: int) -> None:
+    """Every rule beside the fastest other library that has it."""
+    mine = [row for row in rows if (row.dtype, row.threads) == ("float32", n_threads)]
+    wanted = {_size_name(n) for n in SHOWN} | {GPT2_SMALL} | {row.case for row in mine if row.rule == MUON}
+    for case in dict.fromkeys(row.case for row in mine if row.case in wanted):
+        lines = []
+        for rule in OPTIMIZERS:
+            here = {row.contender: row for row in mine if (row.case, row.rule) == (case, rule)}
+            others = [row for name, row in here.items() if name in LIBRARIES]
+            if not others:
+                continue
+            ours, best = here["schuss"], min(others, key=lambda row: row.median)
+            limit = "" if ours.of_limit is None else f"{ours.of_limit:.2f}"
+            lines.append((rule, time_text(ours.median), limit, _marked(best), f"{best.over_ours:.2f}"))
+        if lines:
+            print(f"\n{case}, float32, {n_threads} thread(s): every rule, and the fastest of other libraries")
+            print(as_table(("rule", "ours", "of limit", "fastest", "theirs / ours"), lines))
+            if any(line[3].endswith("*") for line in lines):
+                print("* not compared: its step differs from ours by more than rounding")
 
 
 def profile(repeats: int = 3000) -> dict[str, dict[str, float]]:
@@ -351,6 +435,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and rows as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw Adam's speed over size")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="compare with an earlier --json of this machine; status 1 if ours got slower beyond the noise",
+    )
 
 
 def _write_json(path: Path, machine: dict[str, Any], rows: Sequence[Any]) -> None:
@@ -381,7 +471,7 @@ def _run_cases(rows: list[Row], present: Sequence[peers.Peer], n_threads: int, q
             for peer in present
             if peer.name == "schuss" or (case.rule in peer.rules and (names is None or peer.name in names))
         ]
-        if (len(contenders) + 1) * case.bytes > 0.8 * free_memory():
+        if (len(contenders) + 1) * case.streamed > 0.8 * free_memory():
             work = f"{case.rule}, {case.name}, {case.dtype}, {case.threads} thread(s)"
             print(f"\n{work}: left out, too large for this machine's memory")
             continue
@@ -392,6 +482,10 @@ def _run_cases(rows: list[Row], present: Sequence[peers.Peer], n_threads: int, q
 
 def main(args: Namespace) -> int:
     """Run the benchmark, print it case by case, and write what was asked for, also after Ctrl-C."""
+    modes = ("profile", "formats", "busy", "mpi", "torch", "spacy", "sklearn", "zeros")
+    mode = next((name for name in modes if getattr(args, name)), None)
+    if args.against and mode:
+        raise ValueError(f"schuss bench --against compares the cases of the rules, which --{mode} leaves out")
     if args.profile:
         _print_profile()
         return 0
@@ -406,6 +500,7 @@ def main(args: Namespace) -> int:
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent}, where {path.name} is to be written, is no directory")
     facts, n_threads = info(), threads.get_num_threads()
+    before = against.read(args.against, facts) if args.against else []
     if args.busy and n_threads < 2:
         raise ValueError("schuss bench --busy needs 2 threads at least: one that steps, and one that streams")
     wanted = [peer for peer in peers.PEERS if args.peers is None or peer.name in ("schuss", *args.peers)]
@@ -445,6 +540,7 @@ def main(args: Namespace) -> int:
     if rows:
         _print_summary(rows, n_threads)
         _print_limits(rows, n_threads)
+        _print_best(rows, n_threads)
     if args.json:
         _write_json(args.json, facts, [*rows, *of_formats])
     if args.csv:
@@ -456,6 +552,11 @@ def main(args: Namespace) -> int:
             writer.writerows(lines)
     if args.figure:
         plots.bench_figure([asdict(row) for row in rows], f"{facts['cpu']}, {facts['isa']}").savefig(args.figure)
+    changes = against.changes(before, [asdict(row) for row in rows])
+    if changes:
+        print(f"\nagainst {args.against}\n{against.table(changes)}")
     if interrupted:
         raise KeyboardInterrupt
-    return 0
+    if args.against and not changes:
+        raise ValueError(f"--against {args.against}: it has none of the cases of this run")
+    return int(any(change.verdict == "slower" for change in changes))

@@ -21,15 +21,37 @@ from ..nn import MultiLayerNet
 Arrays = Sequence[NDArray[Any]]
 
 # The one setting in which all of them are compared; epsilon is the one after the bias correction.
-LR, MOMENTUM, RHO, BETA1, BETA2, EPS = 1e-3, 0.9, 0.99, 0.9, 0.999, 1e-8
+LR, MOMENTUM, RHO, BETA1, BETA2, EPS, DECAY = 1e-3, 0.9, 0.99, 0.9, 0.999, 1e-8, 0.01
+_ADAMS = {"beta1": BETA1, "beta2": BETA2, "eps": EPS}
 ARGUMENTS: dict[str, dict[str, float]] = {
     "SGD": {},
     "Momentum": {"momentum": MOMENTUM},
     "Nesterov": {"momentum": MOMENTUM},
     "AdaGrad": {"eps": EPS},
     "RMSprop": {"decay_rate": RHO, "eps": EPS},
-    "Adam": {"beta1": BETA1, "beta2": BETA2, "eps": EPS},
+    "Adam": _ADAMS,
+    "AdamW": {**_ADAMS, "weight_decay": DECAY},
+    "AMSGrad": {**_ADAMS, "bias_correction": True},  # the paper's has none, PyTorch's and Optax's do
+    "Adamax": _ADAMS,
+    "NAdam": {**_ADAMS, "momentum_decay": 1e3},  # so that mu is beta1 from the first step on, as Optax's is
+    "RAdam": _ADAMS,
+    "AdaDelta": {"decay_rate": 0.9, "eps": 1e-6},
+    "Lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": DECAY},
+    "LAMB": {"beta1": BETA1, "beta2": BETA2, "eps": 1e-6, "weight_decay": DECAY},
+    "LARS": {"momentum": MOMENTUM, "trust": 1e-3},
+    "Adan": {"beta1": 0.98, "beta2": 0.5, "beta3": 0.99, "eps": EPS},  # Optax has 1 - beta2 where the paper has beta2
+    "ScheduleFreeSGD": {"momentum": MOMENTUM},
+    "ScheduleFreeAdamW": _ADAMS,
+    "Muon": {"momentum": 0.95, "weight_decay": 0.1},
+    "Adafactor": {"beta2_decay": -0.8, "clip_threshold": 1.0},
 }
+# Where LR would be a step that vanishes beside the parameters, so that no one could be seen to take another.
+_RATES = {"AdaDelta": 1.0, "LARS": 0.05, "Muon": 0.02}
+
+
+def rate(rule: str) -> float:
+    """The learning rate at which a rule is compared."""
+    return _RATES.get(rule, LR)
 
 
 class Kept(NamedTuple):
@@ -57,12 +79,16 @@ class Runner(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """A contender: its name, the package that it needs (None: no other), its rules, how it starts."""
+    """A contender: its name, the package that it needs (None: no other), its rules, how it starts.
+
+    Of some rules its step ``differs`` by more than rounding: they are timed, and not compared.
+    """
 
     name: str
     package: str | None
     rules: frozenset[str]
     start: Callable[[str, Arrays, Arrays], Runner]
+    differs: frozenset[str] = frozenset()
 
     def missing(self) -> bool:
         """Whether its package is not installed."""
@@ -73,7 +99,7 @@ def _by_name(table: dict[str, type[Any]]) -> Callable[[str, Arrays, Arrays], Run
     def start(rule: str, params: Arrays, grads: Arrays) -> Runner:
         named = {str(i): p.copy() for i, p in enumerate(params)}
         gradients = {str(i): g.copy() for i, g in enumerate(grads)}
-        opt = table[rule](lr=LR, **ARGUMENTS.get(rule, {}))
+        opt = table[rule](lr=rate(rule), **ARGUMENTS[rule])
         return Runner(lambda: opt.update(named, gradients), lambda: list(named.values()), list(gradients.values()))
 
     return start
@@ -119,17 +145,35 @@ def _tensors(params: Arrays, grads: Arrays, dtype: str | None = None) -> list[An
 
 
 def _torch(**flags: bool) -> Callable[[str, Arrays, Arrays], Runner]:
+    """Start PyTorch's, of which two steps are its own.
+
+    Its Muon, which knows no such flags, computes its products in bfloat16. Its foreach Nesterov adds the velocity to
+    the gradients that it is given: a second step by the same ones goes elsewhere.
+    """
+
     def start(rule: str, params: Arrays, grads: Arrays) -> Runner:
         tensors = _tensors(params, grads)
-        import torch
+        from torch import optim
 
+        lr, has = rate(rule), ARGUMENTS[rule]
+        betas = has.get("beta1", BETA1), has.get("beta2", BETA2)
         make: dict[str, Callable[[], Any]] = {
-            "SGD": lambda: torch.optim.SGD(tensors, LR, **flags),
-            "Momentum": lambda: torch.optim.SGD(tensors, LR, momentum=MOMENTUM, **flags),
-            "Nesterov": lambda: torch.optim.SGD(tensors, LR, momentum=MOMENTUM, nesterov=True, **flags),
-            "AdaGrad": lambda: torch.optim.Adagrad(tensors, LR, eps=EPS, **flags),
-            "RMSprop": lambda: torch.optim.RMSprop(tensors, LR, alpha=RHO, eps=EPS, **flags),
-            "Adam": lambda: torch.optim.Adam(tensors, LR, (BETA1, BETA2), EPS, **flags),
+            "SGD": lambda: optim.SGD(tensors, lr, **flags),
+            "Momentum": lambda: optim.SGD(tensors, lr, momentum=MOMENTUM, **flags),
+            "Nesterov": lambda: optim.SGD(tensors, lr, momentum=MOMENTUM, nesterov=True, **flags),
+            "AdaGrad": lambda: optim.Adagrad(tensors, lr, eps=EPS, **flags),
+            "RMSprop": lambda: optim.RMSprop(tensors, lr, alpha=RHO, eps=EPS, **flags),
+            "Adam": lambda: optim.Adam(tensors, lr, betas, EPS, **flags),
+            "AdamW": lambda: optim.AdamW(tensors, lr, betas, EPS, DECAY, **flags),
+            "AMSGrad": lambda: optim.Adam(tensors, lr, betas, EPS, amsgrad=True, **flags),
+            "Adamax": lambda: optim.Adamax(tensors, lr, betas, EPS, **flags),
+            "NAdam": lambda: optim.NAdam(tensors, lr, betas, EPS, momentum_decay=has["momentum_decay"], **flags),
+            "RAdam": lambda: optim.RAdam(tensors, lr, betas, EPS, **flags),
+            "AdaDelta": lambda: optim.Adadelta(tensors, lr, has["decay_rate"], has["eps"], **flags),
+            "Adafactor": lambda: optim.Adafactor(
+                tensors, lr, has["beta2_decay"], d=has["clip_threshold"], weight_decay=0.0, **flags
+            ),
+            "Muon": lambda: optim.Muon(tensors, lr, has["weight_decay"], has["momentum"]),
         }
         opt = make[rule]()
         gradients = [tensor.grad.numpy() for tensor in tensors]
@@ -139,11 +183,70 @@ def _torch(**flags: bool) -> Callable[[str, Arrays, Arrays], Runner]:
 
 
 def _deepspeed(rule: str, params: Arrays, grads: Arrays) -> Runner:
+    """DeepSpeed's. Its AdaGrad forgets the squares of the last elements where they fill no vector of 16."""
+    from deepspeed.ops.adagrad import DeepSpeedCPUAdagrad
     from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from deepspeed.ops.lion import DeepSpeedCPULion
 
     tensors = _tensors(params, grads)
-    opt = DeepSpeedCPUAdam(tensors, LR, betas=(BETA1, BETA2), eps=EPS, adamw_mode=False)
+    lr, has = rate(rule), ARGUMENTS[rule]
+    make: dict[str, Callable[[], Any]] = {
+        "Adam": lambda: DeepSpeedCPUAdam(tensors, lr, betas=(BETA1, BETA2), eps=EPS, adamw_mode=False),
+        "AdamW": lambda: DeepSpeedCPUAdam(
+            tensors, lr, betas=(BETA1, BETA2), eps=EPS, weight_decay=DECAY, adamw_mode=True
+        ),
+        "AdaGrad": lambda: DeepSpeedCPUAdagrad(tensors, lr, EPS),
+        "Lion": lambda: DeepSpeedCPULion(tensors, lr, (has["beta1"], has["beta2"]), DECAY),
+    }
+    opt = make[rule]()
     return Runner(opt.step, lambda: [tensor.detach().numpy() for tensor in tensors])
+
+
+def _optax_rules() -> dict[str, Callable[[], Any]]:
+    """How each rule is made.
+
+    Where its formulas differ from ours, the steps are the same in this setting: epsilon under AdaGrad's root is small
+    beside the gradients, and so is its place in RAdam; of gradients that stay as they are, AMSGrad's largest corrected
+    average is the last one, and Muon's momentum, which corrects for its start at zero, has the same direction. Muon
+    takes rows for inputs unless it is told: its dimension numbers turn that around.
+    """
+    import optax
+    from optax import contrib
+
+    def muon() -> Any:
+        numbers = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
+        return contrib.muon(
+            rate("Muon"),
+            beta=ARGUMENTS["Muon"]["momentum"],
+            weight_decay=ARGUMENTS["Muon"]["weight_decay"],
+            muon_weight_dimension_numbers=lambda params: [numbers for _ in params],
+        )
+
+    def betas(rule: str) -> tuple[float, ...]:
+        return tuple(value for name, value in ARGUMENTS[rule].items() if name.startswith("beta") and name[4:].isdigit())
+
+    return {
+        "SGD": lambda: optax.sgd(LR),
+        "Momentum": lambda: optax.sgd(LR, momentum=MOMENTUM),
+        "Nesterov": lambda: optax.sgd(LR, momentum=MOMENTUM, nesterov=True),
+        "AdaGrad": lambda: optax.adagrad(LR, 0.0, EPS),
+        "RMSprop": lambda: optax.rmsprop(LR, RHO, EPS, eps_in_sqrt=False),
+        "Adam": lambda: optax.adam(LR, BETA1, BETA2, EPS),
+        "AdamW": lambda: optax.adamw(LR, BETA1, BETA2, EPS, weight_decay=DECAY),
+        "AMSGrad": lambda: optax.amsgrad(LR, BETA1, BETA2, EPS),
+        "Adamax": lambda: optax.adamax(LR, BETA1, BETA2, EPS),
+        "NAdam": lambda: optax.nadam(LR, BETA1, BETA2, EPS),
+        "RAdam": lambda: optax.radam(LR, BETA1, BETA2, EPS),
+        "AdaDelta": lambda: optax.adadelta(rate("AdaDelta"), *ARGUMENTS["AdaDelta"].values()),
+        "Lion": lambda: optax.lion(LR, *betas("Lion"), weight_decay=DECAY),
+        "LAMB": lambda: optax.lamb(LR, *betas("LAMB"), ARGUMENTS["LAMB"]["eps"], weight_decay=DECAY),
+        "LARS": lambda: optax.lars(rate("LARS"), trust_coefficient=ARGUMENTS["LARS"]["trust"], momentum=MOMENTUM),
+        "Adan": lambda: optax.adan(LR, *betas("Adan"), EPS, eps_root=0.0),
+        "ScheduleFreeSGD": lambda: contrib.schedule_free_sgd(LR, b1=MOMENTUM),
+        "ScheduleFreeAdamW": lambda: contrib.schedule_free_adamw(LR, b1=BETA1, b2=BETA2, eps=EPS),
+        "Muon": muon,
+        "Adafactor": lambda: optax.adafactor(LR, min_dim_size_to_factor=1),
+    }
 
 
 def _optax(rule: str, params: Arrays, grads: Arrays) -> Runner:
@@ -151,13 +254,7 @@ def _optax(rule: str, params: Arrays, grads: Arrays) -> Runner:
     import optax
 
     jax.config.update("jax_enable_x64", True)
-    make: dict[str, Callable[[], Any]] = {
-        "SGD": lambda: optax.sgd(LR),
-        "Momentum": lambda: optax.sgd(LR, momentum=MOMENTUM),
-        "Nesterov": lambda: optax.sgd(LR, momentum=MOMENTUM, nesterov=True),
-        "Adam": lambda: optax.adam(LR, BETA1, BETA2, EPS),
-    }
-    opt = make[rule]()
+    opt = _optax_rules()[rule]()
     gradients = [jax.numpy.array(g) for g in grads]
 
     def change(values: Any, gradients: Any, state: Any) -> Any:
@@ -229,18 +326,19 @@ def _thinc(rule: str, params: Arrays, grads: Arrays) -> Runner:
 
 
 _ALL = frozenset(optimizers.OPTIMIZERS)
-_TORCH = frozenset({"SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam"})
-_ADAM = frozenset({"Adam"})
+_ADAM, _MUON = frozenset({"Adam"}), frozenset({"Muon"})
+_FUSED = frozenset({"SGD", "Momentum", "Nesterov", "AdaGrad", "Adam", "AdamW", "AMSGrad"})
+_FOREACH = _FUSED | {"RMSprop", "Adamax", "NAdam", "RAdam", "AdaDelta", "Adafactor"}
 
 PEERS = [
     Peer("schuss", None, _ALL, _by_name(optimizers.OPTIMIZERS)),
     Peer("numpy", None, _ALL, _by_name(reference.OPTIMIZERS)),
     Peer("textbook", None, _ADAM, _textbook),
-    Peer("torch", "torch", _TORCH, _torch(foreach=False)),
-    Peer("torch foreach", "torch", _TORCH, _torch(foreach=True)),
-    Peer("torch fused", "torch", _TORCH - {"RMSprop"}, _torch(fused=True)),
-    Peer("deepspeed", "deepspeed", _ADAM, _deepspeed),
-    Peer("optax", "optax", frozenset({"SGD", "Momentum", "Nesterov", "Adam"}), _optax),
+    Peer("torch", "torch", _FOREACH | _MUON, _torch(foreach=False), differs=_MUON),
+    Peer("torch foreach", "torch", _FOREACH, _torch(foreach=True), differs=frozenset({"Nesterov"})),
+    Peer("torch fused", "torch", _FUSED, _torch(fused=True)),
+    Peer("deepspeed", "deepspeed", frozenset({"Adam", "AdamW", "AdaGrad", "Lion"}), _deepspeed),
+    Peer("optax", "optax", _ALL, _optax),
     Peer("numba", "numba", _ADAM, _numba),
     Peer("thinc", "thinc", _ADAM, _thinc),
 ]
@@ -378,7 +476,7 @@ FORMATS = [
 
 # A step with all that stands around it: the norm clipped, AdamW, a running average of the parameters.
 
-CLIP, DECAY, EMA = 1.0, 0.01, 0.999
+CLIP, EMA = 1.0, 0.999
 
 
 def composition(name: str, params: Arrays, grads: Arrays) -> Runner | None:
@@ -422,7 +520,7 @@ def in_turn(peer: Peer, rule: str, params: Arrays, grads: Arrays) -> Runner | No
         ({str(i): p.copy() for i, p in enumerate(params[part])}, {str(i): g.copy() for i, g in enumerate(grads[part])})
         for part in (slice(half), slice(half, None))
     ]
-    opt = tables[peer.name][rule](lr=LR, **ARGUMENTS[rule])
+    opt = tables[peer.name][rule](lr=rate(rule), **ARGUMENTS[rule])
 
     def step() -> None:
         for mine, gradients in networks:

@@ -16,6 +16,8 @@ from .. import threads
 TURN_NS, REST_S = 8_000_000, 0.006
 ITERATION_TURN_NS, ITERATION_REST_S = 60_000_000, 0.06
 
+STREAM = "stream limit"  # what the limit is called among the contenders of a case
+
 
 def time_turns(
     steps: dict[str, Callable[[], object]], budget: float, turn_ns: int = TURN_NS, rest_s: float = REST_S
