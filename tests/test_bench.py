@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import schuss
 from schuss import cli
-from schuss.lab import bench, peers, precision_bench, timing, zeros
+from schuss.lab import bench, iteration, peers, precision_bench, timing, zeros
 from schuss.lab.bench import Case
 
 OURS, NUMPY, TEXTBOOK = (
@@ -31,11 +31,18 @@ THEIRS = [
 ]
 
 
+def no_digits():
+    raise ImportError("no digits here")
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """A benchmark of milliseconds."""
-    monkeypatch.setattr(bench, "ITERATION_TURN_NS", 10_000)
-    monkeypatch.setattr(bench, "ITERATION_REST_S", 0.0)
+    monkeypatch.setattr(iteration, "TURNS", (2, 3))
+    monkeypatch.setattr(iteration, "QUICK_TURNS", (2, 3))
+    monkeypatch.setattr(iteration, "WARM_UP", 1)
+    monkeypatch.setattr(iteration, "REST_S", 0.0)
+    monkeypatch.setattr(iteration, "load_mnist", no_digits)
     found = [
         (Case("1e3", "Adam", [(1000,)], "float32", 1), frozenset({"numpy"}), 0.0),
         (Case("1e3", "Adam", [(1000,)], "float32", schuss.get_num_threads()), None, 0.0),
@@ -213,26 +220,188 @@ def test_threads_and_collector_are_restored(tiny):
     assert schuss.get_num_threads() == before
 
 
-def test_the_textbooks_iteration_is_ours():
-    """Same data, same shapes: after some iterations both have learnt, ours in float32, the book's in float64."""
+TRAINED = [one.name for one in iteration.CONTENDERS]
+
+
+def digits(n=256):
     rng = np.random.default_rng(0)
-    x, t = rng.random((256, 784), np.float32), rng.integers(0, 10, 256)
-    for name in ("schuss", "textbook"):
-        one = peers.iteration(name, x, t)
-        for _ in range(3):
-            one.step(one.compute())
-    assert peers.iteration("thinc", x, t) is None
+    t = rng.integers(0, 10, n)
+    return rng.random((10, 784), np.float32)[t] + 0.1 * rng.random((n, 784), np.float32), t
 
 
-def test_the_step_within_an_iteration_is_a_part_of_it(tiny):
-    rows = bench.run_iteration([OURS, NUMPY, TEXTBOOK], 1, 0.0)
-    assert [(row.case, row.contender) for row in rows] == [
-        (case, name) for case in (bench.ITERATION, bench.UPDATE) for name in ("schuss", "textbook")
+def start_training(name, x, t):
+    one = next(one for one in iteration.CONTENDERS if one.name == name)
+    if one.package:
+        pytest.importorskip(one.package, reason=f"{one.package} is not installed (extra bench)")
+    return one.start(x, t)
+
+
+@pytest.mark.filterwarnings("ignore")  # by others as they are imported
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_contender_learns(name):
+    """Its first loss is about that of a guess, log(10)."""
+    x, t = digits()
+    training = start_training(name, x, t)
+    first = iteration._loss(training.scores(x), t)
+    assert 2 < first < 4
+    times = training.run(20)
+    assert 0 < times.update < times.whole
+    assert 0 < times.gradient < times.whole - times.update
+    scores = training.scores(x)
+    assert scores.shape == (256, 10)
+    assert iteration._loss(scores, t) < 0.9 * first
+
+
+def seen(a, b):
+    """What tells one matrix product from another to BLAS."""
+    return [(each.shape, each.dtype, each.flags.c_contiguous, each.flags.f_contiguous) for each in (a, b)]
+
+
+@pytest.mark.parametrize(("name", "count"), [("schuss", 14), ("textbook", 15)])
+def test_the_products_by_themselves_are_those_of_an_iteration(name, count, monkeypatch):
+    training = start_training(name, *digits())
+    found, dot = [], np.dot
+
+    def spy(a, b, out=None):
+        found.append((seen(a, b), out is None))
+        return dot(a, b, out=out)
+
+    monkeypatch.setattr(np, "dot", spy)
+    training.products()
+    alone = list(found)
+    found.clear()
+    training.run(1)
+    assert len(alone) == count
+    assert sorted(alone, key=str) == sorted(found, key=str)
+
+
+def test_scikit_learns_products_by_themselves(monkeypatch):
+    extmath = pytest.importorskip("sklearn.utils.extmath", reason="scikit-learn is not installed (extra sklearn)")
+    from sklearn.neural_network import _multilayer_perceptron
+
+    found, dot = [], extmath.safe_sparse_dot
+
+    def spy(a, b):
+        found.append(seen(a, b))
+        return dot(a, b)
+
+    for module in (extmath, _multilayer_perceptron):
+        monkeypatch.setattr(module, "safe_sparse_dot", spy)
+    training = start_training("scikit-learn", *digits())
+    found.clear()
+    training.products()
+    alone = list(found)
+    found.clear()
+    training.run(1)
+    assert len(alone) == 14
+    assert sorted(alone, key=str) == sorted(found, key=str)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pytorchs_products_by_themselves():
+    training = start_training("torch fused", *digits())
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    found = []
+
+    class Spy(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+                found.append([(tuple(each.shape), each.stride(), each.dtype) for each in args[-2:]])
+            return function(*args, **(kwargs or {}))
+
+    with Spy():
+        training.products()
+        alone = list(found)
+        found.clear()
+        training.run(1)
+    assert len(alone) == 14
+    assert sorted(alone, key=str) == sorted(found, key=str)
+
+
+def a_contender(name, times, products, scores):
+    """A stub that takes such times, and whose scores are in turn these."""
+    answers = iter(scores)
+    training = iteration.Training(lambda n: times, lambda: products, lambda x: next(answers)(x))
+    return iteration.Contender(name, None, lambda x, t: training)
+
+
+def guesses(x):
+    return np.zeros((len(x), 10))
+
+
+def knows(x):
+    """The labels of the noise, by the images that it is around."""
+    return 10 * (x - 0.5) @ (np.random.default_rng(0).random((10, 784), np.float32) - 0.5).T
+
+
+def test_the_parts_of_an_iteration_add_up(tiny, monkeypatch, capsys):
+    ours = a_contender("schuss", iteration.Times(10.0, 6.0, 3.0), 4.0, [guesses, knows])
+    theirs = a_contender("theirs", iteration.Times(30.0, 21.0, 8.0), 8.0, [guesses, knows])
+    monkeypatch.setattr(iteration, "CONTENDERS", [ours, theirs])
+    monkeypatch.setattr(iteration, "_mean_seconds", lambda products, n: products())
+    rows = bench.run_iteration(None, 1, False, print)
+    assert [(row.case, row.contender, row.median) for row in rows] == [
+        ("MNIST iteration", "schuss", 10.0),
+        ("MNIST iteration", "theirs", 30.0),
+        ("its drawing", "schuss", 1.0),
+        ("its drawing", "theirs", 1.0),
+        ("its products", "schuss", 4.0),
+        ("its products", "theirs", 8.0),
+        ("its layers", "schuss", 2.0),
+        ("its layers", "theirs", 13.0),
+        ("its update()", "schuss", 3.0),
+        ("its update()", "theirs", 8.0),
     ]
-    for name in ("schuss", "textbook"):
-        whole, step = (row for row in rows if row.contender == name)
-        assert 0 < step.median < whole.median
-        assert step.gb_per_s is None
+    assert {row.gb_per_s for row in rows} == {None}
+    assert rows[1].over_ours == 3.0
+    out = capsys.readouterr().out
+    assert "no digits, so noise" in out
+    assert "6 of 128 examples on noise, in 2 turns" in out
+    line = next(line for line in out.splitlines() if line.startswith("  theirs"))
+    assert line.split("30 s - 30 s")[1].split() == ["3.00", "3.67", "1", "s", "8", "s", "13", "s", "8", "s", "1.000"]
+
+
+def test_who_does_not_learn_is_found_out(tiny, monkeypatch):
+    lazy = a_contender("lazy", iteration.Times(1.0, 1.0, 1.0), 1.0, [guesses, guesses])
+    monkeypatch.setattr(iteration, "CONTENDERS", [*iteration.CONTENDERS[:1], lazy])
+    with pytest.raises(AssertionError, match="lazy has not learnt"):
+        iteration.run(None, 1, True, print)
+
+
+def test_the_iteration_is_timed_on_real_digits(tiny, monkeypatch, capsys):
+    asked = []
+
+    def load_mnist():
+        asked.append(True)
+        x, t = digits(500)
+        return (x, t.astype(np.uint8)), (x, t.astype(np.uint8))
+
+    monkeypatch.setattr(iteration, "load_mnist", load_mnist)
+    monkeypatch.setattr(iteration, "mnist_name", lambda: "these digits")
+    monkeypatch.setattr(iteration, "find_spec", lambda package: None)
+    found = iteration.run(["scikit-learn", "textbook"], 1, True, print)
+    assert asked
+    assert list(found) == list(iteration.CASES)
+    assert all(set(times) == {"schuss", "textbook"} for times in found.values())
+    assert all(len(each) == 2 for times in found.values() for each in times.values())
+    out = capsys.readouterr().out
+    assert "on these digits" in out
+    assert "noise" not in out
+    assert "MNIST iteration: not installed: scikit-learn" in out
+
+
+def test_the_iteration_by_the_command(tiny, tmp_path, capsys):
+    path = tmp_path / "b.json"
+    assert cli.main(["bench", "--mnist", "--peers", "textbook", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["case"], row["contender"]) for row in rows] == [
+        (case, name) for case in iteration.CASES for name in ("schuss", "textbook")
+    ]
+    assert "Adam, 1e3" not in capsys.readouterr().out
+    assert cli.main(["bench", "--mnist", "--csv", str(tmp_path / "x.csv")]) == 2
+    assert "--mnist writes no --csv and no --figure; it has --json" in capsys.readouterr().err
 
 
 def test_the_short_name():
@@ -262,6 +431,7 @@ def test_files_and_words(tiny, tmp_path, capsys):
 
 def test_absent_peers_are_named(tiny, capsys, monkeypatch):
     monkeypatch.setattr(peers, "find_spec", lambda package: None)
+    monkeypatch.setattr(iteration, "find_spec", lambda package: None)
     assert cli.main(["bench", "--quick"]) == 0
     line = capsys.readouterr().out.splitlines()[1]
     absent = "torch, torch foreach, torch fused, deepspeed, optax, numba, thinc"

@@ -27,11 +27,11 @@ from .. import _core, threads
 from .._extras import need
 from ..info import info
 from ..optimizers import OPTIMIZERS, Adam
-from . import against, estimators, over_ranks, peers, pipelines, plots, precision_bench, tensors, zeros
+from . import against, estimators, iteration, over_ranks, peers, pipelines, plots, precision_bench, tensors, zeros
 from .peers import MNIST
 from .report import as_table
 from .setting import TEXTBOOK
-from .timing import ITERATION_REST_S, ITERATION_TURN_NS, STREAM, free_memory, settled, time_text, time_turns
+from .timing import STREAM, free_memory, settled, time_text, time_turns
 
 # GPT-2 small: two embeddings, twelve blocks of twelve tensors, a last normalisation.
 _BLOCK = [(768,), (768,), (768, 2304), (2304,), (768, 768), (768,)]
@@ -41,6 +41,7 @@ _MATRICES = [shape for shape in _BLOCK if len(shape) == 2]
 
 # All that are not ours.
 _OTHERS = [peer.name for peer in (*peers.PEERS[1:], *peers.FORMATS) if peer.package or peer in peers.PEERS]
+_OTHERS += [one.name for one in iteration.CONTENDERS[1:] if one.name not in _OTHERS]
 
 # Those that a quick run has the time to let take large steps.
 FAST = frozenset({"numpy", "textbook", "torch fused", "deepspeed", "optax", "numba"})
@@ -49,8 +50,6 @@ FAST = frozenset({"numpy", "textbook", "torch fused", "deepspeed", "optax", "num
 LIBRARIES = frozenset(peer.name for peer in peers.PEERS if peer.package)
 SHOWN = (10**5, 3 * 10**7)
 
-ITERATION = "MNIST iteration"
-UPDATE = "its update()"
 MUON = "Muon"
 COMPOSITION = "clip+decay+EMA"
 GPT2_SMALL = "GPT-2 small"
@@ -183,41 +182,15 @@ def run_case(case: Case, contenders: Sequence[peers.Peer], budget: float) -> lis
         return _rows(case, seconds)
 
 
-def run_iteration(contenders: Sequence[peers.Peer], n: int, budget: float) -> list[Row]:
-    """Time a training iteration of the textbook's network with those contenders that have one, and the step within it.
-
-    The step finds its arrays where the matrix products have left them, and the cores in the hands of BLAS: it takes a
-    multiple of the time that it takes when it is called again and again.
-    """
-    rng = np.random.default_rng(0)
-    x, t = rng.random((10_000, peers.SIZES[0]), np.float32), rng.integers(0, 10, 10_000)
-    with settled(n):
-        started = {peer.name: peers.iteration(peer.name, x, t) for peer in contenders}
-        within: dict[str, list[float]] = {name: [] for name, one in started.items() if one is not None}
-        steps = {name: _timed_within(one, within[name]) for name, one in started.items() if one is not None}
-        seconds = time_turns(steps, budget, ITERATION_TURN_NS, ITERATION_REST_S)
-    return [
-        row
-        for case, times in ((ITERATION, seconds), (UPDATE, within))
-        for row in _rows(Case(case, "Adam", MNIST, "float32", n), times)
-    ]
-
-
-def _timed_within(one: peers.Iteration, seconds: list[float]) -> Callable[[], object]:
-    """An iteration that notes how long its step takes."""
-
-    def run() -> None:
-        grads = one.compute()
-        begin = perf_counter_ns()
-        one.step(grads)
-        seconds.append((perf_counter_ns() - begin) / 1e9)
-
-    return run
+def run_iteration(names: Sequence[str] | None, n: int, quick: bool, show: Callable[[str], None]) -> list[Row]:
+    """Time and show a training iteration and its parts."""
+    found = iteration.run(names, n, quick, show)
+    return [row for case, times in found.items() for row in _rows(Case(case, "Adam", MNIST, "float32", n), times)]
 
 
 def _rows(case: Case, seconds: dict[str, list[float]]) -> list[Row]:
     medians = {name: float(np.median(times)) for name, times in seconds.items()}
-    moves = case.name not in (ITERATION, UPDATE) and case.rule != MUON
+    moves = case.name not in iteration.CASES and case.rule != MUON
     return [
         Row(
             case.name,
@@ -414,6 +387,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--torch", action="store_true", help="steps on PyTorch's tensors, and no more")
     parser.add_argument("--spacy", action="store_true", help="spaCy's training by thinc's optimizer, and no more")
     parser.add_argument("--sklearn", action="store_true", help="scikit-learn's perceptrons and ours, and no more")
+    parser.add_argument(
+        "--mnist",
+        action="store_true",
+        help="a training iteration on MNIST's digits, its parts apart, and no more",
+    )
     parser.add_argument("--formats", action="store_true", help="Adam in fewer bits than 32, and no more")
     parser.add_argument(
         "--busy",
@@ -461,10 +439,7 @@ def _main_mpi(args: Namespace, facts: dict[str, Any]) -> int:
 
 
 def _run_cases(rows: list[Row], present: Sequence[peers.Peer], n_threads: int, quick: bool) -> None:
-    """Time the iteration and all cases, print each, and add what was measured to the rows."""
-    rows += run_iteration(present, n_threads, 1.5 if quick else 8)
-    for name in (ITERATION, UPDATE):
-        _print_case([row for row in rows if row.case == name])
+    """Time all cases, print each, and add what was measured to the rows."""
     for case, names, budget in cases(quick, n_threads):
         contenders = [
             peer
@@ -491,7 +466,7 @@ def main(args: Namespace) -> int:
         return 0
     if (args.formats or args.busy) and args.figure:
         raise ValueError("schuss bench --formats and --busy draw no --figure; they have --json and --csv")
-    apart = next((name for name in ("mpi", "torch", "spacy", "sklearn", "zeros") if getattr(args, name)), None)
+    apart = next((name for name in ("mpi", "torch", "spacy", "sklearn", "mnist", "zeros") if getattr(args, name)), None)
     if apart and (args.csv or args.figure):
         raise ValueError(f"schuss bench --{apart} writes no --csv and no --figure; it has --json")
     if args.figure:
@@ -521,6 +496,8 @@ def main(args: Namespace) -> int:
             found += pipelines.run(args.quick, say)
         if args.sklearn:
             found += estimators.run(args.quick, say)
+        if args.mnist:
+            found += run_iteration(args.peers, n_threads, args.quick, say)
         if args.zeros:
             found += [*zeros.run(present, n_threads, args.quick, say), *zeros.run_rows(n_threads, args.quick, say)]
         if args.json:
@@ -532,6 +509,7 @@ def main(args: Namespace) -> int:
     interrupted = False
     try:
         if not (args.formats or args.busy):
+            rows += run_iteration(args.peers, n_threads, args.quick, say)
             _run_cases(rows, present, n_threads, args.quick)
         for measured in precision_bench.run(args.peers, n_threads, args.quick, args.busy, say):
             of_formats += measured

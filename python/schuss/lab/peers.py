@@ -1,4 +1,4 @@
-"""Other libraries set to do the same work as ours, for the benchmark: a step, and a training iteration.
+"""Other libraries set to do the same work as ours, for the benchmark: a step.
 
 Each peer names the package that it needs and the rules that it has. Started on lists of arrays, it gives
 a function that takes one step and one that reads the parameters; those in fewer bits also say what they keep.
@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import dtypes, formats, optimizers, reference, threads
-from ..nn import MultiLayerNet
 
 Arrays = Sequence[NDArray[Any]]
+
+SIZES = (784, 100, 100, 100, 100, 10)  # of the textbook's network
+MNIST = [shape for n, m in pairwise(SIZES) for shape in ((n, m), (m,))]  # its ten tensors
 
 # The one setting in which all of them are compared; epsilon is the one after the bias correction.
 LR, MOMENTUM, RHO, BETA1, BETA2, EPS, DECAY = 1e-3, 0.9, 0.99, 0.9, 0.999, 1e-8, 0.01
@@ -105,7 +107,7 @@ def _by_name(table: dict[str, type[Any]]) -> Callable[[str, Arrays, Arrays], Run
     return start
 
 
-class _TextbookAdam:
+class TextbookAdam:
     """Adam as the textbook has it. Its ``lr_t`` is a NumPy float64: float32 arrays pass through float64."""
 
     def __init__(self) -> None:
@@ -114,6 +116,7 @@ class _TextbookAdam:
         self.v: dict[str, NDArray[Any]] = {}
 
     def update(self, params: dict[str, NDArray[Any]], grads: dict[str, NDArray[Any]]) -> None:
+        """Step all arrays."""
         if not self.m:
             for name, p in params.items():
                 self.m[name], self.v[name] = np.zeros_like(p), np.zeros_like(p)
@@ -129,7 +132,7 @@ class _TextbookAdam:
 def _textbook(rule: str, params: Arrays, grads: Arrays) -> Runner:
     named = {str(i): p.copy() for i, p in enumerate(params)}
     gradients = {str(i): g.copy() for i, g in enumerate(grads)}
-    opt = _TextbookAdam()
+    opt = TextbookAdam()
     return Runner(lambda: opt.update(named, gradients), lambda: list(named.values()))
 
 
@@ -527,97 +530,3 @@ def in_turn(peer: Peer, rule: str, params: Arrays, grads: Arrays) -> Runner | No
             opt.update(mine, gradients)
 
     return Runner(step, lambda: [p for mine, _ in networks for p in mine.values()])
-
-
-# A training iteration of the textbook's network: draw a batch of 128, compute the gradient, step with Adam.
-
-SIZES, BATCH = (784, 100, 100, 100, 100, 10), 128
-MNIST = [shape for n, m in pairwise(SIZES) for shape in ((n, m), (m,))]  # its ten tensors
-
-
-class Iteration(NamedTuple):
-    """A training iteration in two parts."""
-
-    compute: Callable[[], Any]  # draws a batch, and returns the gradients
-    step: Callable[[Any], object]  # takes them
-
-
-def iteration(name: str, x: NDArray[Any], t: NDArray[Any]) -> Iteration | None:
-    """Return an iteration as that peer does it; None if it has no networks."""
-    starts = {"schuss": _our_iteration, "textbook": _textbook_iteration, "torch fused": _torch_iteration}
-    return starts[name](x, t) if name in starts else None
-
-
-def _our_iteration(x: NDArray[Any], t: NDArray[Any]) -> Iteration:
-    net, opt = MultiLayerNet(SIZES[0], SIZES[1:-1], SIZES[-1], seed=0), optimizers.Adam()
-    rng = np.random.default_rng(0)
-    images = np.empty((BATCH, x.shape[1]), x.dtype)  # kept: new memory for each batch would cost as much as reading it
-
-    def compute() -> Any:
-        batch = rng.integers(0, len(x), BATCH)
-        np.take(x, batch, axis=0, out=images, mode="clip")
-        return net.gradient(images, t[batch])
-
-    return Iteration(compute, lambda grads: opt.update(net.params, grads))
-
-
-def _textbook_iteration(x: NDArray[Any], t: NDArray[Any]) -> Iteration:
-    """The book's way: float64 weights, a new array for each result, one layer after the other."""
-    rng = np.random.default_rng(0)
-    layers = range(1, len(SIZES))
-    params = {f"b{i}": np.zeros(SIZES[i]) for i in layers}
-    for i in layers:
-        params[f"W{i}"] = np.sqrt(2 / SIZES[i - 1]) * rng.standard_normal((SIZES[i - 1], SIZES[i]))
-    opt, decay = _TextbookAdam(), 0.0
-
-    def loss(y: NDArray[Any], labels: NDArray[Any]) -> Any:
-        penalty = sum(0.5 * decay * np.sum(params[f"W{i}"] ** 2) for i in layers)
-        return penalty - np.sum(np.log(y[np.arange(BATCH), labels] + 1e-7)) / BATCH
-
-    def compute() -> Any:
-        batch = rng.choice(len(x), BATCH)
-        outputs, masks, labels = [x[batch]], [], t[batch]
-        for i in layers:
-            y = np.dot(outputs[-1], params[f"W{i}"]) + params[f"b{i}"]
-            if i < len(SIZES) - 1:
-                masks.append(y <= 0)
-                y = y.copy()
-                y[masks[-1]] = 0
-            outputs.append(y)
-        scores = outputs[-1] - np.max(outputs[-1], axis=-1, keepdims=True)
-        y = np.exp(scores) / np.sum(np.exp(scores), axis=-1, keepdims=True)
-        loss(y, labels)
-        d = y.copy()
-        d[np.arange(BATCH), labels] -= 1
-        d, grads = d / BATCH, {}
-        for i in reversed(layers):
-            if i < len(SIZES) - 1:
-                d[masks[i - 1]] = 0
-            dx = np.dot(d, params[f"W{i}"].T)
-            grads[f"W{i}"] = np.dot(outputs[i - 1].T, d) + decay * params[f"W{i}"]
-            grads[f"b{i}"] = np.sum(d, axis=0)
-            d = dx
-        return grads
-
-    return Iteration(compute, lambda grads: opt.update(params, grads))
-
-
-def _torch_iteration(x: NDArray[Any], t: NDArray[Any]) -> Iteration:
-    import torch
-
-    torch.set_num_threads(threads.get_num_threads())
-    torch.manual_seed(0)
-    layers: list[Any] = []
-    for i in range(1, len(SIZES)):
-        layers += [torch.nn.Linear(SIZES[i - 1], SIZES[i]), torch.nn.ReLU()]
-    net = torch.nn.Sequential(*layers[:-1])
-    opt = torch.optim.Adam(net.parameters(), fused=True)
-    inputs, labels = torch.tensor(x), torch.tensor(t.astype(np.int64))
-
-    def compute() -> None:
-        batch = torch.randint(len(inputs), (BATCH,))
-        loss = torch.nn.functional.cross_entropy(net(inputs[batch]), labels[batch])
-        opt.zero_grad()
-        loss.backward()
-
-    return Iteration(compute, lambda grads: opt.step())

@@ -12,16 +12,13 @@ from time import perf_counter_ns
 from .. import threads
 
 # How long one contender is timed before the next has its turn, and the rest between, in which the threads of
-# the one before fall asleep: OpenMP's keep their cores busy for some 3 ms, OpenBLAS's for some 30.
+# the one before fall asleep: OpenMP's keep their cores busy for some 3 ms.
 TURN_NS, REST_S = 8_000_000, 0.006
-ITERATION_TURN_NS, ITERATION_REST_S = 60_000_000, 0.06
 
 STREAM = "stream limit"  # what the limit is called among the contenders of a case
 
 
-def time_turns(
-    steps: dict[str, Callable[[], object]], budget: float, turn_ns: int = TURN_NS, rest_s: float = REST_S
-) -> dict[str, list[float]]:
+def time_turns(steps: dict[str, Callable[[], object]], budget: float) -> dict[str, list[float]]:
     """Seconds per call of each function, one mean per turn, for about ``budget`` seconds in 3 to 25 turns.
 
     A turn starts with calls that are not counted, as the others have used caches and cores since.
@@ -32,14 +29,14 @@ def time_turns(
         start = perf_counter_ns()
         step()
         once = max(perf_counter_ns() - start, 1)
-        counts[name] = max(1, turn_ns // once)
-        cost += (counts[name] + min(counts[name], 10)) * once / 1e9 + rest_s
+        counts[name] = max(1, TURN_NS // once)
+        cost += (counts[name] + min(counts[name], 10)) * once / 1e9 + REST_S
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
     for turn in range(min(25, max(3, int(budget / cost)))):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             step, count = steps[name], counts[name]
-            time.sleep(rest_s)
+            time.sleep(REST_S)
             for _ in range(min(count, 10)):
                 step()
             start = perf_counter_ns()
