@@ -154,6 +154,7 @@ def times(monkeypatch):
         rows += bench._rows(case, {name: [time] for name, time in seconds.items()})
 
     monkeypatch.setattr(bench, "_run_cases", run_cases)
+    monkeypatch.setattr(bench, "run_iteration", lambda *_: [])
     monkeypatch.setattr(bench.precision_bench, "run", lambda *_: [])
     return seconds
 
@@ -182,7 +183,7 @@ def test_what_the_command_refuses(times, tmp_path, capsys):
     assert cli.main(["bench", "--against", str(path), "--csv", str(tmp_path / "now.csv")]) == 2
     assert capsys.readouterr().err == f"schuss: error: --against {path}: it has none of the cases of this run\n"
     assert (tmp_path / "now.csv").exists()
-    for mode in ("profile", "formats", "busy", "mpi", "zeros"):
+    for mode in ("profile", "formats", "busy", "mpi", "mnist", "zeros"):
         assert cli.main(["bench", f"--{mode}", "--against", str(path)]) == 2
         assert f"which --{mode} leaves out" in capsys.readouterr().err
 

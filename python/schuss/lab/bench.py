@@ -457,7 +457,7 @@ def _run_cases(rows: list[Row], present: Sequence[peers.Peer], n_threads: int, q
 
 def main(args: Namespace) -> int:
     """Run the benchmark, print it case by case, and write what was asked for, also after Ctrl-C."""
-    modes = ("profile", "formats", "busy", "mpi", "torch", "spacy", "sklearn", "zeros")
+    modes = ("profile", "formats", "busy", "mpi", "torch", "spacy", "sklearn", "mnist", "zeros")
     mode = next((name for name in modes if getattr(args, name)), None)
     if args.against and mode:
         raise ValueError(f"schuss bench --against compares the cases of the rules, which --{mode} leaves out")
