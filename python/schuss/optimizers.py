@@ -18,7 +18,7 @@ from .base import Optimizer
 from .checks import POSITIVE, SHARE, count, flag, number, shown
 from .dtypes import computed
 from .options import L2Options, LearningRate, Options
-from .reference import orthogonalized
+from .orthogonal import orthogonalize
 from .registry import OPTIMIZERS as OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -1643,7 +1643,7 @@ class Muon(Optimizer):
     ) -> float:
         if u.size == 0:
             return 1.0
-        u[...] = orthogonalized(u, int(scalars[-1]))
+        orthogonalize(u, int(scalars[-1]))
         return sqrt(max(1.0, u.shape[0] / u.shape[1]))
 
 

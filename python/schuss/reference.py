@@ -750,9 +750,7 @@ class Muon(Optimizer):
 NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
 
 
-def orthogonalized(
-    matrix: Any, steps: int = 5, coefficients: tuple[float, float, float] = NEWTON_SCHULZ, least: float = 1e-7
-) -> Any:
+def orthogonalized(matrix: Any, steps: int = 5) -> Any:
     """Bring the singular values of a matrix near 1, by Newton and Schulz's iteration (Jordan et al., 2024).
 
     >>> import numpy as np
@@ -761,8 +759,8 @@ def orthogonalized(
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = x / max(float(np.linalg.norm(x)), least)
-    one, three, five = coefficients
+    x = x / max(float(np.linalg.norm(x)), 1e-7)
+    one, three, five = NEWTON_SCHULZ
     for _ in range(steps):
         a = x @ x.T
         x = one * x + (three * a + five * a @ a) @ x

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from .. import optimizers as ours
 from ..base import Optimizer
 from ..optimizers import Scalars
-from ..reference import NEWTON_SCHULZ, orthogonalized
+from ..orthogonal import orthogonalize
+from ..reference import NEWTON_SCHULZ
 
 Group = MutableMapping[str, Any]
 Names = Mapping[str, str]  # slot -> what PyTorch calls it
@@ -123,7 +124,7 @@ class Muon(ours.Muon):
     ) -> float:
         if u.size == 0:
             return 1.0
-        u[...] = orthogonalized(u, self.steps, self._coefficients, self._least)
+        orthogonalize(u, self.steps, self._coefficients, self._least)
         rows, columns = u.shape
         return 0.2 * sqrt(max(rows, columns)) if self._like_adamw else sqrt(max(1.0, rows / columns))
 
