@@ -262,7 +262,8 @@ def cases(quick: bool, n_threads: int) -> Iterator[tuple[Case, frozenset[str] | 
             wanted = LIBRARIES if shown and n in SHOWN and (not quick or n == SHOWN[0]) else frozenset[str]()
             if count == n_threads and n <= 10**7 and not quick:
                 wanted |= {"numpy"}
-            yield Case(_size_name(n), rule, _shapes(rule, n), dtype, count), wanted, 0.4
+            budget = 0.4 if not wanted & LIBRARIES else 0.2 if quick else 2.0
+            yield Case(_size_name(n), rule, _shapes(rule, n), dtype, count), wanted, budget
 
 
 def _marked(row: Row) -> str:
@@ -381,7 +382,7 @@ def _print_profile() -> None:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of ``schuss bench``."""
-    parser.add_argument("--quick", action="store_true", help="fewer cases, in less than a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer cases, in one or two minutes")
     parser.add_argument("--profile", action="store_true", help="split a call into its parts, and no more")
     parser.add_argument("--zeros", action="store_true", help="gradients full of zeros, and by rows, and no more")
     parser.add_argument("--torch", action="store_true", help="steps on PyTorch's tensors, and no more")
