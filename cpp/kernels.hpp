@@ -23,6 +23,13 @@ using Sweep = void (*)(const double* scalars, const Around* around, size_t n, vo
 using Measure = void (*)(const double* scalars, const Around* around, size_t n, const void* p, const void* g,
                          void* const* slots, void* u);
 
+// The same without the direction: the sums of squares of p and of u. That takes less time where memory is waited for.
+struct Sums {
+  double p, u;
+};
+using MeasureSums = Sums (*)(const double* scalars, const Around* around, size_t n, const void* p, const void* g,
+                             void* const* slots);
+
 constexpr size_t max_slots = 4, max_scalars = 9;
 
 // What there is once for each type that rules compute in.
@@ -40,17 +47,10 @@ struct ByType {
   }
 };
 
-// The same without it: the sums of squares of p and of u alone. That takes less time where memory is waited for.
-struct Sums {
-  double p, u;
-};
-using Sum = Sums (*)(const double* scalars, const Around* around, size_t n, const void* p, const void* g,
-                     void* const* slots);
-
 struct Loops {
   Sweep step;
   Measure measure;  // nullptr where a step has no halves, as what follows
-  Sum sums = nullptr;
+  MeasureSums sums = nullptr;
   // The second half by the direction that the first has returned, in the gradient's place, where that is cheaper than
   // to make it again; nullptr elsewhere. The slots are not looked at.
   Sweep follow = nullptr;

@@ -225,7 +225,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
       Met& met = steps_[block.index];
       ways.of(share.guide->carefully(met)).step(scalars.data(), around, block.n, at[0], at[1], &at[2]);
       if (orders.clears) std::fill_n(block.at[1], block.n, T(0));
-      met = share.guide->met();
+      share.guide->note(met);
     });
   };
   const Fused with = tensor.axes || tensor.filled ? Fused::none : tensor.coded->fused;
@@ -384,8 +384,7 @@ void Passes::measure(const Tensor& tensor, const Share& share, const Orders& ord
     Met& met = measures_[block.index];
     for (size_t o = 0; o < plan_.operands(); ++o) at[o] = block.at[o] + from;
     ways.of(share.guide->carefully(met)).measure(scalars.data(), &around, to - from, at[0], at[1], &at[2], u + from);
-    // Where nothing is new nothing is written: the line is another thread's, too.
-    if (const Met now = share.guide->met(); met != now) met = now;
+    share.guide->note(met);
   };
   const auto sum = [&](const Block<T>& block, const T* u) {
     p_sums_[block.index] = queries.squares(block.n, block.at[0], 1);
@@ -406,7 +405,7 @@ void Passes::measure(const Tensor& tensor, const Share& share, const Orders& ord
       std::copy(block.at.begin(), block.at.end(), at.begin());
       const Sums sums = ways.plain.sums(scalars.data(), &around, block.n, at[0], at[1], &at[2]);
       p_sums_[block.index] = sums.p, u_sums_[block.index] = sums.u;
-      if (const Met now = share.guide->met(); met != now) met = now;
+      share.guide->note(met);
     });
   // The loop goes from line to line, as in in_stretches(), and so up to `ahead` elements further than the sums have
   // come. The direction lies as the parameter does.

@@ -107,6 +107,10 @@ class Guide {
   bool carefully(Met met) const { return care_ == Care::always || (watches() && met == Met::some); }
   // Asked after the work on a block.
   Met met() { return watches() && watch_.met_any() ? Met::some : Met::none; }
+  // The same, into what is known of the block: only where it is new, as its cache line is other threads', too.
+  void note(Met& block) {
+    if (const Met now = met(); block != now) block = now;
+  }
 
  private:
   const Care care_;

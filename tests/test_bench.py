@@ -257,6 +257,17 @@ def seen(a, b):
     return [(each.shape, each.dtype, each.flags.c_contiguous, each.flags.f_contiguous) for each in (a, b)]
 
 
+def assert_same_products(training, found, count):
+    """Those that are timed by themselves are those of an iteration; a spy adds them to what is found."""
+    found.clear()
+    training.products()
+    alone = list(found)
+    found.clear()
+    training.run(1)
+    assert len(alone) == count
+    assert sorted(alone, key=str) == sorted(found, key=str)
+
+
 @pytest.mark.parametrize(("name", "count"), [("schuss", 14), ("textbook", 15)])
 def test_the_products_by_themselves_are_those_of_an_iteration(name, count, monkeypatch):
     training = start_training(name, *digits())
@@ -267,12 +278,7 @@ def test_the_products_by_themselves_are_those_of_an_iteration(name, count, monke
         return dot(a, b, out=out)
 
     monkeypatch.setattr(np, "dot", spy)
-    training.products()
-    alone = list(found)
-    found.clear()
-    training.run(1)
-    assert len(alone) == count
-    assert sorted(alone, key=str) == sorted(found, key=str)
+    assert_same_products(training, found, count)
 
 
 def test_scikit_learns_products_by_themselves(monkeypatch):
@@ -288,13 +294,7 @@ def test_scikit_learns_products_by_themselves(monkeypatch):
     for module in (extmath, _multilayer_perceptron):
         monkeypatch.setattr(module, "safe_sparse_dot", spy)
     training = start_training("scikit-learn", *digits())
-    found.clear()
-    training.products()
-    alone = list(found)
-    found.clear()
-    training.run(1)
-    assert len(alone) == 14
-    assert sorted(alone, key=str) == sorted(found, key=str)
+    assert_same_products(training, found, 14)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -312,12 +312,7 @@ def test_pytorchs_products_by_themselves():
             return function(*args, **(kwargs or {}))
 
     with Spy():
-        training.products()
-        alone = list(found)
-        found.clear()
-        training.run(1)
-    assert len(alone) == 14
-    assert sorted(alone, key=str) == sorted(found, key=str)
+        assert_same_products(training, found, 14)
 
 
 def a_contender(name, times, products, scores):

@@ -285,6 +285,13 @@ def test_state_begins_within_a_line_as_its_parameter_does_and_apart_from_it_in_t
             assert min((a - b) % 4096, (b - a) % 4096) >= 640, places
 
 
+def test_a_workspace_begins_apart_from_the_state():
+    opt, p = schuss.Muon(), np.ones((40, 40))
+    places = [array.ctypes.data % 4096 for array in (p, opt._new_state(None, p)["m"], opt._workspace(None, p))]
+    for a, b in combinations(places, 2):
+        assert min((a - b) % 4096, (b - a) % 4096) >= 640, places
+
+
 def test_failing_allocation_changes_nothing(monkeypatch):
     opt = schuss.Adam()
     params = {"x": np.ones(4), "y": np.ones(4)}

@@ -501,7 +501,7 @@ class Optimizer(Arguments):
 
     def _workspace(self, name: Any, p: Any) -> NDArray[Any]:
         """What the first half of a rule whose second half needs Python hands over; it is no state."""
-        return zeros_like(p)
+        return zeros_like(p, len(self._slots()) + 1)
 
     def _orders(self) -> Orders:
         """What a step does beside the rule; asked when an option has changed. For each group: L2, clip_value, sign."""

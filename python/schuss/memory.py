@@ -61,7 +61,7 @@ def held(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
-def zeros_like(p: Any, nth: int = 1) -> NDArray[Any]:
+def zeros_like(p: Any, nth: int) -> NDArray[Any]:
     """Zeros for the state of ``p``: in the dtype that it is computed in, lying in memory as ``p`` does.
 
     Of what is worked on together with ``p`` each has another number, ``nth``, from 1 on.
@@ -98,7 +98,7 @@ def copy_of(p: Any) -> NDArray[Any]:
     return copy
 
 
-def computed_copy(p: Any, nth: int = 1) -> NDArray[Any]:
+def computed_copy(p: Any, nth: int) -> NDArray[Any]:
     """The same in the dtype that ``p`` is computed in, apart from it as zeros_like() has it."""
     copy = zeros_like(p, nth)
     copy[...] = p

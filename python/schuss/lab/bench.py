@@ -458,8 +458,8 @@ def _run_cases(rows: list[Row], present: Sequence[peers.Peer], n_threads: int, q
 
 def main(args: Namespace) -> int:
     """Run the benchmark, print it case by case, and write what was asked for, also after Ctrl-C."""
-    modes = ("profile", "formats", "busy", "mpi", "torch", "spacy", "sklearn", "mnist", "zeros")
-    mode = next((name for name in modes if getattr(args, name)), None)
+    apart = next((name for name in ("mpi", "torch", "spacy", "sklearn", "mnist", "zeros") if getattr(args, name)), None)
+    mode = next((name for name in ("profile", "formats", "busy") if getattr(args, name)), apart)
     if args.against and mode:
         raise ValueError(f"schuss bench --against compares the cases of the rules, which --{mode} leaves out")
     if args.profile:
@@ -467,7 +467,6 @@ def main(args: Namespace) -> int:
         return 0
     if (args.formats or args.busy) and args.figure:
         raise ValueError("schuss bench --formats and --busy draw no --figure; they have --json and --csv")
-    apart = next((name for name in ("mpi", "torch", "spacy", "sklearn", "mnist", "zeros") if getattr(args, name)), None)
     if apart and (args.csv or args.figure):
         raise ValueError(f"schuss bench --{apart} writes no --csv and no --figure; it has --json")
     if args.figure:

@@ -19,7 +19,6 @@ from .. import _core
 from ..base import Optimizer
 from ..dtypes import computed
 from ..formats import decode, number_of
-from ..memory import zeros_like
 from ..options import CLIP_EPS, ON_NONFINITE, Orders
 from ..rows import Rows
 from .rules import Names, counts_steps, numbers_after, remember
@@ -312,7 +311,7 @@ class Part:
         return number_of(self._numbers[place]), 0, self._cohort_of[place].rule.master is not None
 
     def _workspace(self, place: int, p: Any) -> NDArray[Any]:
-        return zeros_like(array_of(p))
+        return self._cohort_of[place].rule._workspace(place, array_of(p))
 
     def _ratio(self, place: int, *given: Any) -> float:
         return self._cohort_of[place].rule._ratio(place, *given)
