@@ -224,10 +224,10 @@ def test_state_in_files_has_the_same_bits_and_leaves_no_name(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc on this system")
 def test_it_is_the_files_memory(tmp_path):
     with memory.in_files(tmp_path):
-        array = memory.zeros_like(np.ones(100_000))
+        array = memory.zeros_like(np.ones(100_000), 1)
     assert f"{tmp_path}/" in Path("/proc/self/maps").read_text()
     assert array.sum() == 0
-    assert f"{tmp_path}/" not in str(memory.zeros_like(np.ones(100_000)).base)
+    assert f"{tmp_path}/" not in str(memory.zeros_like(np.ones(100_000), 1).base)
     del array
     assert f"{tmp_path}/" not in Path("/proc/self/maps").read_text()
 
