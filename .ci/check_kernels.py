@@ -35,7 +35,7 @@ def check(isa: str, path: Path) -> list[str]:
     careful = 0
     for function in re.split(r"\n(?=[0-9a-f]{16} <)", code):
         head = function.splitlines()[0]
-        if re.search(r"Careful<|Tiny<|Gradual<", head):
+        if re.search(r"Careful<|carefully<|Tiny<|Gradual<", head):
             careful += 1
             if not re.search(rf"%{WIDTH[isa]}", function):
                 wrong.append(f"{isa}: {head} has no {WIDTH[isa]}")

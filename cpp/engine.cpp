@@ -68,7 +68,7 @@ Engine::Engine(bool tensors)
 void Engine::learn(const Structure& structure) {
   const auto& [rule, slots, averaged] = structure;
   const Kernel& kernel = find_kernel(rule);
-  const size_t wanted = static_cast<size_t>(kernel.slots) - kernel.workspace + averaged;
+  const size_t wanted = static_cast<size_t>(kernel.named()) + averaged;
   if (slots.size() != wanted)
     throw py::value_error(rule + " has " + std::to_string(wanted) + " state slots, got names for " +
                           std::to_string(slots.size()));
@@ -138,6 +138,11 @@ const char* slot_text(py::handle slot) {
   return text;
 }
 
+// The slot of a rule with factors, of which a matrix has a row and a column instead.
+constexpr const char* whole_slot = "v";
+
+bool is_whole_slot(const Kernel& kernel, const std::string& slot) { return kernel.factors && slot == whole_slot; }
+
 }  // namespace
 
 State Engine::state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const {
@@ -145,16 +150,19 @@ State Engine::state_of(const py::object& optimizer, const Entry& entry, py::dict
   if (!known.contains(entry.key)) fresh[entry.key] = optimizer.attr("_make_state")(entry.key, entry.p);
   const py::dict mine = known.contains(entry.key) ? known[entry.key] : fresh[entry.key];
   State state;
-  const size_t own = static_cast<size_t>(kernel_->slots) - kernel_->workspace;
+  const size_t own = static_cast<size_t>(kernel_->named());
   for (size_t i = 0; i <= slots_.size(); ++i) {
     if (i == own && kernel_->workspace)
       state.operands.push_back({"u", optimizer.attr("_workspace")(entry.key, entry.p)});
+    if (i == own && kernel_->factors)
+      state.operands.push_back({whole_slot, mine.contains(whole_slot) ? py::object(mine[whole_slot]) : py::object()});
     if (i == slots_.size()) break;
     const py::object slot = slots_[i];
     state.operands.push_back({slot_text(slot), mine[slot]});
   }
   for (const auto& [slot, array] : mine)
-    if (!slots_.contains(slot)) state.others.push_back({slot_text(slot), py::reinterpret_borrow<py::object>(array)});
+    if (!slots_.contains(slot) && !is_whole_slot(*kernel_, slot_text(slot)))
+      state.others.push_back({slot_text(slot), py::reinterpret_borrow<py::object>(array)});
   return state;
 }
 
@@ -587,8 +595,11 @@ void advance(const Plan& plan, Passes& passes, Part part, const Kernel& kernel, 
   const size_t traffic = plan.traffic();
   const bool late = kernel.halves() && !kernel.ratio;
   if (!late) ranks.ready(orders);
-  if (!ranks && kernel.ratio) return work_on(traffic, [&] { passes.halves(part, orders, threads); });
-  if (kernel.halves()) {
+  // A rule with factors has the whole of each array, also among ranks.
+  const bool at_once = kernel.ratio && (!ranks || kernel.factors);
+  if (at_once) work_on(traffic, [&] { passes.halves(part, orders, threads); });
+  if (at_once && !ranks) return;
+  if (kernel.halves() && !at_once) {
     std::vector<Passes::Norms> norms;
     work_on(traffic, [&] {
       passes.measure(part, orders, threads);
@@ -599,13 +610,15 @@ void advance(const Plan& plan, Passes& passes, Part part, const Kernel& kernel, 
       const Tensor& tensor = plan.tensors()[i];
       if (tensor.part != part) continue;
       const double* const scalars = orders.groups[tensor.group].scalars.data();
-      passes.set_ratio(i, kernel.ratio ? kernel.ratio(scalars, norms[i].p, norms[i].u) : ratio(i, norms[i].p));
+      const double n = static_cast<double>(tensor.size);
+      passes.set_ratio(i, kernel.ratio ? kernel.ratio(scalars, norms[i].p, norms[i].u, n) : ratio(i, norms[i].p));
     }
   }
   if (pending) check_pending(pending);
   if (late) ranks.ready(orders);
   if (!ranks) return work_on(traffic, [&] { passes.step(part, orders, threads); });
   ranks.each_window(plan.bytes(), [&](size_t low, size_t high) {
+    if (at_once) return;
     work_on(traffic, [&] { passes.step(part, orders, threads, low, high); });
   });
 }
@@ -819,7 +832,7 @@ void step_once(const std::string& rule, const py::tuple& scalars, const py::obje
                const py::list& pending) {
   const Kernel& kernel = find_kernel(rule);
   const auto wanted = static_cast<size_t>(kernel.slots);
-  if (slots.size() < wanted)
+  if (slots.size() < static_cast<size_t>(kernel.named()) + kernel.workspace)
     throw py::value_error(rule + " has " + std::to_string(wanted) + " state arrays, got " +
                           std::to_string(slots.size()));
   std::vector<Entry> entries;
@@ -830,6 +843,8 @@ void step_once(const std::string& rule, const py::tuple& scalars, const py::obje
   Orders orders;
   read_scalars(kernel, scalars, orders.groups[0].scalars);
   State state;
+  const auto is_whole = [&](const auto& slot) { return is_whole_slot(kernel, slot.first); };
+  if (kernel.factors && std::none_of(slots.begin(), slots.end(), is_whole)) state.operands.push_back({whole_slot, {}});
   for (const auto& [name, array] : slots)
     (state.operands.size() < wanted ? state.operands : state.others).push_back({name.c_str(), array});
   Plan plan(kernel, false, entries, {state}, {}, [](size_t) { return Place{}; });

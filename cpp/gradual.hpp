@@ -288,6 +288,10 @@ Gradual<T> larger(Gradual<T> a, Gradual<T> b) {
   return ((a.x >= b.x) | (a.x != a.x)) ? a.x : b.x;
 }
 template <class T>
+Gradual<T> smaller(Gradual<T> a, Gradual<T> b) {
+  return ((a.x <= b.x) | (a.x != a.x)) ? a.x : b.x;
+}
+template <class T>
 Gradual<T> sign(Gradual<T> a) {
   const auto one = Tiny<T>::all(T(1)), zero = Tiny<T>::all(T(0));
   return a.x > zero ? one : a.x < zero ? -one : a.x == zero ? zero : a.x;
@@ -302,6 +306,10 @@ Gradual<T> within(Gradual<T> a, Gradual<T> limit) {
 }
 
 // Asked of a step's scalars alone.
+template <class T>
+Gradual<T> epsilon(Gradual<T>) {
+  return Tiny<T>::power(-Range<T>::mantissa)[0];
+}
 template <class T>
 bool operator>(Gradual<T> a, int b) {
   return a.x[0] > static_cast<T>(b);

@@ -56,7 +56,10 @@ bool has(uint32_t word, std::initializer_list<int> bits) {
 // The features behind the names x86-64-v3 and x86-64-v4 of the psABI.
 struct Cpu {
   bool v3 = false, v4 = false;
-  Cpu() {
+  // Intel's processors begin anew at each page of what they read. A Xeon of the fourth generation summed squares twice
+  // as fast when told a page before, and LAMB took 0.8 of the time; on AMD's Zen 4 that made LAMB slower.
+  bool looks_ahead;
+  Cpu() : looks_ahead(cpuid(0).ebx == 0x756e6547) {  // "Genu"
     const Registers one = cpuid(1), seven = cpuid(7), extended = cpuid(0x80000001u);
     // FMA, MOVBE, OSXSAVE, AVX, F16C
     if (!has(one.ecx, {12, 22, 27, 28, 29})) return;
@@ -74,13 +77,15 @@ struct Cpu {
 }  // namespace
 
 std::vector<Choice> available() {
-  std::vector<Choice> found{{"baseline", schuss_kernels_baseline()}};
 #ifdef SCHUSS_X86
   static const Cpu cpu;
-  if (cpu.v3) found.push_back({"avx2", schuss_kernels_avx2()});
-  if (cpu.v4) found.push_back({"avx512", schuss_kernels_avx512()});
-#endif
+  std::vector<Choice> found{{"baseline", schuss_kernels_baseline(cpu.looks_ahead)}};
+  if (cpu.v3) found.push_back({"avx2", schuss_kernels_avx2(cpu.looks_ahead)});
+  if (cpu.v4) found.push_back({"avx512", schuss_kernels_avx512(cpu.looks_ahead)});
   return found;
+#else
+  return {{"baseline", schuss_kernels_baseline(false)}};
+#endif
 }
 
 Choice choose() {

@@ -2,6 +2,7 @@
 #include "kernels.hpp"
 
 #include "codes.hpp"
+#include "factored.hpp"
 #include "fused.hpp"
 #include "queries.hpp"
 #include "rules.hpp"
@@ -19,6 +20,8 @@ constexpr Ways ways() {
   using Gradually = Careful<Rule, T, std::make_index_sequence<static_cast<size_t>(Rule<T>::slots)>>;
   ways.careful.step = Gradually::sweep;
   if constexpr (halves) ways.careful.measure = Gradually::measure;
+  if constexpr (halves && follows<Rule<T>>)
+    ways.careful.follow = Careful<Following<Rule>::template By, T, std::index_sequence<>>::sweep;
 #endif
   return ways;
 }
@@ -56,7 +59,7 @@ constexpr Kernel form(const char* name) {
 
 // A rule in two halves, with its ratio.
 template <template <class> class Rule>
-constexpr Kernel halves(const char* name, double (*ratio)(const double*, double, double)) {
+constexpr Kernel halves(const char* name, double (*ratio)(const double*, double, double, double)) {
   Kernel k = kernel<Rule, -1, true>(name);
   k.ratio = ratio;
   return k;
@@ -67,6 +70,14 @@ template <template <class> class Rule>
 constexpr Kernel halves(const char* name) {
   Kernel k = halves<Rule>(name, nullptr);
   k.workspace = true;
+  return k;
+}
+
+// The same, with a form for matrices.
+template <template <class> class Rule, template <class> class OfMatrix>
+constexpr Kernel factored(const char* name) {
+  Kernel k = halves<Rule>(name, Rule<double>::ratio_of);
+  k.factors = &factors<OfMatrix>;
   return k;
 }
 
@@ -102,7 +113,7 @@ constexpr Kernel rules[] = {
     halves<LAMB>("LAMB", LAMB<double>::ratio_of),
     halves<LARS>("LARS", LARS<double>::ratio_of),
     halves<Muon>("Muon"),
-    halves<Adafactor>("Adafactor"),
+    factored<Adafactor, AdafactorOfMatrix>("Adafactor"),
     {nullptr, 0, 0, {}, false, nullptr, nullptr, nullptr, -1},
 };
 
@@ -117,4 +128,7 @@ constexpr Kernels kernels = {rules, codecs, hash, {queries<float>, queries<doubl
 }  // namespace
 
 // SCHUSS_ENTRY is schuss_kernels_<isa>; CMakeLists.txt sets it with the ISA's flags.
-extern "C" const Kernels* SCHUSS_ENTRY() { return &kernels; }
+extern "C" const Kernels* SCHUSS_ENTRY(bool ahead) {
+  looks_ahead = ahead;
+  return &kernels;
+}

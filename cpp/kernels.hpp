@@ -31,6 +31,7 @@ using MeasureSums = Sums (*)(const double* scalars, const Around* around, size_t
                              void* const* slots);
 
 constexpr size_t max_slots = 4, max_scalars = 9;
+constexpr size_t lanes = 16;  // by which a block is summed
 
 // What there is once for each type that rules compute in.
 template <class F32, class F64>
@@ -52,7 +53,7 @@ struct Loops {
   Measure measure;  // nullptr where a step has no halves, as what follows
   MeasureSums sums = nullptr;
   // The second half by the direction that the first has returned, in the gradient's place, where that is cheaper than
-  // to make it again; nullptr elsewhere. The slots are not looked at.
+  // to make it again; nullptr elsewhere. It has no slots but the mean.
   Sweep follow = nullptr;
 };
 
@@ -97,19 +98,53 @@ using FusedStep = void (*)(const double* scalars, const Around* around, size_t n
 // both; or all state in 8 bits, of whole blocks, with and without such a parameter.
 enum class Fused : unsigned char { none, brain_state, split, split_brain_state, scaled, split_scaled };
 
+// A piece of a matrix: n elements, from the `first` on.
+template <class T>
+struct Piece {
+  size_t n, first, columns;
+  const T *row_parts, *column_parts;  // of all the matrix
+  double mean;                        // of its rows' averages
+};
+
+// The loops over matrices of which a row and a column are kept. A matrix has `columns` columns.
+template <class T>
+struct Factors {
+  // Adds the squares of so many rows, n elements of each, to the sums of columns; sum[0], sum[apart], ... are those of
+  // the rows. At most `most_rows`.
+  void (*squares)(const Around* around, size_t rows, size_t n, size_t columns, const T* g, double* sum, size_t apart,
+                  double* column_sums);
+  // From n sums, of so many squares each, the averages; and what a direction takes of them.
+  void (*average)(const double* scalars, size_t n, const double* sums, double count, T* averages, T* parts);
+  // What follows is done to n elements of a matrix, from the `first` on: p, g, and what more there is, lie so.
+  // Their directions.
+  void (*direction)(const double* scalars, const Around* around, const Piece<T>& of, const T* g, T* u);
+  void (*direction_carefully)(const double* scalars, const Around* around, const Piece<T>& of, const T* g, T* u);
+  // The squares of them, added to 16 lanes, from so many elements after the first lane on.
+  void (*measure)(const double* scalars, const Around* around, const Piece<T>& of, const T* g, size_t lane,
+                  double* lane_sums);
+  // The step.
+  void (*step)(const double* scalars, const Around* around, const Piece<T>& of, T* p, const T* g);
+  static constexpr size_t most_rows = 4;
+};
+
 struct Kernel {
   const char* rule;  // nullptr ends the table
   int scalars;       // how many the rule takes, max_scalars at most
   int slots;         // how many state arrays the rule keeps, max_slots at most
   ByType<Ways, Ways> ways;
   bool workspace;  // the last of the slots is no state, but what the first half hands to Python
-  // The last scalar of a rule with halves, from the others and the norms of p and u; nullptr where Python gives it.
-  double (*ratio)(const double* scalars, double p_norm, double u_norm);
+  // The last scalar of a rule with halves, from the others, the norms of p and u, and how many elements they have;
+  // nullptr where Python gives it.
+  double (*ratio)(const double* scalars, double p_norm, double u_norm, double n);
   // Whether a gradient of zero changes nothing, by these scalars rounded to float32; nullptr where it always may.
   bool (*rests)(const double* scalars);
   const FusedStep* fused;  // by Fused; nullptr where a step has halves
   int squares;             // the slots that are never negative, a bit each; -1 where no loop has state of 8 bits
+  // Of a rule that keeps of a matrix's slot, its only one, a row and a column; nullptr elsewhere.
+  const ByType<Factors<float>, Factors<double>>* factors = nullptr;
 
+  // How many of the slots have names of their own, and are there for each parameter.
+  int named() const { return factors ? 0 : slots - workspace; }
   bool halves() const { return ways.f32.plain.measure != nullptr; }
 };
 
@@ -117,6 +152,7 @@ struct Kernel {
 template <class T>
 struct Queries {
   double (*squares)(size_t n, const T* x, double scale);  // the sum of their squares
+  double (*sum)(size_t n, const T* x);                    // of them as they are
   bool (*finite)(size_t n, const T* x, double scale);     // whether none is NaN or infinite
 };
 
@@ -138,9 +174,10 @@ struct Kernels {
   ByType<Traffic, Traffic> traffic;
 };
 
-// Each is kernels.cpp, compiled for that ISA. Which of them exist is decided in CMakeLists.txt.
+// Each is kernels.cpp, compiled for that ISA. Which of them exist is decided in CMakeLists.txt. Where they look ahead
+// the loops that only read have memory fetched before they come to it.
 extern "C" {
-const Kernels* schuss_kernels_baseline();
-const Kernels* schuss_kernels_avx2();
-const Kernels* schuss_kernels_avx512();
+const Kernels* schuss_kernels_baseline(bool looks_ahead);
+const Kernels* schuss_kernels_avx2(bool looks_ahead);
+const Kernels* schuss_kernels_avx512(bool looks_ahead);
 }

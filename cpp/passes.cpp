@@ -5,31 +5,11 @@
 #include <cmath>
 #include <cstdint>
 
+#include "blocks.hpp"
 #include "team.hpp"
 
 namespace schuss {
 namespace {
-
-// The sum of n numbers, by pairs of neighbours, and so their sums: the same however many threads have computed them.
-// What is left over at the end of a row goes up to the next one as it is.
-double tree_sum(const double* x, size_t n) {
-  double sums[std::numeric_limits<size_t>::digits];  // of 1, 2, 4, ... numbers, as the bits of i have them
-  size_t depth = 0;
-  for (size_t i = 0; i < n; ++i) {
-    double sum = x[i];
-    for (size_t full = i; full & 1; full >>= 1) sum = sums[--depth] + sum;
-    sums[depth++] = sum;
-  }
-  if (depth == 0) return 0;
-  double sum = sums[--depth];
-  while (depth > 0) sum = sums[--depth] + sum;
-  return sum;
-}
-
-// Operands, as bits.
-constexpr unsigned gradient = 2, all = ~0u, all_but_gradient = ~2u, state_alone = ~3u, nothing = 0;
-
-constexpr uint32_t no_pair = ~0u;
 
 // Bytes of the cache's; and more elements than which are worth a call of their own to come to where one begins. On a
 // Zen 4, 4,000 float32 of Adam took 2.2 us, or 4.3 where they began 16 bytes after one.
@@ -55,6 +35,7 @@ void Passes::provide(int threads, bool surveyed) {
   finite_.resize(plan_.blocks());
   measures_.resize(plan_.blocks());
   ratios_.resize(plan_.tensors().size(), 1);
+  if (kernel_.factors) lay_factors(threads);
   if (!kernel_.ways.f32.plain.follow || kept_.size() >= static_cast<size_t>(threads)) return;
   kept_.resize(static_cast<size_t>(threads));
   // Shares are cut between blocks, and their directions begin on lines.
@@ -106,67 +87,6 @@ void Passes::each_share(int threads, bool flush, size_t from, size_t to, Work wo
   each_worker(threads, flush, [&](const Worker& worker) { share_out(worker, from, to, work); });
 }
 
-// For each block: brings in the operands that are read, calls work(block), puts back those that are written.
-template <class T, class Work>
-void Passes::each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, int64_t t,
-                        Work work) const {
-  for (size_t first = share.from; first < share.to; first += block_elements) {
-    Block<T> block{tensor.first_block + first / block_elements, std::min(block_elements, share.to - first), {}};
-    for (size_t o = 0; o < plan_.operands(); ++o)
-      if (read >> o & 1) block.at[o] = bring<T>(tensor, share, o, first, block.n);
-    work(block);
-    Whose whose{0, no_pair, static_cast<uint64_t>(t)};
-    for (size_t o = 0; o < plan_.operands(); ++o)
-      if ((read & written) >> o & 1) put_back(tensor, share, o, first, block.n, block.at[o], whose);
-  }
-}
-
-// A block of an operand as it is computed with: the array's own memory, or scratch.
-template <class T>
-T* Passes::bring(const Tensor& tensor, const Share& share, size_t o, size_t first, size_t n) const {
-  Scratch* const scratch = share.scratch;
-  if (o == 1 && tensor.filled) {
-    const auto& [named, width, values] = by_rows_[share.i];
-    const auto row = std::lower_bound(named->rows.begin(), named->rows.end(), first / width);
-    fill_block(*named, width, values, first, first + n, static_cast<size_t>(row - named->rows.begin()),
-               scratch->of<T>(o));
-    return scratch->of<T>(o);
-  }
-  const Code code = tensor.code(o);
-  const size_t itemsize = tensor.itemsize(o);
-  char* at = tensor.base[o] + first * itemsize;
-  if (tensor.staged[o]) {
-    at = code == Code::none ? reinterpret_cast<char*>(scratch->of<T>(o)) : reinterpret_cast<char*>(scratch->raw[o]);
-    stage_in(*tensor.axes, o, tensor.base[o], itemsize, first, n, at);
-  }
-  if (code == Code::none) return reinterpret_cast<T*>(at);
-  kernels_.codecs[static_cast<size_t>(code)].decode(n, at, tensor.coded->at(o, first), scratch->of<float>(o));
-  return scratch->of<T>(o);
-}
-
-// `whose` tells which random numbers the scratch holds.
-template <class T>
-void Passes::put_back(const Tensor& tensor, const Share& share, size_t o, size_t first, size_t n, T* from,
-                      Whose& whose) const {
-  Scratch* const scratch = share.scratch;
-  const Code code = tensor.code(o);
-  const size_t itemsize = tensor.itemsize(o);
-  if (code != Code::none) {
-    char* const at = tensor.staged[o] ? reinterpret_cast<char*>(scratch->raw[o]) : tensor.base[o] + first * itemsize;
-    const Place& place = tensor.coded->place;
-    const auto pair = static_cast<uint32_t>(o / 2);
-    if (code < Code::float16_mastered && whose.pair != pair) {
-      whose.number = place.number, whose.pair = pair;
-      kernels_.hash(n, &whose, place.first + first, scratch->random);
-    }
-    kernels_.codecs[static_cast<size_t>(code)].encode(n, at, tensor.coded->at(o, first), scratch->of<float>(o),
-                                                      scratch->random, o % 2 != 0);
-    if (tensor.staged[o]) stage_out(*tensor.axes, o, tensor.base[o], itemsize, first, n, at);
-  } else if (tensor.staged[o]) {
-    stage_out(*tensor.axes, o, tensor.base[o], itemsize, first, n, from);
-  }
-}
-
 void Passes::fill_from(size_t i, const Named& named, size_t width, const char* values) {
   by_rows_.resize(plan_.tensors().size());
   by_rows_[i] = {&named, width, values};
@@ -193,6 +113,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
   const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
   const Group& group = orders.groups[tensor.group];
   const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
+  const size_t operands_of_rule = 2 + static_cast<size_t>(kernel_.slots);
   std::array<void*, max_operands> at;
   const auto run = [&](size_t first, size_t last, bool carefully) {
     // A gradient is cleared while it is still in the cache.
@@ -203,7 +124,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
       if (share.kept && !carefully) {
         const Around afterwards = orders.afterwards();
         ways.plain.follow(scalars.data(), orders.average < 0 ? nullptr : &afterwards, n, at[0],
-                          share.kept + (first - share.from) * sizeof(T), &at[2]);
+                          share.kept + (first - share.from) * sizeof(T), &at[operands_of_rule]);
       } else {
         ways.of(carefully).step(scalars.data(), around, n, at[0], at[1], &at[2]);
       }
@@ -328,7 +249,8 @@ Passes::Norms Passes::norms_of(size_t i) const {
 
 double Passes::ratio_of(size_t i, const Orders& orders) const {
   const Norms norms = norms_of(i);
-  return kernel_.ratio(orders.groups[plan_.tensors()[i].group].scalars.data(), norms.p, norms.u);
+  const Tensor& tensor = plan_.tensors()[i];
+  return kernel_.ratio(orders.groups[tensor.group].scalars.data(), norms.p, norms.u, static_cast<double>(tensor.size));
 }
 
 // The tensors [first, end) that make a turn.
@@ -339,36 +261,63 @@ size_t Passes::end_of_turn(size_t first, int threads) const {
   return std::max(first + 1, static_cast<size_t>(beyond - ends.begin()));
 }
 
+// work(part) for the pieces of a share from its end on: what has been worked on last may still be in a cache.
+template <class Work>
+void Passes::each_piece_backwards(const Share& share, Work work) {
+  Share part = share;
+  for (size_t end = share.to; end > share.from; end = part.from) {
+    part.from = share.from + (end - share.from - 1) / backwards * backwards, part.to = end;
+    work(part);
+  }
+}
+
 // Each thread computes the ratios of the tensors that it has a share of: from the same sums, by the same tree.
 void Passes::halves(Part part, const Orders& orders, int threads) {
   each_worker(threads, orders.flush, [&](const Worker& worker) {
     for (size_t first = 0, last; first < plan_.tensors().size(); first = last) {
-      last = end_of_turn(first, worker.size);
+      last = end_of_turn(first, threads);
       const size_t low = first ? plan_.ends()[first - 1] : 0, high = plan_.ends()[last - 1];
       const auto each = [&](auto work) {
         char* kept = high - low <= kept_bytes * static_cast<size_t>(worker.size) ? worker.kept : nullptr;
         share_out(worker, low, high, [&](auto type, const Tensor& tensor, Share& share) {
-          if (tensor.part != part) return;
-          if (kept && !tensor.axes && !tensor.coded) {
+          if (tensor.part != part || tensor.size == 0) return;
+          if (kept && !tensor.axes && !tensor.coded && !tensor.factored) {
             share.kept = kept + past_line(tensor, share);
             kept += ((share.to - share.from) * tensor.itemsize() / line + 2) * line;
           }
           work(type, tensor, share);
         });
       };
-      each(
-          [&](auto type, const Tensor& tensor, const Share& share) { measure<decltype(type)>(tensor, share, orders); });
-      team::meet(worker.size);
-      each([&](auto type, const Tensor& tensor, Share& share) {
-        share.ratio = ratio_of(share.i, orders);
-        if (share.kept) return step<decltype(type)>(tensor, share, orders);
-        // What has been measured last may still be in a cache.
-        const size_t begin = share.from;
-        for (size_t end = share.to; end > begin; end = share.from) {
-          share.from = begin + (end - begin - 1) / backwards * backwards, share.to = end;
-          step<decltype(type)>(tensor, share, orders);
-        }
+      const auto each_factored = [&](auto work) {
+        each([&](auto type, const Tensor& tensor, const Share& share) {
+          if (tensor.factored) work(type, tensor, share);
+        });
+      };
+      each([&](auto type, const Tensor& tensor, const Share& share) {
+        using T = decltype(type);
+        tensor.factored ? sum_squares<T>(tensor, share, orders) : measure<T>(tensor, share, orders);
       });
+      team::meet(worker.size);
+      if (kernel_.factors) {
+        each_factored([&](auto type, const Tensor& tensor, const Share& share) {
+          average_pieces<decltype(type)>(tensor, share, orders);
+        });
+        team::meet(worker.size);
+        each_factored([&](auto type, const Tensor& tensor, const Share& share) {
+          Mean mean;
+          each_piece_backwards(
+              share, [&](const Share& piece) { measure_factored<decltype(type)>(tensor, piece, orders, mean); });
+        });
+        team::meet(worker.size);
+      }
+      each([&](auto type, const Tensor& tensor, Share& share) {
+        using T = decltype(type);
+        share.ratio = ratio_of(share.i, orders);
+        if (tensor.factored) return step_factored<T>(tensor, share, orders);
+        if (share.kept) return step<T>(tensor, share, orders);
+        each_piece_backwards(share, [&](const Share& piece) { step<T>(tensor, piece, orders); });
+      });
+      if (kernel_.factors) team::meet(worker.size);  // the next turn's parts lie where this one's do
     }
   });
 }

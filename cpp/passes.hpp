@@ -44,6 +44,9 @@ struct Orders {
   }
 };
 
+// Columns of a tile, of which the sums of squares are one piece of work.
+constexpr size_t tile_columns = 4 * block_elements;
+
 class Passes {
  public:
   Passes(const Kernels& kernels, const Kernel& kernel, const Plan& plan)
@@ -99,6 +102,7 @@ class Passes {
     alignas(64) double block[max_operands + 1][block_elements + apart];
     alignas(64) uint16_t raw[2][block_elements];  // p and g of 16 bits that are strided, before they are decoded
     alignas(64) uint32_t random[block_elements];
+    alignas(64) double row_sums[block_elements], column_sums[tile_columns];  // of squares, on their way to averages
     template <class T>
     T* of(size_t operand) {
       return reinterpret_cast<T*>(block[operand]);
@@ -142,6 +146,29 @@ class Passes {
   size_t end_of_turn(size_t first, int threads) const;
   Norms norms_of(size_t i) const;
   double ratio_of(size_t i, const Orders& orders) const;
+  // Of a tensor with factors, in this order and with all threads between: the squares' sums; the averages of what has
+  // been summed in pieces; the directions' norm; the step. They are in matrices.cpp.
+  template <class T>
+  void sum_squares(const Tensor& tensor, const Share& share, const Orders& orders);
+  template <class T>
+  void average_pieces(const Tensor& tensor, const Share& share, const Orders& orders);
+  // Of one matrix after the other: the mean of its rows' averages, which is that of the last one asked for.
+  struct Mean {
+    size_t matrix = std::numeric_limits<size_t>::max();
+    double value = 0;
+  };
+  template <class T>
+  void measure_factored(const Tensor& tensor, const Share& share, const Orders& orders, Mean& mean);
+  template <class T>
+  void step_factored(const Tensor& tensor, const Share& share, const Orders& orders);
+  void lay_factors(int threads);
+  template <class T>
+  void average(const Tensor& tensor, const Share& share, const Orders& orders, const Factor& of, size_t first, size_t n,
+               const double* sums, size_t count, T* parts) const;
+  template <class T>
+  double mean_of_rows(const Tensor& tensor, const Share& share, size_t matrix) const;
+  template <class T, class Work>
+  void each_matrix(const Tensor& tensor, const Share& share, const Block<T>& block, Mean& mean, Work work) const;
   template <class T, class Work>
   void each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, int64_t t,
                   Work work) const;
@@ -154,6 +181,8 @@ class Passes {
   void step(const Tensor& tensor, const Share& share, const Orders& orders);
   template <class ByBlocks, class Run>
   void in_stretches_of_blocks(const Tensor& tensor, const Share& share, ByBlocks by_blocks, Run run);
+  template <class Work>
+  static void each_piece_backwards(const Share& share, Work work);
   template <class Run>
   void in_stretches(const Tensor& tensor, const Share& share, Run run);
   template <class T>
@@ -175,6 +204,14 @@ class Passes {
     char bytes[64];
   };
   std::vector<std::vector<Line>> kept_;  // by thread: directions
+  // Where the sums and the parts of a tensor with factors lie, which tensors of other turns have, too.
+  struct Laid {
+    size_t row_sums, column_sums, row_parts, column_parts;
+  };
+  int laid_for_ = 0;          // threads
+  std::vector<Laid> laid_;    // by tensor
+  std::vector<double> sums_;  // of squares, of rows and columns in pieces
+  std::vector<Line> parts_;
   std::vector<ByRows> by_rows_;          // by tensor, where any is filled in
   std::vector<double> p_sums_, u_sums_;  // of squares, by block
   std::vector<char> finite_;             // by block

@@ -47,6 +47,7 @@ Fused fused_of(const Kernel& kernel, size_t slots, const Coded& coded) {
 size_t traffic_of(const Tensor& tensor, size_t operands) {
   size_t bytes = 0;
   for (size_t o = 0; o < operands && !tensor.table; ++o) {
+    if (o == 2 && tensor.factored) continue;
     bytes += (o == 1 ? 1 : 2) * tensor.size * tensor.itemsize(o);
     if (tensor.code(o) != Code::none && tensor.coded->beside[o])
       bytes += 2 * static_cast<size_t>(beside_at(tensor.code(o), tensor.size));
@@ -76,12 +77,17 @@ Plan::Plan(const Kernel& kernel, bool averaged, const std::vector<Entry>& entrie
     for (const auto* slots : {&states[i].operands, &states[i].others})
       for (const Slot& slot : *slots) {
         const Name name{Role::state, entry.key, slot.name};
+        if (!slot.array) {  // it lies nowhere, as the parameter does
+          row.state.push_back({{}, {}, {nullptr, computed(entry.p_view.format), Kind::array, entry.p_view.layout}});
+          continue;
+        }
         row.state.push_back({slot.array, owner_of(slot.array), look(slot.array, name)});
         if (slots == &states[i].operands) refuse_change(entry, name, row.state.back().view);
         claims.push_back({name, &row.state.back().view, slot.array});
       }
     for (size_t slot = 0; slot < slots_; ++slot) watched_.push_back(row.state[slot].array);
-    tensors_.push_back(flatten(entry, row, coded_of(entry, row, states[i], [&] { return place_of(i); })));
+    tensors_.push_back(flatten(entry, row, coded_of(entry, row, states[i], [&] { return place_of(i); }),
+                               factored_of(entry, row, states[i])));
     Tensor& tensor = tensors_.back();
     tensor.group = groups.empty() ? 0 : groups[i];
     tensor.first_block = blocks_;
@@ -175,16 +181,55 @@ std::unique_ptr<Coded> Plan::coded_of(const Entry& entry, const Row& row, const 
   return coded;
 }
 
+// The row and the column of a parameter that is to have them.
+std::unique_ptr<Factored> Plan::factored_of(const Entry& entry, const Row& row, const State& state) const {
+  const View& p = entry.p_view;
+  if (!kernel_.factors) return nullptr;
+  const int ndim = p.layout.ndim();
+  const bool whole = static_cast<bool>(state.operands[0].array);
+  const auto refuse = [&](const std::string& what) {
+    throw py::value_error(entry.p_name().text() + " has shape " + shape_text(p) + ", but " + what +
+                          (entry.key ? "; a changed parameter needs a new optimizer" : ""));
+  };
+  if (whole && ndim < 2) return nullptr;
+  if (whole) refuse("its state was made for one of fewer axes");
+  // The factor over one axis: there it has one element, and elsewhere it is as the parameter is.
+  const auto factor = [&](const char* slot, int over) -> Factor {
+    for (size_t k = 0; k < state.others.size(); ++k) {
+      if (std::strcmp(slot, state.others[k].name) != 0) continue;
+      const View& view = row.state[state.operands.size() + k].view;
+      bool fits = view.layout.ndim() == ndim && view.format == computed(p.format);
+      for (int axis = 0; axis < ndim && fits; ++axis)
+        fits = view.layout.shape()[axis] == (axis == over ? 1 : p.layout.shape()[axis]);
+      if (!fits) refuse("the state '" + std::string(slot) + "' is " + view.dtype() + " of shape " + shape_text(view));
+      if (is_contiguous(view)) return {view.data, nullptr};
+      auto axes = std::make_unique<Axes>();
+      axes->shape.assign(view.layout.shape(), view.layout.shape() + ndim);
+      axes->strides.emplace_back(view.layout.strides(), view.layout.strides() + ndim);
+      return {view.data, std::move(axes)};
+    }
+    refuse("its state has no '" + std::string(slot) + "'");
+    return {};
+  };
+  if (ndim < 2) refuse("its state has no 'v'");
+  const auto length = [&](int axis) { return static_cast<size_t>(p.layout.shape()[axis]); };
+  const size_t rows = length(ndim - 2), columns = length(ndim - 1), size = rows * columns;
+  return std::make_unique<Factored>(
+      Factored{size ? p.size() / size : 0, rows, columns, factor("row", ndim - 1), factor("column", ndim - 2)});
+}
+
 // Orders the axes by the parameter's strides, turns those that run backwards, and merges what is contiguous. Where an
 // element's place in the array counts the walk goes by that instead.
-Tensor Plan::flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded) const {
+Tensor Plan::flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded,
+                     std::unique_ptr<Factored> factored) const {
   const bool filled = row.by_rows && coded;
   std::vector<const View*> views{&entry.p_view, filled ? &entry.p_view : &entry.g_view};
   for (size_t slot = 0; slot < slots_; ++slot) views.push_back(&row.state[slot].view);
 
   const View& p = entry.p_view;
   const Part part = p.in_memory() ? Part::arrays : Part::floats;
-  Tensor tensor{p.size(), computed(p.format), part, 0, 0, {}, nullptr, {}, std::move(coded), filled, {}};
+  Tensor tensor{p.size(),         computed(p.format),  part,   0, 0, {}, nullptr, {},
+                std::move(coded), std::move(factored), filled, {}};
   for (size_t o = 0; o < views.size(); ++o) {
     const bool in_cell = !views[o]->data || (part == Part::floats && has_cell(o));
     tensor.base[o] = in_cell ? reinterpret_cast<char*>(&row.cell[o]) : views[o]->data;
@@ -196,7 +241,7 @@ Tensor Plan::flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded)
   const py::ssize_t *const shape = p.layout.shape(), *const strides = p.layout.strides();
   for (int axis = 0; axis < p.layout.ndim(); ++axis)
     if (shape[axis] > 1) order.push_back(axis);
-  const bool by_place = tensor.coded && tensor.coded->numbered;
+  const bool by_place = kernel_.factors || (tensor.coded && tensor.coded->numbered);
   if (!by_place)
     std::stable_sort(order.begin(), order.end(),
                      [strides](int a, int b) { return std::abs(strides[a]) > std::abs(strides[b]); });
@@ -268,7 +313,7 @@ bool Plan::has_name(const Row& row, py::handle key) const {
 // full, as it may own its memory.
 bool Plan::has_state(size_t i) const {
   for (size_t slot = 0; slot < slots_; ++slot)
-    if (!is_writeable(watched_[i * slots_ + slot])) return false;
+    if (watched_[i * slots_ + slot] && !is_writeable(watched_[i * slots_ + slot])) return false;
   const std::vector<Kept>& state = rows_[i]->state;
   for (size_t other = slots_; other < state.size(); ++other) {
     const auto& [array, memory, view] = state[other];

@@ -14,7 +14,7 @@
 
 namespace schuss {
 
-// An array that an update keeps beside a parameter, and its name.
+// An array that an update keeps beside a parameter, and its name. Where a matrix has none there is no object.
 struct Slot {
   const char* name;
   py::object array;
@@ -61,6 +61,19 @@ struct Coded {
   char* at(size_t operand, size_t first) const;  // what is beside the elements from `first` on
 };
 
+// What is kept of each row, or column, of all the matrices of a parameter.
+struct Factor {
+  char* base;
+  std::unique_ptr<Axes> axes;  // nullptr: they lie one after the other
+};
+
+// A parameter of two axes or more, whose slot is not there but as a row and a column for each matrix. They are walked
+// over in C order.
+struct Factored {
+  size_t matrices, rows, columns;
+  Factor row, column;
+};
+
 // A parameter and what is worked on with it, as memory to walk over.
 struct Tensor {
   size_t size;
@@ -71,8 +84,9 @@ struct Tensor {
   std::unique_ptr<Axes> axes;            // nullptr: all operands are contiguous along one walk
   std::array<bool, max_operands> staged;
   std::unique_ptr<Coded> coded;  // nullptr: all operands lie as they are computed
-  bool filled = false;           // whether the gradient comes by rows, to be filled in block by block
-  std::optional<Table> table;    // where the gradient comes by rows otherwise: nothing is walked over then
+  std::unique_ptr<Factored> factored;
+  bool filled = false;         // whether the gradient comes by rows, to be filled in block by block
+  std::optional<Table> table;  // where the gradient comes by rows otherwise: nothing is walked over then
 
   Code code(size_t operand) const { return coded ? coded->code[operand] : Code::none; }
   size_t itemsize() const { return about(format).itemsize; }
@@ -142,7 +156,8 @@ class Plan {
   bool has_state(size_t i) const;
   bool is_free(const View& g) const;
   bool has_cell(size_t operand) const { return operand != workspace_; }
-  Tensor flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded) const;
+  Tensor flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded, std::unique_ptr<Factored> factored) const;
+  std::unique_ptr<Factored> factored_of(const Entry& entry, const Row& row, const State& state) const;
   std::unique_ptr<Coded> coded_of(const Entry& entry, const Row& row, const State& state,
                                   const std::function<Place()>& place) const;
   Table lay_rows(const Entry& entry, const Row& row) const;

@@ -9,9 +9,14 @@
 
 namespace {
 
-// Sums of squares by a tree that is the same for every ISA: element i goes to lane i mod 16, lanes are added in halves;
+// Sums by a tree that is the same for every ISA: element i goes to lane i mod 16, lanes are added in halves;
 // all in double.
-constexpr size_t lanes = 16;
+
+inline double in_halves(double (&sums)[lanes], size_t used = lanes) {  // the others count as zero
+  for (size_t half = lanes / 2; half > 0; half /= 2)
+    for (size_t lane = 0; lane < half && lane + half < used; ++lane) sums[lane] += sums[lane + half];
+  return sums[0];
+}
 
 // A loop begins where a line does: before it, `head` elements have gone to the last lanes, and what is lane 0 to the
 // loop is lane `head` to the tree.
@@ -28,9 +33,7 @@ struct Squares {
   double total(size_t head) const {
     double in_order[lanes];
     for (size_t lane = 0; lane < lanes; ++lane) in_order[(lane + head) % lanes] = sums[lane];
-    for (size_t half = lanes / 2; half > 0; half /= 2)
-      for (size_t lane = 0; lane < half; ++lane) in_order[lane] += in_order[lane + half];
-    return in_order[0];
+    return in_halves(in_order);
   }
 };
 
@@ -42,6 +45,20 @@ size_t before_line(const T* x, size_t n) {
   return head < n ? head : n;
 }
 
+// Whether memory is to be fetched before a loop comes to it: said once, when the kernels are chosen.
+bool looks_ahead = false;
+
+// Has that done, some bytes further on, for 16 elements that are about to be read.
+constexpr size_t page = 4096;
+template <class T>
+void look_ahead(const T* x, size_t bytes = page) {
+#ifdef __GNUC__
+  constexpr size_t line = 64;
+  const char* const there = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(x) + bytes);
+  for (size_t byte = 0; byte < lanes * sizeof(T); byte += line) __builtin_prefetch(there + byte);
+#endif
+}
+
 template <class T>
 double squares(size_t n, const T* x, double scale) {
   const T factor = static_cast<T>(scale);
@@ -51,12 +68,30 @@ double squares(size_t n, const T* x, double scale) {
   for (size_t i = 0; i < head; ++i) first[lanes - head + i] = factor * x[i];
   found.add_all(first);
   size_t i = head;
-  for (; i + lanes <= n; i += lanes)
+  const bool ahead = looks_ahead;
+  for (; i + lanes <= n; i += lanes) {
+    if (ahead) look_ahead(x + i);
 #pragma omp simd
     for (size_t lane = 0; lane < lanes; ++lane) found.add(lane, factor * x[i + lane]);
+  }
   for (size_t lane = 0; i < n; ++i, ++lane) last[lane] = factor * x[i];
   found.add_all(last);
   return found.total(head);
+}
+
+template <class T>
+double sum(size_t n, const T* x) {
+  double sums[lanes] = {};
+  if (n < lanes) {
+    for (size_t i = 0; i < n; ++i) sums[i] = static_cast<double>(x[i]);
+    return in_halves(sums, n);
+  }
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes)
+#pragma omp simd
+    for (size_t lane = 0; lane < lanes; ++lane) sums[lane] += static_cast<double>(x[i + lane]);
+  for (size_t lane = 0; i < n; ++i, ++lane) sums[lane] += static_cast<double>(x[i]);
+  return in_halves(sums);
 }
 
 // x - x is zero, or NaN where x is not finite.
@@ -70,6 +105,6 @@ bool finite(size_t n, const T* x, double scale) {
 }
 
 template <class T>
-constexpr Queries<T> queries = {squares<T>, finite<T>};
+constexpr Queries<T> queries = {squares<T>, sum<T>, finite<T>};
 
 }  // namespace

@@ -30,6 +30,15 @@ template <class T>
 T if_positive(T x, T a, T b) {
   return x > 0 ? a : b;
 }
+// As numpy.minimum; and as Python's max, which a NaN does not go through.
+template <class T>
+T smaller(T a, T b) {
+  return a <= b || a != a ? a : b;
+}
+inline double at_least(double least, double x) { return x > least ? x : least; }
+// A type's own, from 1 to the next number.
+inline float epsilon(float) { return 0x1p-23f; }
+inline double epsilon(double) { return 0x1p-52; }
 
 // p -= lr g
 // Robbins & Monro, A stochastic approximation method, 1951.
@@ -363,7 +372,7 @@ struct Decoupled {
 
 // The rules that follow need a norm, or the whole matrix, between their two halves. `measure` is the first half. It
 // returns the element of a direction u. From |p|, |u| and the scalars comes the last one, `ratio`, of each tensor.
-// `follow` is the second half where u is still there.
+// `follow` is the second half where u is still there. `ratio_of` also knows how many elements there are.
 
 // m, v as in Adam;  u = m correction / (sqrt(v) + eps_hat) + weight_decay p;  p -= lr ratio u,  ratio = |p| / |u|
 // You et al., Large batch optimization for deep learning, 2020, arXiv:1904.00962, algorithm 2.
@@ -371,7 +380,7 @@ template <class T>
 struct LAMB {
   static constexpr int slots = 2;
   T lr, one_minus_beta1, one_minus_beta2, correction, eps_hat, weight_decay, ratio;
-  static double ratio_of(const double*, double p, double u) { return p > 0 && u > 0 ? p / u : 1; }
+  static double ratio_of(const double*, double p, double u, double) { return p > 0 && u > 0 ? p / u : 1; }
   T direction(T p, T m, T v) const { return correction * m / (root(v) + eps_hat) + weight_decay * p; }
   T measure(T p, T g, T& m, T& v) const {
     m += one_minus_beta1 * (g - m);
@@ -388,7 +397,9 @@ template <class T>
 struct LARS {
   static constexpr int slots = 1;
   T lr, mu, weight_decay, trust, ratio;
-  static double ratio_of(const double* s, double p, double g) { return p > 0 && g > 0 ? s[3] * p / (g + s[2] * p) : 1; }
+  static double ratio_of(const double* s, double p, double g, double) {
+    return p > 0 && g > 0 ? s[3] * p / (g + s[2] * p) : 1;
+  }
   T measure(T, T g, T) const { return g; }
   void operator()(T& p, T g, T& v) const {
     v = mu * v - lr * ratio * (g + weight_decay * p);
@@ -410,14 +421,36 @@ struct Muon {
   }
 };
 
-// u = g, divided by its factored second moment;  p = decay p - ratio u
+// v += share (g g - v);  u = g / max(sqrt(v), eps);  p = decay p - ratio u
+// ratio = rate max(eps2, rms(p)) / max(1, rms(u) / threshold)
 // Shazeer & Stern, Adafactor, 2018, arXiv:1804.04235.
 template <class T>
 struct Adafactor {
-  static constexpr int slots = 1;
+  static constexpr int slots = 1;  // v, which a matrix does not have
   T decay, rate, share, eps, eps2, threshold, ratio;
-  T measure(T, T g, T& u) const { return u = g; }
-  void operator()(T& p, T, T u) const { p = decay * p - ratio * u; }
+  static double ratio_of(const double* s, double p, double u, double n) {
+    return at_least(s[4], p / root(n)) * s[1] / at_least(1, u / root(n) / s[5]);
+  }
+  T least() const { return eps > -1 ? eps : epsilon(eps); }  // of the type, where none is given
+  T direction(T g, T v) const { return g / larger(root(v), least()); }
+  void average(T square, T& v) const { v += share * (square - v); }
+  T measure(T, T g, T& v) const {
+    average(g * g, v);
+    return direction(g, v);
+  }
+  void follow(T& p, T u) const { p = decay * p - ratio * u; }
+  void operator()(T& p, T g, T v) const { follow(p, direction(g, v)); }
+};
+
+// The same of a matrix, whose v is r c / mean(r): the averages of the mean squares of its rows, and of its columns.
+// r += share (g g, the mean of a row - r), and c as well;  u = g min(scale part(r) part(c), 1 / eps)
+// scale = sqrt(max(mean(r), eps)),  part(r) = 1 / sqrt(r)
+template <class T>
+struct AdafactorOfMatrix : Adafactor<T> {
+  T scale(T mean) const { return root(larger(mean, this->least())); }
+  static T part(T average) { return T(1) / root(average); }
+  T most() const { return T(1) / this->least(); }
+  static T direction(T g, T row, T column, T most) { return g * smaller(row * column, most); }
 };
 
 }  // namespace

@@ -87,12 +87,15 @@ Sums sums_loop(const Rule rule, const Prepare<T> prepare, size_t n, const T* __r
   };
   some(0, head, lanes - head);
   size_t i = head;
-  for (; i + lanes <= n; i += lanes)
+  const bool ahead = looks_ahead;
+  for (; i + lanes <= n; i += lanes) {
+    if (ahead) look_ahead(p + i), look_ahead(g + i), (look_ahead(s + i), ...);
 #pragma omp simd
     for (size_t lane = 0; lane < lanes; ++lane) {
       of_u.add(lane, rule.measure(p[i + lane], prepare(g[i + lane], p[i + lane]), s[i + lane]...));
       of_p.add(lane, p[i + lane]);
     }
+  }
   some(i, n, 0);
   return {of_p.total(head), of_u.total(head)};
 }
@@ -152,10 +155,17 @@ Sums measured_sums(const double* scalars, const Around* around, size_t n, const 
 // A rule in two halves, by the direction that its first half has returned.
 template <class Rule>
 struct Follow : Rule {
-  template <class T, class... Slot>
-  void operator()(T& p, T u, Slot&...) const {
+  static constexpr int slots = 0;
+  template <class T>
+  void operator()(T& p, T u) const {
     Rule::follow(p, u);
   }
+};
+
+template <template <class> class Rule>
+struct Following {
+  template <class N>
+  using By = Follow<Rule<N>>;
 };
 
 template <class Rule, class = void>

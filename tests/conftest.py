@@ -16,11 +16,11 @@ from schuss import _core
 
 DTYPES = (np.float32, np.float64)
 
-# Muon takes matrices alone, and with Adafactor leans on BLAS; the norms of LAMB and LARS follow the order of memory.
-# All other rules work element by element. What holds for each rule is tested on RULES, with vectors and floats.
+# Muon takes matrices alone, and leans on BLAS. The norms of LAMB and LARS follow the order of memory; Adafactor goes by
+# rows and columns. All other rules work element by element.
 ELEMENTWISE = [rule for rule in schuss.optimizers.OPTIMIZERS if rule not in ("Muon", "Adafactor", "LAMB", "LARS")]
-BITWISE = [*ELEMENTWISE, "LAMB", "LARS"]
-RULES = [*BITWISE, "Adafactor"]
+ON_EACH_LAYOUT = [*ELEMENTWISE, "Adafactor"]
+BITWISE = [*ON_EACH_LAYOUT, "LAMB", "LARS"]
 
 
 def pytest_addoption(parser) -> None:
@@ -87,13 +87,8 @@ def _settings_restored():
     _core.set_care(None)
 
 
-@pytest.fixture(params=RULES)
-def rule(request) -> str:
-    return request.param
-
-
 @pytest.fixture(params=BITWISE)
-def bitwise_rule(request) -> str:
+def rule(request) -> str:
     return request.param
 
 

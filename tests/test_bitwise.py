@@ -14,7 +14,7 @@ from itertools import cycle
 import numpy as np
 import pytest
 import schuss
-from conftest import BITWISE, ELEMENTWISE, assert_same_bits, assert_same_optimizers
+from conftest import BITWISE, ON_EACH_LAYOUT, assert_same_bits, assert_same_optimizers
 from schuss import reference
 
 BLOCK = 1024  # elements of a staged block; the cut between threads is a multiple of it
@@ -42,6 +42,10 @@ ARGUMENTS = {
     "Lion": [{"lr": 0.3, "weight_decay": 0.1}],
     "LAMB": [{"lr": 0.3, "weight_decay": 0.1}],
     "LARS": [{"lr": 0.3, "trust": 0.5, "weight_decay": 0.1}],
+    "Adafactor": [
+        {"lr": 0.3, "beta2_decay": -0.5, "eps2": 0.1, "clip_threshold": 0.3, "weight_decay": 0.1},
+        {"lr": lambda t: 0.3 / t, "eps": 0.5},
+    ],
     "Adan": [{"lr": 0.3, "beta3": 0.5, "weight_decay": 0.1}],
     "ScheduleFreeSGD": [{"lr": lambda t: 0.3 / t, "warmup": 2, "weight_decay": 0.1}],
     "ScheduleFreeAdamW": [{"lr": lambda t: 0.3 / t, "warmup": 2, "weight_decay": 0.1}],
@@ -202,7 +206,7 @@ def test_every_size_and_offset(rule, arguments, dtype, each_team, steps):
     each_team(lambda teams: run_both(rule, arguments, arrays(), arrays, make, steps, teams))
 
 
-@pytest.mark.parametrize(("rule", "arguments"), cases(ELEMENTWISE))
+@pytest.mark.parametrize(("rule", "arguments"), cases(ON_EACH_LAYOUT))
 def test_every_stride(rule, arguments, dtype, each_team, steps):
     """The gradients lie by turns as their parameters do and otherwise."""
     make = ordinary(np.random.default_rng(2), dtype)
@@ -210,7 +214,7 @@ def test_every_stride(rule, arguments, dtype, each_team, steps):
     each_team(lambda teams: run_both(rule, arguments, strided(make), lambda: next(layouts)(make), make, steps, teams))
 
 
-@pytest.mark.parametrize(("rule", "arguments"), cases(ELEMENTWISE))
+@pytest.mark.parametrize(("rule", "arguments"), cases(ON_EACH_LAYOUT))
 def test_nan_infinity_and_subnormal_numbers(rule, arguments, dtype, each_team, steps):
     make = special(np.random.default_rng(3), dtype)
 
@@ -234,18 +238,18 @@ def test_state_that_becomes_subnormal(rule, arguments, dtype):
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_options(bitwise_rule, options, dtype, each_team, steps):
+def test_options(rule, options, dtype, each_team, steps):
     make = ordinary(np.random.default_rng(8), dtype)
     given = OPTIONS[options]
     each_team(
         lambda teams: run_both(
-            bitwise_rule, given, contiguous(make), lambda: contiguous(make), make, steps, teams, grad_scale=0.7
+            rule, given, contiguous(make), lambda: contiguous(make), make, steps, teams, grad_scale=0.7
         )
     )
 
 
 @pytest.mark.parametrize("options", ["prepared", "averaged", "grouped"])
-@pytest.mark.parametrize("rule", ELEMENTWISE)
+@pytest.mark.parametrize("rule", ON_EACH_LAYOUT)
 def test_options_on_strided_arrays(rule, options, dtype, each_team, steps):
     make = ordinary(np.random.default_rng(9), dtype)
     given = {**OPTIONS[options]}
@@ -255,21 +259,21 @@ def test_options_on_strided_arrays(rule, options, dtype, each_team, steps):
 
 
 @pytest.mark.parametrize("options", ["prepared", "averaged"])
-@pytest.mark.parametrize("rule", ELEMENTWISE)
+@pytest.mark.parametrize("rule", ON_EACH_LAYOUT)
 def test_options_with_nan_infinity_and_subnormal_numbers(rule, options, dtype, each_team, steps):
     make = special(np.random.default_rng(10), dtype)
     given = OPTIONS[options]
     each_team(lambda teams: run_both(rule, given, contiguous(make), lambda: contiguous(make), make, steps, teams))
 
 
-def test_both_dtypes_in_one_update(bitwise_rule, each_team, steps):
+def test_both_dtypes_in_one_update(rule, each_team, steps):
     rng = np.random.default_rng(6)
     single, double = ordinary(rng, np.float32), ordinary(rng, np.float64)
 
     def mixed():
         return {f"{i}": (single if i % 2 else double)(700 * i) for i in range(9)}
 
-    each_team(lambda teams: run_both(bitwise_rule, {}, mixed(), mixed, single, steps, teams))
+    each_team(lambda teams: run_both(rule, {}, mixed(), mixed, single, steps, teams))
 
 
 def test_a_guard_around_each_view_is_untouched(rule, dtype):
@@ -332,6 +336,83 @@ def test_halves_turn_by_turn(rule, options, dtype):
         assert_same_optimizers(opt, ref)
 
 
+# Rows and columns around the blocks, strips and tiles in which Adafactor sums them; and stacks of matrices.
+FACTORED = [
+    (1, 1),
+    (2, 1),
+    (3, 3),
+    (5, 40),
+    (15, 17),
+    (33, 16),
+    (31, 130),
+    (64, 65),
+    (200, 7),
+    (3, BLOCK),
+    (40, BLOCK + 1),
+]
+FACTORED += [(1, 3 * BLOCK + 5), (BLOCK + 3, 2), (2 * BLOCK + 70, 9), (3, 4 * BLOCK + 20), (1100, 37)]
+FACTORED += [(4, 3, 3), (7, 5, 2, 3), (3, 40, 50), (2, 33, BLOCK + 9), (2, 1, 5), (0, 3), (3, 0), (2, 0, 3), (0, 2, 3)]
+
+
+def matrices(make):
+    return {f"n{'x'.join(map(str, shape))}": make(shape) for shape in FACTORED}
+
+
+def other_matrices(make):
+    """In Fortran order; every second row and third column, backwards; axes that lie in turn."""
+    ways = [
+        np.asfortranarray,
+        lambda p: np.repeat(np.repeat(p, 2, axis=-2), 3, axis=-1)[..., ::-2, ::-3],
+        lambda p: np.moveaxis(np.ascontiguousarray(np.moveaxis(p, 0, -1)), -1, 0),
+    ]
+    return {name: ways[i % 3](p) for i, (name, p) in enumerate(matrices(make).items())}
+
+
+@pytest.mark.parametrize("options", ["", *OPTIONS])
+@pytest.mark.parametrize("numbers", [ordinary, special])
+def test_matrices_of_which_rows_and_columns_are_kept(numbers, options, dtype, each_team, steps):
+    """Adafactor's, on all layouts: the order of its sums goes by rows and columns, not by the memory."""
+    make = numbers(np.random.default_rng(13), dtype)
+    given = dict(OPTIONS[options]) if options else {"lr": 0.3, "eps": 0.1, "clip_threshold": 0.5}
+    if numbers is special and options == "clipped":
+        given["on_nonfinite"] = "propagate"
+    layouts = cycle([matrices, other_matrices])
+
+    def params():
+        one, other = matrices(make), other_matrices(make)
+        return {name: (one if i % 2 else other)[name] for i, name in enumerate(one)}
+
+    each_team(
+        lambda teams: run_both(
+            "Adafactor", given, params(), lambda: next(layouts)(make), make, steps, teams, grad_scale=0.7
+        )
+    )
+
+
+def test_factors_may_lie_anyhow(dtype):
+    """Those of a caller's are views of any strides."""
+    make = ordinary(np.random.default_rng(14), dtype)
+    for shape in ((40, 1100), (3, 35, 20)):
+        p = make(shape)
+        twin, opt = {"p": p.copy()}, schuss.Adafactor(lr=0.1)
+        row, column = np.zeros((*shape[:-1], 2), dtype)[..., 1:], np.zeros((*shape[:-2], 1, 2 * shape[-1]), dtype)
+        column = column[..., ::-2]
+        for t in (1, 2, 3):
+            g = make(shape)
+            opt.update(twin, {"p": g})
+            schuss.functional.adafactor_(p, g, row, column, t=t, lr=0.1)
+            assert_same_bits(p, twin["p"])
+            assert_same_bits(row, opt.state["p"]["row"])
+            assert_same_bits(column, opt.state["p"]["column"])
+
+
+def test_turns_of_matrices():
+    """Tensors of other turns have the same memory for their sums; threads wait for each other before."""
+    make = ordinary(np.random.default_rng(15), np.float32)
+    params = {f"{i}": make((60 + i, 1030 + i)) for i in range(12)} | {"b": make(50_000), "c": make((40, 40))}
+    run_both("Adafactor", {}, params, lambda: {k: make(p.shape) for k, p in params.items()}, make, 3, (2, 3, 1, 4))
+
+
 MATRICES = {
     "square": lambda make: make((6, 6)),
     "wide": lambda make: make((5, 40)),
@@ -345,7 +426,7 @@ MATRICES = {
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "clip_value": 0.5, "ema": 0.9, "clip_norm": 10.0}])
-@pytest.mark.parametrize("rule", ["Muon", "Adafactor", "LAMB", "LARS"])
+@pytest.mark.parametrize("rule", ["Muon", "LAMB", "LARS"])
 def test_rules_with_norms_and_matrices(rule, options, dtype, threads):
     """Those that promise no bits on every layout agree with the reference to a few of them."""
     schuss.set_num_threads(threads, grain=1)

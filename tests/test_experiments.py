@@ -77,10 +77,8 @@ def test_the_race_is_fair():
     assert other.losses[0] != first.losses[0]
 
 
-def test_numpy_gives_the_same_curves(bitwise_rule):
-    ours, theirs = (
-        experiments.mnist(DIGITS, [bitwise_rule], in_numpy=in_numpy, **SMALL).runs[0] for in_numpy in (False, True)
-    )
+def test_numpy_gives_the_same_curves(rule):
+    ours, theirs = (experiments.mnist(DIGITS, [rule], in_numpy=in_numpy, **SMALL).runs[0] for in_numpy in (False, True))
     assert ours.losses == theirs.losses
     assert ours.accuracies == theirs.accuracies
 
@@ -539,9 +537,9 @@ def test_seeds_follow_each_other_and_each_is_a_run_by_itself():
     assert [run.losses for run in runs[5:]] == [run.losses for run in again]
 
 
-@pytest.mark.parametrize("bitwise_rule", ["SGD", "Adam"], indirect=True)
-def test_numpy_gives_the_same_curves_for_every_seed(bitwise_rule):
-    ours, theirs = (experiments.mnist(DIGITS, [bitwise_rule], in_numpy=n, **MANY).runs for n in (False, True))
+@pytest.mark.parametrize("rule", ["SGD", "Adam"], indirect=True)
+def test_numpy_gives_the_same_curves_for_every_seed(rule):
+    ours, theirs = (experiments.mnist(DIGITS, [rule], in_numpy=n, **MANY).runs for n in (False, True))
     assert [run.losses for run in ours] == [run.losses for run in theirs]
 
 

@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 import schuss
-from conftest import BITWISE, DTYPES, ELEMENTWISE, assert_same_bits
+from conftest import BITWISE, DTYPES, ELEMENTWISE, ON_EACH_LAYOUT, assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from schuss import _core, reference
-from test_bitwise import BLOCK, LANES, OPTIONS, cases, contiguous, run_both, special, strided
+from test_bitwise import BLOCK, LANES, OPTIONS, cases, contiguous, matrices, run_both, special, strided
 
 NEVER, WHERE_MET, ALWAYS = range(3)
 CAREFUL = schuss.info()["isa"] != "baseline"  # which has no such loops
@@ -203,16 +203,23 @@ def test_state_that_sinks(rule, arguments, dtype, care):
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_options(bitwise_rule, options, dtype):
+def test_options(rule, options, dtype):
     _core.set_care(ALWAYS)
     make = special(np.random.default_rng(8), dtype)
     given_ = OPTIONS[options]
     if options == "clipped":
         given_ = {**given_, "on_nonfinite": "propagate"}
-    run_both(bitwise_rule, given_, contiguous(make), lambda: contiguous(make), make, 1, teams=(1, 3, 2), grad_scale=0.7)
+    run_both(rule, given_, contiguous(make), lambda: contiguous(make), make, 1, teams=(1, 3, 2), grad_scale=0.7)
 
 
-@pytest.mark.parametrize("rule", ELEMENTWISE)
+def test_matrices(dtype, care):
+    """Of which rows and columns are kept: their directions, and the step."""
+    make = special(np.random.default_rng(5), dtype)
+    for options in ({"lr": 0.3}, {"ema": 0.9, "clip_value": 1e-30, "eps": 1e-3}):
+        run_both("Adafactor", options, matrices(make), lambda: matrices(make), make, 2, teams=(1, 2, 3))
+
+
+@pytest.mark.parametrize("rule", ON_EACH_LAYOUT)
 def test_strided_arrays(rule, dtype):
     _core.set_care(ALWAYS)
     make = special(np.random.default_rng(3), dtype)

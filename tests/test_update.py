@@ -328,10 +328,10 @@ def test_an_update_of_nothing_still_counts(grads):
     assert opt.t == 1
 
 
-def test_parameters_may_come_and_go(bitwise_rule):
+def test_parameters_may_come_and_go(rule):
     """State is kept by name, and each of these arrays is stepped as if it were alone."""
     rng = np.random.default_rng(0)
-    opt, ref = schuss.optimizers.OPTIMIZERS[bitwise_rule](), schuss.reference.OPTIMIZERS[bitwise_rule]()
+    opt, ref = schuss.optimizers.OPTIMIZERS[rule](), schuss.reference.OPTIMIZERS[rule]()
     params = {name: rng.normal(size=6) for name in "abc"}
     twins = {name: p.copy() for name, p in params.items()}
     for present in ("ab", "ba", "c", "abc", "cab"):
@@ -342,11 +342,11 @@ def test_parameters_may_come_and_go(bitwise_rule):
             assert_same_bits(params[name], twins[name])
 
 
-def test_lists_are_taken(bitwise_rule):
+def test_lists_are_taken(rule):
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=n) for n in (3, 0, 40)]
     twins = [p.copy() for p in arrays]
-    opt, ref = schuss.optimizers.OPTIMIZERS[bitwise_rule](), schuss.reference.OPTIMIZERS[bitwise_rule]()
+    opt, ref = schuss.optimizers.OPTIMIZERS[rule](), schuss.reference.OPTIMIZERS[rule]()
     for container in (list, tuple, list):
         grads = [rng.normal(size=p.shape) for p in arrays]
         opt.update(container(arrays), container(grads))
@@ -394,9 +394,9 @@ def test_a_scale_beyond_all_floats_is_named():
 
 
 @pytest.mark.parametrize("number", [float, np.float64, np.float32])
-def test_floats_are_replaced(bitwise_rule, number):
+def test_floats_are_replaced(rule, number):
     """The textbook's comparison of paths trains two Python floats."""
-    opt, ref = schuss.optimizers.OPTIMIZERS[bitwise_rule](), schuss.reference.OPTIMIZERS[bitwise_rule]()
+    opt, ref = schuss.optimizers.OPTIMIZERS[rule](), schuss.reference.OPTIMIZERS[rule]()
     params, twins = {"x": number(-7), "y": number(2)}, {"x": number(-7), "y": number(2)}
     for _ in range(20):
         opt.update(params, {"x": params["x"] / number(10), "y": number(2) * params["y"]})
@@ -409,10 +409,10 @@ def test_floats_are_replaced(bitwise_rule, number):
     assert values == [0.0]
 
 
-def test_arrays_without_axes_change_in_place(bitwise_rule, dtype):
+def test_arrays_without_axes_change_in_place(rule, dtype):
     p = np.array(3.0, dtype)
     params = {"p": p}
-    opt, ref = schuss.optimizers.OPTIMIZERS[bitwise_rule](), schuss.reference.OPTIMIZERS[bitwise_rule]()
+    opt, ref = schuss.optimizers.OPTIMIZERS[rule](), schuss.reference.OPTIMIZERS[rule]()
     twin = {"p": p.copy()}
     for gradient in (dtype(0.5), np.array(-0.25, dtype)):
         opt.update(params, {"p": gradient})

@@ -369,4 +369,6 @@ def adafactor_(
         "clip_threshold": clip_threshold,
         "weight_decay": weight_decay,
     }
-    _step_with_workspace(optimizers.Adafactor, p, g, factors, t, lr, arguments)
+    opt, t, lr = _asked(optimizers.Adafactor, t, lr, arguments)
+    _check_state(opt, p, factors)
+    _core.step(opt._kernel(), opt._scalars(lr, t), p, g, list(factors.items()), None, [])

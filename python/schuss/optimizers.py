@@ -17,6 +17,7 @@ from .arguments import LooksAt
 from .base import Optimizer
 from .checks import POSITIVE, SHARE, count, flag, number, shown
 from .dtypes import computed
+from .memory import zeros_like
 from .options import L2Options, LearningRate, Options
 from .orthogonal import orthogonalize
 from .registry import OPTIMIZERS as OPTIMIZERS
@@ -1685,8 +1686,9 @@ class Adafactor(Optimizer):
 
     Notes
     -----
-    State: ``row`` and ``column``, or ``v``. The same as ``torch.optim.Adafactor``; ``optax.adafactor`` has other
-    defaults and puts the square of epsilon into the means.
+    State: ``row`` and ``column``, or ``v``. Of a matrix ``u`` is computed as ``g min(1 / sqrt(V), 1 / eps)``, with a root
+    for each row and column, and none for an element. The same as ``torch.optim.Adafactor``; ``optax.adafactor`` has
+    other defaults and puts the square of epsilon into the means.
 
     References
     ----------
@@ -1745,7 +1747,7 @@ class Adafactor(Optimizer):
         p = np.asarray(p)
         dtype = computed(p.dtype)
         if p.ndim < 2:
-            state["v"] = np.zeros(p.shape, dtype)
+            state["v"] = zeros_like(p, 1)
         else:
             state["row"] = np.zeros((*p.shape[:-1], 1), dtype)
             state["column"] = np.zeros((*p.shape[:-2], 1, p.shape[-1]), dtype)
@@ -1761,39 +1763,3 @@ class Adafactor(Optimizer):
         eps = -1.0 if self.eps is None else self.eps
         rate, share = min(lr, 1 / sqrt(t)), t**self.beta2_decay
         return 1 - lr * self.weight_decay, rate, share, eps, self.eps2, self.clip_threshold
-
-    @np.errstate(all="ignore")  # as in the kernels of all other rules
-    def _ratio(
-        self,
-        name: Any,
-        state: Mapping[str, Any],
-        u: NDArray[Any],
-        p_norm: float,
-        scalars: Scalars,
-        pending: list[tuple[NDArray[Any], NDArray[Any]]],
-    ) -> float:
-        _, rate, share, eps, eps2, threshold = scalars
-        if u.size == 0:
-            return 0.0
-        if eps < 0:
-            eps = float(np.finfo(u.dtype).eps)
-        if "v" in state:
-            new = {"v": np.asarray(u * u)}
-        else:
-            new = {
-                "row": np.einsum("...ij,...ij->...i", u, u)[..., None] / u.shape[-1],
-                "column": np.einsum("...ij,...ij->...j", u, u)[..., None, :] / u.shape[-2],
-            }
-        for slot, mean in new.items():
-            mean -= state[slot]
-            mean *= share
-            mean += state[slot]
-            pending.append((state[slot], mean))
-        if "v" in new:
-            v = new["v"].copy()
-        else:
-            v = new["row"] * new["column"]
-            v /= np.maximum(new["row"].mean(axis=-2, keepdims=True), eps)
-        u /= np.sqrt(np.maximum(v, eps * eps, out=v), out=v)
-        rms = sqrt(float(np.vdot(u, u)) / u.size)
-        return max(eps2, p_norm / sqrt(u.size)) * rate / max(1.0, rms / threshold)

@@ -1,8 +1,8 @@
 """The optimizers of this package in plain NumPy: a lesson to read, and the oracle of the tests.
 
-Every class here has a fused twin of the same name in :mod:`schuss`. The two agree bit for bit (Adafactor and Muon,
-which lean on BLAS, to rounding). The symbols are those of the papers: ``p`` a parameter, ``g`` its gradient, ``lr`` the
-learning rate of this step; a state array (``v``, ``h``, ``m``) has the shape of its parameter and starts at zero.
+Every class here has a fused twin of the same name in :mod:`schuss`. The two agree bit for bit (Muon, which leans on
+BLAS, to rounding). The symbols are those of the papers: ``p`` a parameter, ``g`` its gradient, ``lr`` the learning rate
+of this step; a state array (``v``, ``h``, ``m``) has the shape of its parameter and starts at zero.
 
 Only the mathematics stands here. Nothing is checked; :mod:`schuss` does that.
 
@@ -167,24 +167,44 @@ def norm(*arrays: Any) -> float:
     In each array, blocks of 1,024 elements are summed in 16 lanes, every 16th element in the same one, and the lanes
     by halves; then the blocks by neighbouring pairs, and so the arrays.
     """
+    return float(np.sqrt(_by_pairs(np.array([_total(_squares(np.ravel(x))) for x in arrays], np.float64))))
 
-    def tree(sums: Any) -> Any:
-        while len(sums) > 1:
-            odd = sums[len(sums) // 2 * 2 :]
-            sums = np.concatenate([sums[: len(sums) // 2 * 2 : 2] + sums[1::2], odd])
-        return sums[0] if len(sums) else np.float64(0)
 
-    totals = []
-    for x in arrays:
-        flat = np.ravel(x).astype(np.float64)
-        lanes = np.concatenate([flat, np.zeros(-flat.size % 1024)]).reshape(-1, 64, 16)
-        sums = np.zeros((len(lanes), 16))
-        for i in range(64):
-            sums += lanes[:, i] * lanes[:, i]
-        for half in (8, 4, 2, 1):
-            sums = sums[:, :half] + sums[:, half:]
-        totals.append(tree(sums[:, 0]))
-    return float(np.sqrt(tree(np.array(totals, np.float64))))
+def _squares(x: Any) -> Any:
+    x = np.asarray(x, np.float64)
+    return x * x
+
+
+def _by_pairs(sums: Any) -> Any:
+    """Sum along the last axis: neighbouring pairs, then pairs of those; what is left over goes up as it is."""
+    while sums.shape[-1] > 1:
+        even = sums.shape[-1] // 2 * 2
+        sums = np.concatenate([sums[..., :even:2] + sums[..., 1:even:2], sums[..., even:]], axis=-1)
+    return sums.sum(axis=-1)
+
+
+def _total(x: Any) -> Any:
+    """Sum along the last axis: blocks in 16 lanes, and these by pairs."""
+    x = np.concatenate([x, np.zeros((*x.shape[:-1], -x.shape[-1] % 1024))], axis=-1)
+    x = x.reshape(*x.shape[:-1], -1, 64, 16)
+    sums = np.zeros_like(x[..., 0, :])
+    for i in range(64):
+        sums += x[..., i, :]
+    for half in (8, 4, 2, 1):
+        sums = sums[..., :half] + sums[..., half:]
+    return _by_pairs(sums[..., 0])
+
+
+def _total_of_columns(x: Any) -> Any:
+    """Sum along the last axis but one: from row to row in at most 32 strips of 32 rows or more, and these by pairs."""
+    rows = x.shape[-2]
+    height = max(32, -(-rows // 32))
+    x = np.concatenate([x, np.zeros((*x.shape[:-2], -rows % height, x.shape[-1]))], axis=-2)
+    x = x.reshape(*x.shape[:-2], -1, height, x.shape[-1])
+    sums = np.zeros_like(x[..., 0, :])
+    for i in range(height):
+        sums += x[..., i, :]
+    return _by_pairs(np.moveaxis(sums, -2, -1))
 
 
 def _rounded(scalar: float, p: Any) -> Any:
@@ -794,22 +814,33 @@ class Adafactor(Optimizer):
         state = super().new_state(p)
         if np.ndim(p) < 2:
             return {**state, "v": np.zeros_like(p)}
-        row, column = np.zeros_like(p[..., :1]), np.zeros_like(p[..., :1, :])
+        row, column = np.zeros((*p.shape[:-1], 1), p.dtype), np.zeros((*p.shape[:-2], 1, p.shape[-1]), p.dtype)
         return {**state, "row": row, "column": column}
 
     def step(self, p: Any, g: Any, lr: float, v: Any = None, row: Any = None, column: Any = None) -> None:
+        if not p.size:
+            return
         share = self.t**self.beta2_decay
-        eps = np.finfo(p.dtype).eps if self.eps is None else self.eps
+        eps = p.dtype.type(np.finfo(p.dtype).eps if self.eps is None else self.eps)
         if v is None:
-            row += share * ((g * g).mean(axis=-1, keepdims=True) - row)
-            column += share * ((g * g).mean(axis=-2, keepdims=True) - column)
-            v = row * column / np.maximum(row.mean(axis=-2, keepdims=True), eps)
+            squares = _squares(g)
+            row_means = (_total(squares) / p.shape[-1]).astype(p.dtype)
+            column_means = (_total_of_columns(squares) / p.shape[-2]).astype(p.dtype)
+            row += share * (row_means[..., None] - row)
+            column += share * (column_means[..., None, :] - column)
+            # V is row column / mean(row), and u = g / max(sqrt(V), eps): without a quotient or a root of each element.
+            mean = (_total(np.float64(row[..., 0])) / p.shape[-2]).astype(p.dtype)[..., None, None]
+            scale = np.sqrt(np.maximum(mean, eps))
+            u = g * np.minimum(scale * (1 / np.sqrt(row)) * (1 / np.sqrt(column)), 1 / eps)
         else:
             v += share * (g * g - v)
-        u = g / np.sqrt(np.maximum(v, eps * eps))
-        length = max(self.eps2, sqrt((p * p).mean())) * min(lr, 1 / sqrt(self.t))
+            u = g / np.maximum(np.sqrt(v), eps)
+        root = sqrt(p.size)
+        length = (
+            max(self.eps2, norm(p) / root) * min(lr, 1 / sqrt(self.t)) / max(1.0, norm(u) / root / self.clip_threshold)
+        )
         p *= 1 - lr * self.weight_decay
-        p -= length / max(1.0, sqrt((u * u).mean()) / self.clip_threshold) * u
+        p -= length * u
 
 
 OPTIMIZERS: dict[str, type[Any]] = {
