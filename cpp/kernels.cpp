@@ -15,6 +15,7 @@ template <template <class> class Rule, class T, bool halves>
 constexpr Ways ways() {
   Ways ways{{sweep<Rule<T>, T>, nullptr}, {nullptr, nullptr}};
   if constexpr (halves) ways.plain.measure = measure<Rule<T>, T>, ways.plain.sums = measured_sums<Rule<T>, T>;
+  ways.plain.stream = stream<Rule<T>, T>;
   if constexpr (halves && follows<Rule<T>>) ways.plain.follow = sweep<Follow<Rule<T>>, T>;
 #ifdef SCHUSS_GRADUAL
   using Gradually = Careful<Rule, T, std::make_index_sequence<static_cast<size_t>(Rule<T>::slots)>>;

@@ -55,6 +55,7 @@ struct Loops {
   // The second half by the direction that the first has returned, in the gradient's place, where that is cheaper than
   // to make it again; nullptr elsewhere. It has no slots but the mean.
   Sweep follow = nullptr;
+  Sweep stream = nullptr;  // as `step`, for arrays that no cache holds; of the plain way alone
 };
 
 // The ways to the same bits: as the processor goes, and around what it is slow on. The careful way's loops are nullptr

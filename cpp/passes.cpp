@@ -15,6 +15,8 @@ namespace {
 // Zen 4, 4,000 float32 of Adam took 2.2 us, or 4.3 where they began 16 bytes after one.
 constexpr size_t line = 64, long_run = 128;
 
+constexpr size_t uncached = size_t{32} << 20;  // bytes of a step's traffic from which on the memory is waited for
+
 constexpr size_t clearing = 8;  // blocks of a gradient that are stepped and then cleared
 
 // Bytes of an operand for each thread: what tensors a turn has, so that four operands and their direction are within a
@@ -114,6 +116,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
   const Group& group = orders.groups[tensor.group];
   const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
   const size_t operands_of_rule = 2 + static_cast<size_t>(kernel_.slots);
+  const bool streams = plan_.traffic() >= uncached;
   std::array<void*, max_operands> at;
   const auto run = [&](size_t first, size_t last, bool carefully) {
     // A gradient is cleared while it is still in the cache.
@@ -126,7 +129,8 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
         ways.plain.follow(scalars.data(), orders.average < 0 ? nullptr : &afterwards, n, at[0],
                           share.kept + (first - share.from) * sizeof(T), &at[operands_of_rule]);
       } else {
-        ways.of(carefully).step(scalars.data(), around, n, at[0], at[1], &at[2]);
+        (streams && !carefully ? ways.plain.stream : ways.of(carefully).step)(scalars.data(), around, n, at[0], at[1],
+                                                                              &at[2]);
       }
       if (orders.clears) std::fill_n(static_cast<T*>(at[1]), n, T(0));
     }

@@ -188,7 +188,7 @@ std::unique_ptr<Factored> Plan::factored_of(const Entry& entry, const Row& row, 
   const int ndim = p.layout.ndim();
   const bool whole = static_cast<bool>(state.operands[0].array);
   const auto refuse = [&](const std::string& what) {
-    throw py::value_error(entry.p_name().text() + " has shape " + shape_text(p) + ", but " + what +
+    throw py::value_error(entry.p_name().text() + " is " + p.dtype() + " of shape " + shape_text(p) + ", but " + what +
                           (entry.key ? "; a changed parameter needs a new optimizer" : ""));
   };
   if (whole && ndim < 2) return nullptr;

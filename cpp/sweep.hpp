@@ -41,11 +41,30 @@ struct Prepare {
   }
 };
 
+// Whether a second half can be made by the direction alone; by itself it has no use of the gradient.
+template <class Rule, class = void>
+constexpr bool follows = false;
+template <class Rule>
+constexpr bool follows<Rule, decltype(void(&Rule::follow))> = true;
+
 // checks.cpp has proven that no two of the arrays overlap: __restrict and `omp simd` only pass that on.
 template <class Rule, class T, class... Slot>
 void step_loop(const Rule rule, size_t n, T* __restrict p, const T* __restrict g, Slot* __restrict... s) {
 #pragma omp simd
   for (size_t i = 0; i < n; ++i) rule(p[i], g[i], s[i]...);
+}
+
+template <class Rule, class T, class... Slot>
+void stream_loop(const Rule rule, size_t n, T* __restrict p, const T* __restrict g, Slot* __restrict... s) {
+  size_t done = 0;
+  for (; done + lanes <= n; done += lanes) {
+    look_ahead(p + done), (look_ahead(s + done), ...);
+    if (!follows<Rule>) look_ahead(g + done);
+#pragma omp simd
+    for (size_t i = done; i < done + lanes; ++i) rule(p[i], g[i], s[i]...);
+  }
+#pragma omp simd
+  for (size_t i = done; i < n; ++i) rule(p[i], g[i], s[i]...);
 }
 
 template <class Rule, class T, class... Slot>
@@ -133,6 +152,14 @@ void sweep(const double* scalars, const Around* around, size_t n, void* p_, cons
   });
 }
 
+// The same where the memory is waited for.
+template <class Rule, class T>
+void stream(const double* scalars, const Around* around, size_t n, void* p, const void* g, void* const* slots) {
+  if (around || !looks_ahead) return sweep<Rule, T>(scalars, around, n, p, g, slots);
+  const Rule rule = round_scalars<Rule, T>(scalars);
+  unpack<Rule, T>(slots, [=](auto*... s) { stream_loop(rule, n, static_cast<T*>(p), static_cast<const T*>(g), s...); });
+}
+
 template <class Rule, class T>
 void measure(const double* scalars, const Around* around, size_t n, const void* p, const void* g, void* const* slots,
              void* u) {
@@ -167,11 +194,6 @@ struct Following {
   template <class N>
   using By = Follow<Rule<N>>;
 };
-
-template <class Rule, class = void>
-constexpr bool follows = false;
-template <class Rule>
-constexpr bool follows<Rule, decltype(void(&Rule::follow))> = true;
 
 #ifdef SCHUSS_GRADUAL
 

@@ -291,6 +291,18 @@ def test_a_guard_around_each_view_is_untouched(rule, dtype):
         assert not np.any(whole[mine] == before[mine])
 
 
+def test_arrays_that_no_cache_holds(rule):
+    """Beyond 32 MiB of traffic a loop may have memory fetched ahead."""
+    some = np.random.default_rng(16).normal(size=10_007).astype(np.float32)
+    slots = max(1, len(schuss.optimizers.OPTIMIZERS[rule].slots))  # Adafactor's is there for arrays of one axis
+    n = (32 << 20) // (some.itemsize * (3 + 2 * slots * (rule != "SGD"))) + 1003
+
+    def make(shape):
+        return np.resize(np.roll(some, np.random.default_rng(0).integers(1000)), shape)
+
+    run_both(rule, {}, {"W": make(n + 3)[3:]}, lambda: {"W": make(n)}, make, 1, (2, 1))
+
+
 @pytest.mark.parametrize("isa", [isa for isa in schuss.info()["isas_available"] if isa != schuss.info()["isa"]])
 def test_every_other_isa(isa, request):
     """This file again, on the kernels that this CPU can run but did not choose; in short with one dtype on each."""

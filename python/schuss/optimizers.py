@@ -1686,9 +1686,9 @@ class Adafactor(Optimizer):
 
     Notes
     -----
-    State: ``row`` and ``column``, or ``v``. Of a matrix ``u`` is computed as ``g min(1 / sqrt(V), 1 / eps)``, with a root
-    for each row and column, and none for an element. The same as ``torch.optim.Adafactor``; ``optax.adafactor`` has
-    other defaults and puts the square of epsilon into the means.
+    State: ``row`` and ``column``, or ``v``. Of a matrix ``u`` is computed as ``g min(1 / sqrt(V), 1 / eps)``, with a
+    root for each row and column, and none for an element. The same as ``torch.optim.Adafactor``; ``optax.adafactor``
+    has other defaults and puts the square of epsilon into the means.
 
     References
     ----------
