@@ -176,7 +176,7 @@ struct Kernels {
 };
 
 // Each is kernels.cpp, compiled for that ISA. Which of them exist is decided in CMakeLists.txt. Where they look ahead
-// the loops that only read have memory fetched before they come to it.
+// the loops that wait for memory have it fetched before they come to it.
 extern "C" {
 const Kernels* schuss_kernels_baseline(bool looks_ahead);
 const Kernels* schuss_kernels_avx2(bool looks_ahead);

@@ -831,7 +831,8 @@ class Adafactor(Optimizer):
             # V is row column / mean(row), and u = g / max(sqrt(V), eps): without a quotient or a root of each element.
             mean = (_total(np.float64(row[..., 0])) / p.shape[-2]).astype(p.dtype)[..., None, None]
             scale = np.sqrt(np.maximum(mean, eps))
-            u = g * np.minimum(scale * (1 / np.sqrt(row)) * (1 / np.sqrt(column)), 1 / eps)
+            with np.errstate(divide="ignore", over="ignore"):  # rows of zeros: there eps counts
+                u = g * np.minimum(scale * (1 / np.sqrt(row)) * (1 / np.sqrt(column)), 1 / eps)
         else:
             v += share * (g * g - v)
             u = g / np.maximum(np.sqrt(v), eps)
