@@ -305,11 +305,14 @@ def test_arrays_that_no_cache_holds(rule):
 
 @pytest.mark.parametrize("isa", [isa for isa in schuss.info()["isas_available"] if isa != schuss.info()["isa"]])
 def test_every_other_isa(isa, request):
-    """This file again, on the kernels that this CPU can run but did not choose; in short with one dtype on each."""
+    """This file again in its short form, on the kernels that this CPU can run but did not choose.
+
+    In short with one dtype on each. How the work is shared among threads is the same for all.
+    """
     if os.environ.get("SCHUSS_ISA"):
         pytest.skip("SCHUSS_ISA is set: this is the run on one ISA")
     left_out = "float32" if isa == "baseline" else "float64"
-    form = ["--thorough"] if request.config.getoption("--thorough") else ["-k", f"not {left_out}"]
+    form = [] if request.config.getoption("--thorough") else ["-k", f"not {left_out}"]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *form, __file__]
     # One thread of BLAS: this runs beside other tests, and no product here is large.
     env = {**os.environ, "SCHUSS_ISA": isa, "OPENBLAS_NUM_THREADS": "1"}
@@ -380,25 +383,19 @@ def other_matrices(make):
     return {name: ways[i % 3](p) for i, (name, p) in enumerate(matrices(make).items())}
 
 
-@pytest.mark.parametrize("options", ["", *OPTIONS])
-@pytest.mark.parametrize("numbers", [ordinary, special])
-def test_matrices_of_which_rows_and_columns_are_kept(numbers, options, dtype, each_team, steps):
+@pytest.mark.parametrize(
+    ("numbers", "options"), [(special, ""), (special, "prepared"), *((ordinary, options) for options in OPTIONS)]
+)
+def test_matrices_of_which_rows_and_columns_are_kept(numbers, options, dtype, steps):
     """Adafactor's, on all layouts: the order of its sums goes by rows and columns, not by the memory."""
     make = numbers(np.random.default_rng(13), dtype)
     given = dict(OPTIONS[options]) if options else {"lr": 0.3, "eps": 0.1, "clip_threshold": 0.5}
-    if numbers is special and options == "clipped":
-        given["on_nonfinite"] = "propagate"
     layouts = cycle([matrices, other_matrices])
 
-    def params():
-        one, other = matrices(make), other_matrices(make)
-        return {name: (one if i % 2 else other)[name] for i, name in enumerate(one)}
+    one, other = matrices(make), other_matrices(make)
+    params = {name: (one if i % 2 else other)[name] for i, name in enumerate(one)}
 
-    each_team(
-        lambda teams: run_both(
-            "Adafactor", given, params(), lambda: next(layouts)(make), make, steps, teams, grad_scale=0.7
-        )
-    )
+    run_both("Adafactor", given, params, lambda: next(layouts)(make), make, steps, TEAMS, grad_scale=0.7)
 
 
 def test_factors_may_lie_anyhow(dtype):
