@@ -96,6 +96,17 @@ void each_row(const Piece<T>& of, T scale, Work work) {
   }
 }
 
+// loop(rule, prepare, most, k, n, row, column) for each, with what a direction is made of.
+template <template <class> class Rule, class T, class Loop>
+void each_row_prepared(const double* scalars, const Around* around, const Piece<T>& of, Loop loop) {
+  const auto rule = round_scalars<Rule<T>, T>(scalars);
+  const T most = rule.most();
+  prepared<T>(around, [=](auto prepare) {
+    each_row(of, rule.scale(static_cast<T>(of.mean)),
+             [=](size_t k, size_t n, T row, const T* column) { loop(rule, prepare, most, k, n, row, column); });
+  });
+}
+
 template <class T, class Rule, class Prepared>
 void direction_loop(const Rule rule, Prepared prepare, size_t n, T row, const T* __restrict column, T most,
                     const T* __restrict g, T* __restrict u) {
@@ -105,13 +116,10 @@ void direction_loop(const Rule rule, Prepared prepare, size_t n, T row, const T*
 
 template <template <class> class Rule, class T>
 void direction(const double* scalars, const Around* around, const Piece<T>& of, const T* g, T* u) {
-  const auto rule = round_scalars<Rule<T>, T>(scalars);
-  const T most = rule.most();
-  prepared<T>(around, [=](auto prepare) {
-    each_row(of, rule.scale(static_cast<T>(of.mean)), [=](size_t k, size_t n, T row, const T* column) {
-      direction_loop(rule, prepare, n, row, column, most, g + k, u + k);
-    });
-  });
+  each_row_prepared<Rule>(scalars, around, of,
+                          [=](auto rule, auto prepare, T most, size_t k, size_t n, T row, const T* column) {
+                            direction_loop(rule, prepare, n, row, column, most, g + k, u + k);
+                          });
 }
 
 template <class T, class Rule, class Prepared>
@@ -129,13 +137,10 @@ void factored_step_loop(const Rule rule, Prepared prepare, size_t n, T row, cons
 
 template <template <class> class Rule, class T>
 void factored_step(const double* scalars, const Around* around, const Piece<T>& of, T* p, const T* g) {
-  const auto rule = round_scalars<Rule<T>, T>(scalars);
-  const T most = rule.most();
-  prepared<T>(around, [=](auto prepare) {
-    each_row(of, rule.scale(static_cast<T>(of.mean)), [=](size_t k, size_t n, T row, const T* column) {
-      factored_step_loop(rule, prepare, n, row, column, most, p + k, g + k);
-    });
-  });
+  each_row_prepared<Rule>(scalars, around, of,
+                          [=](auto rule, auto prepare, T most, size_t k, size_t n, T row, const T* column) {
+                            factored_step_loop(rule, prepare, n, row, column, most, p + k, g + k);
+                          });
 }
 
 template <class T, class Rule, class Prepared>
@@ -173,13 +178,10 @@ void factored_measure_loop(const Rule rule, Prepared prepare, size_t n, T row, c
 template <template <class> class Rule, class T>
 void factored_measure(const double* scalars, const Around* around, const Piece<T>& of, const T* g, size_t lane,
                       double* lane_sums) {
-  const auto rule = round_scalars<Rule<T>, T>(scalars);
-  const T most = rule.most();
-  prepared<T>(around, [=](auto prepare) {
-    each_row(of, rule.scale(static_cast<T>(of.mean)), [=](size_t k, size_t n, T row, const T* column) {
-      factored_measure_loop(rule, prepare, n, row, column, most, g + k, (lane + k) % lanes, lane_sums);
-    });
-  });
+  each_row_prepared<Rule>(
+      scalars, around, of, [=](auto rule, auto prepare, T most, size_t k, size_t n, T row, const T* column) {
+        factored_measure_loop(rule, prepare, n, row, column, most, g + k, (lane + k) % lanes, lane_sums);
+      });
 }
 
 #ifdef SCHUSS_GRADUAL

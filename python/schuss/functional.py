@@ -94,12 +94,11 @@ def _step_with_workspace(
     u, scalars = opt._workspace(None, p), opt._scalars(lr, t)
     pending: list[Any] = []
     own = [(slot, state[slot]) for slot in opt._slots()]
-    others = [(slot, array) for slot, array in state.items() if slot not in opt._slots()]
 
     def ratio(p_norm: float) -> float:
         return opt._ratio(None, state, u, p_norm, scalars, pending)
 
-    _core.step(opt._kernel(), scalars, p, g, [*own, ("u", u), *others], ratio, pending)
+    _core.step(opt._kernel(), scalars, p, g, [*own, ("u", u)], ratio, pending)
 
 
 def _check_state(opt: Optimizer, p: Any, state: Mapping[str, Any]) -> None:
