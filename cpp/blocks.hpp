@@ -42,11 +42,11 @@ void Passes::each_block(const Tensor& tensor, const Share& share, unsigned read,
                         Work work) const {
   for (size_t first = share.from; first < share.to; first += block_elements) {
     Block<T> block{tensor.first_block + first / block_elements, std::min(block_elements, share.to - first), {}};
-    for (size_t o = 0; o < plan_.operands(); ++o)
+    for (size_t o = 0; o < tensor.operands; ++o)
       if (read >> o & 1) block.at[o] = bring<T>(tensor, share, o, first, block.n);
     work(block);
     Whose whose{0, no_pair, static_cast<uint64_t>(t)};
-    for (size_t o = 0; o < plan_.operands(); ++o)
+    for (size_t o = 0; o < tensor.operands; ++o)
       if ((read & written) >> o & 1) put_back(tensor, share, o, first, block.n, block.at[o], whose);
   }
 }

@@ -50,8 +50,8 @@ void work_on(size_t traffic, Work work) {
 
 }  // namespace
 
-Engine::Laid::Laid(Plan made, const Kernel& kernel, const team::Pace& learned)
-    : plan(std::move(made)), passes(kernels(), kernel, plan), pace(learned) {}
+Engine::Laid::Laid(Plan made, const team::Pace& learned)
+    : plan(std::move(made)), passes(kernels(), plan), pace(learned) {}
 
 Engine::Engine(bool tensors)
     : tensors_(tensors),
@@ -65,18 +65,24 @@ Engine::Engine(bool tensors)
   state_[0] = py::dict();
 }
 
-void Engine::learn(const Structure& structure) {
-  const auto& [rule, slots, averaged] = structure;
-  const Kernel& kernel = find_kernel(rule);
-  const size_t wanted = static_cast<size_t>(kernel.named()) + averaged;
-  if (slots.size() != wanted)
-    throw py::value_error(rule + " has " + std::to_string(wanted) + " state slots, got names for " +
-                          std::to_string(slots.size()));
-  kernel_ = &kernel;
-  row_passes_.emplace(kernels(), kernel);
-  slots_ = slots;
-  averaged_ = averaged;
-  forget_plans();
+// What changes afterwards of the rules concerns no parameter that has state.
+void Engine::ask_structures(const py::object& optimizer) {
+  Rules rules;
+  bool averages = false;
+  for (const auto& [rule, slots, averaged] : optimizer.attr("_structures")().cast<std::vector<Structure>>()) {
+    const Kernel& kernel = find_kernel(rule);
+    const size_t wanted = static_cast<size_t>(kernel.named()) + averaged;
+    if (slots.size() != wanted)
+      throw py::value_error(rule + " has " + std::to_string(wanted) + " state slots, got names for " +
+                            std::to_string(slots.size()));
+    rules.kernels.push_back(&kernel);
+    rules.slots.push_back(slots);
+    averages = averaged;
+  }
+  averaged_ = averages;
+  in_numpy_ = rules.kernels.front() == &numpy_kernel;
+  std::swap(rules_, rules);
+  if (!row_passes_) row_passes_.emplace(kernels());
   made_ = true;
 }
 
@@ -110,7 +116,7 @@ py::object Engine::last_grad_norm() const {
 }
 
 int Engine::visit_all(visitproc visit, void* arg) const {
-  Py_VISIT(slots_.ptr());
+  for (const py::tuple& slots : rules_.slots) Py_VISIT(slots.ptr());
   Py_VISIT(state_.ptr());
   Py_VISIT(last_nonfinite_.ptr());
   Py_VISIT(lag_numbers_.ptr());
@@ -145,23 +151,24 @@ bool is_whole_slot(const Kernel& kernel, const std::string& slot) { return kerne
 
 }  // namespace
 
-State Engine::state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const {
+State Engine::state_of(const py::object& optimizer, const Entry& entry, size_t group, py::dict& fresh) const {
+  const Kernel& kernel = *rules_.kernels[group];
+  const py::tuple& slots = rules_.slots[group];
   const py::dict known = state_[0];
   if (!known.contains(entry.key)) fresh[entry.key] = optimizer.attr("_make_state")(entry.key, entry.p);
   const py::dict mine = known.contains(entry.key) ? known[entry.key] : fresh[entry.key];
   State state;
-  const size_t own = static_cast<size_t>(kernel_->named());
-  for (size_t i = 0; i <= slots_.size(); ++i) {
-    if (i == own && kernel_->workspace)
-      state.operands.push_back({"u", optimizer.attr("_workspace")(entry.key, entry.p)});
-    if (i == own && kernel_->factors)
+  const size_t own = static_cast<size_t>(kernel.named());
+  for (size_t i = 0; i <= slots.size(); ++i) {
+    if (i == own && kernel.workspace) state.operands.push_back({"u", optimizer.attr("_workspace")(entry.key, entry.p)});
+    if (i == own && kernel.factors)
       state.operands.push_back({whole_slot, mine.contains(whole_slot) ? py::object(mine[whole_slot]) : py::object()});
-    if (i == slots_.size()) break;
-    const py::object slot = slots_[i];
+    if (i == slots.size()) break;
+    const py::object slot = slots[i];
     state.operands.push_back({slot_text(slot), mine[slot]});
   }
   for (const auto& [slot, array] : mine)
-    if (!slots_.contains(slot) && !is_whole_slot(*kernel_, slot_text(slot)))
+    if (!slots.contains(slot) && !is_whole_slot(kernel, slot_text(slot)))
       state.others.push_back({slot_text(slot), py::reinterpret_borrow<py::object>(array)});
   return state;
 }
@@ -210,20 +217,20 @@ void Engine::ask_scalars(const py::object& optimizer) {
     if (PyFloat_CheckExact(lr.ptr())) return lr;
     return checked(PyObject_CallMethodOneArg(from.ptr(), lr_at_name_.ptr(), t.ptr()));
   };
-  const auto ask = [&](const py::object& from, const py::object& rate, Group& group) {
+  const auto ask = [&](const py::object& from, const py::object& rate, size_t i) {
     PyObject* const arguments[] = {from.ptr(), rate.ptr(), t.ptr()};
-    read_scalars(*kernel_, checked(PyObject_VectorcallMethod(scalars_name_.ptr(), arguments, 3, nullptr)),
-                 group.scalars);
+    read_scalars(*rules_.kernels[i], checked(PyObject_VectorcallMethod(scalars_name_.ptr(), arguments, 3, nullptr)),
+                 orders_.groups[i].scalars);
   };
   const py::object lr = checked(PyObject_GetAttr(optimizer.ptr(), lr_name_.ptr()));
   const py::object rate = rate_of(optimizer, lr);
-  ask(optimizer, rate, orders_.groups[0]);
+  ask(optimizer, rate, 0);
   if (orders_.groups.size() == 1) return;
   const py::tuple members = checked(PyObject_GetAttr(optimizer.ptr(), members_name_.ptr()));
   for (size_t i = 1; i < orders_.groups.size(); ++i) {
     const py::object member = members[i - 1];
     const py::object own = checked(PyObject_GetAttr(member.ptr(), lr_name_.ptr()));
-    ask(member, own.is(lr) ? rate : rate_of(member, own), orders_.groups[i]);
+    ask(member, own.is(lr) ? rate : rate_of(member, own), i);
   }
 }
 
@@ -249,14 +256,14 @@ void Engine::change(const py::object& optimizer, const py::dict& attributes) {
   const py::list replaced = replace_attributes(optimizer, attributes);
 }
 
-void Engine::restore(const py::object& optimizer, const py::dict& attributes, const Structure& structure, int64_t t,
-                     int64_t skipped_before, const py::dict& state) {
+void Engine::restore(const py::object& optimizer, const py::dict& attributes, int64_t t, int64_t skipped_before,
+                     const py::dict& state) {
   catch_up_all();
   forget_lags();
   const auto gone = std::exchange(plans_, {});
   const py::object old_state = state_[0];
-  learn(structure);
   orders_known_ = false;
+  made_ = true;
   const py::list replaced = replace_attributes(optimizer, attributes);
   state_[0] = state;
   t_ = t;
@@ -275,18 +282,20 @@ std::pair<Plan, py::object> Engine::make_plan(const py::object& optimizer, const
   py::dict fresh;
   std::vector<State> states;
   std::vector<size_t> groups;
-  for (const Entry& entry : entries_) states.push_back(state_of(optimizer, entry, fresh));
   if (orders_.groups.size() > 1) {
     py::list names;
     for (const Entry& entry : entries_) names.append(entry.key);
     groups = optimizer.attr("_groups").attr("numbers_of")(names, params).cast<std::vector<size_t>>();
+  } else {
+    groups.resize(entries_.size(), 0);
   }
+  for (size_t i = 0; i < entries_.size(); ++i) states.push_back(state_of(optimizer, entries_[i], groups[i], fresh));
   const auto place_of = [&](size_t i) {
     const auto [number, first, mastered] =
         optimizer.attr("_place_of")(entries_[i].key).cast<std::tuple<uint32_t, uint64_t, bool>>();
     return Place{number, first, mastered};
   };
-  Plan plan(*kernel_, averaged_, entries_, states, groups, place_of);
+  Plan plan(rules_.kernels, averaged_, entries_, states, groups, place_of);
   py::object all;
   if (!fresh.empty()) {
     all = state_[0].attr("copy")();
@@ -404,15 +413,15 @@ void Engine::catch_up(const py::object& params, const py::object& rows) {
 namespace {
 
 // Whether the step leaves rows of zero gradients as they are, bit for bit: also -0 in the parameter.
-bool rests(const Kernel& kernel, const Step& step, Format format) {
+bool rests(const Step& step, const Table& table) {
   const Around& a = step.around;
-  const auto positive = [format](double factor) {  // as the type has it
+  const auto positive = [&](double factor) {  // as the type has it
     const double rounded =
-        with_type_of(format, [&](auto number) { return double{static_cast<decltype(number)>(factor)}; });
+        with_type_of(table.format, [&](auto number) { return double{static_cast<decltype(number)>(factor)}; });
     return std::isfinite(rounded) && !std::signbit(rounded);
   };
-  return kernel.rests && kernel.rests(step.scalars.data()) && positive(step.scalars[0]) && positive(a.scale) &&
-         positive(a.shrink) && positive(a.sign) && a.l2 == 0 && a.average < 0 && !step.flush;
+  return table.kernel->rests && table.kernel->rests(step.scalars.data()) && positive(step.scalars[0]) &&
+         positive(a.scale) && positive(a.shrink) && positive(a.sign) && a.l2 == 0 && a.average < 0 && !step.flush;
 }
 
 }  // namespace
@@ -449,8 +458,8 @@ std::vector<Arrears> Engine::due(const Plan& plan) {
 // What the step is is known once the gradients have been surveyed; and so is whether it leaves rows behind.
 void Engine::settle(const Plan& plan, ByRows& each) {
   each.step = step_of(plan.tensors()[each.i].group);
-  if (touched_ || each.table.width == 0 || rests(*kernel_, each.step, each.table.format)) return;
-  each.step.moves_zero = row_passes_->moves_zero(each.step, each.table.format);
+  if (touched_ || each.table.width == 0 || rests(each.step, each.table)) return;
+  each.step.moves_zero = RowPasses::moves_zero(each.step, each.table);
   if (!each.lag) {
     const Entry& entry = entries_[each.i];
     auto lag = std::make_unique<Lag>(each.table, plan.held_with(each.i, entry.p));
@@ -482,12 +491,11 @@ Step Engine::step_of(size_t i) const {
   return {group.scalars, orders_.around(group), orders_.plain(group), orders_.flush};
 }
 
-void Engine::refuse_rows(const Entry& entry) const {
-  if (kernel_->halves() || kernel_ == &numpy_kernel)
+void Engine::refuse_rows(const Entry& entry, const Kernel& kernel) {
+  if (kernel.halves() || &kernel == &numpy_kernel)
     throw py::type_error(entry.g_name().text() + " is by rows, which " +
-                         (kernel_->halves()
-                              ? std::string(kernel_->rule) + " cannot take: its step needs all of an array"
-                              : std::string("a rule of your own cannot take")) +
+                         (kernel.halves() ? std::string(kernel.rule) + " cannot take: its step needs all of an array"
+                                          : std::string("a rule of your own cannot take")) +
                          "; give it Rows.dense(n), or another rule for this parameter");
 }
 
@@ -505,7 +513,7 @@ std::vector<std::pair<size_t, Named>> Engine::prepare_filled(const Plan& plan) c
   for (size_t i = 0; i < entries_.size(); ++i) {
     if (!plan.tensors()[i].filled) continue;
     const Entry& entry = entries_[i];
-    refuse_rows(entry);
+    refuse_rows(entry, *plan.tensors()[i].kernel);
     if (touched_)
       throw py::value_error(entry.g_name().text() +
                             " is by rows, and sparse=\"touched\" lets the other rows rest, which " +
@@ -525,7 +533,7 @@ std::vector<Engine::ByRows> Engine::prepare_rows(const Plan& plan) {
     const Tensor& tensor = plan.tensors()[i];
     if (!tensor.table) continue;
     const Entry& entry = entries_[i];
-    refuse_rows(entry);
+    refuse_rows(entry, *tensor.kernel);
     const size_t k = static_cast<size_t>(entry.g_view.layout.shape()[0]);
     Named named = name_rows(entry.indices, k, tensor.table->rows, entry.g_name());
     ByRows& each = found.emplace_back(i, *tensor.table, entry.g_view.data, std::move(named));
@@ -587,40 +595,29 @@ void copy_pending(const py::object& pending) {
   for (const py::handle pair : pending) copy_into(PyTuple_GET_ITEM(pair.ptr(), 0), PyTuple_GET_ITEM(pair.ptr(), 1));
 }
 
-// The step of a part of the parameters. ratio(i, p_norm) is asked of a rule whose second half needs Python: before
-// anything but its workspace is written, and so before the ranks are ready.
-template <class Ratio>
-void advance(const Plan& plan, Passes& passes, Part part, const Kernel& kernel, const Orders& orders, int threads,
-             const Ratio& ratio, const py::object& pending, const Ranks& ranks) {
+// The step of a part of the parameters, whose ratios from Python are known. `asks` tells whether any rank has norms to
+// be added up: all of them ask then, or none does.
+void advance(const Plan& plan, Passes& passes, Part part, const Orders& orders, int threads, const Ranks& ranks,
+             bool asks) {
   const size_t traffic = plan.traffic();
-  const bool late = kernel.halves() && !kernel.ratio;
-  if (!late) ranks.ready(orders);
   // A rule with factors has the whole of each array, also among ranks.
-  const bool at_once = kernel.ratio && (!ranks || kernel.factors);
-  if (at_once) work_on(traffic, [&] { passes.halves(part, orders, threads); });
-  if (at_once && !ranks) return;
-  if (kernel.halves() && !at_once) {
-    std::vector<Passes::Norms> norms;
-    work_on(traffic, [&] {
-      passes.measure(part, orders, threads);
-      if (late) norms = passes.measured(part);
-    });
-    if (!late) norms = ranks.norms(plan, passes);
+  const unsigned in_turns = ranks ? with_factors : with_factors | with_norms;
+  if (plan.takes(in_turns)) work_on(traffic, [&] { passes.halves(part, in_turns, orders, threads); });
+  if (asks) {
+    work_on(traffic, [&] { passes.measure(part, with_norms, orders, threads); });
+    const std::vector<Norms> norms = ranks.norms(plan, passes);
     for (size_t i = 0; i < norms.size(); ++i) {
       const Tensor& tensor = plan.tensors()[i];
-      if (tensor.part != part) continue;
-      const double* const scalars = orders.groups[tensor.group].scalars.data();
-      const double n = static_cast<double>(tensor.size);
-      passes.set_ratio(i, kernel.ratio ? kernel.ratio(scalars, norms[i].p, norms[i].u, n) : ratio(i, norms[i].p));
+      if (tensor.course != with_norms) continue;
+      passes.set_ratio(i, tensor.kernel->ratio(orders.groups[tensor.group].scalars.data(), norms[i].p, norms[i].u,
+                                               static_cast<double>(tensor.size)));
     }
   }
-  if (pending) check_pending(pending);
-  if (late) ranks.ready(orders);
-  if (!ranks) return work_on(traffic, [&] { passes.step(part, orders, threads); });
-  ranks.each_window(plan.bytes(), [&](size_t low, size_t high) {
-    if (at_once) return;
-    work_on(traffic, [&] { passes.step(part, orders, threads, low, high); });
-  });
+  const auto step = [&](size_t low, size_t high) {
+    if (plan.takes(~in_turns)) work_on(traffic, [&] { passes.step(part, ~in_turns, orders, threads, low, high); });
+  };
+  if (!ranks) return step(0, plan.bytes());
+  ranks.each_window(plan.bytes(), step);
 }
 
 }  // namespace
@@ -640,6 +637,37 @@ void Engine::step_in_numpy(const Plan& plan, const py::object& optimizer, const 
     if (plan.tensors()[i].part == Part::floats) rebound.set(entries_[i], results[i]);
 }
 
+namespace {
+
+py::tuple scalars_of(const Kernel& kernel, const Group& group) {
+  py::tuple scalars(static_cast<size_t>(kernel.scalars) - 1);
+  for (size_t k = 0; k < scalars.size(); ++k) scalars[k] = group.scalars[k];
+  return scalars;
+}
+
+}  // namespace
+
+// Of the rules whose second half needs Python. Nothing but their workspaces has been written before.
+void Engine::ask_ratios(const py::object& optimizer, const Plan& plan, Passes& passes, int threads) {
+  work_on(plan.traffic(), [&] { passes.measure(Part::arrays, with_python, orders_, threads); });
+  const py::tuple members = optimizer.attr(members_name_);
+  for (size_t group = 0; group < rules_.kernels.size(); ++group) {
+    py::list workspaces;
+    std::vector<size_t> whose;
+    for (size_t i = 0; i < plan.tensors().size(); ++i) {
+      if (plan.tensors()[i].group != group || plan.tensors()[i].course != with_python) continue;
+      workspaces.append(plan.workspace(i));
+      whose.push_back(i);
+    }
+    if (whose.empty()) continue;
+    const py::object rule = group == 0 ? optimizer : py::object(members[group - 1]);
+    const py::tuple scalars = scalars_of(*rules_.kernels[group], orders_.groups[group]);
+    const auto ratios = rule.attr("_ratios")(scalars, workspaces).cast<std::vector<double>>();
+    if (ratios.size() != whose.size()) throw py::value_error("_ratios: expected one for each workspace");
+    for (size_t k = 0; k < whose.size(); ++k) passes.set_ratio(whose[k], ratios[k]);
+  }
+}
+
 template <class Lap>
 void Engine::step(const py::object& optimizer, const py::object& given_params, const py::object& given_grads,
                   double grad_scale, const Ranks& ranks, Lap lap) {
@@ -652,8 +680,10 @@ void Engine::step(const py::object& optimizer, const py::object& given_params, c
       engine.leave();
     }
   } const turn{*this};
-  if (!made_) learn(optimizer.attr("_structure")().cast<Structure>());
-  if (!orders_known_) ask_orders(optimizer);
+  if (!orders_known_) {
+    ask_structures(optimizer);
+    ask_orders(optimizer);
+  }
   ask_scalars(optimizer);
   orders_.scale = grad_scale;
   orders_.shrink = 1;
@@ -697,7 +727,7 @@ void Engine::step(const py::object& optimizer, const py::object& given_params, c
       plans_.pop_back();
     }
     auto [plan, state] = make_plan(optimizer, params);
-    plans_.insert(plans_.begin(), std::make_unique<Laid>(std::move(plan), *kernel_, learned));
+    plans_.insert(plans_.begin(), std::make_unique<Laid>(std::move(plan), learned));
     fresh.made = true;
     fresh.state = std::move(state);
   }
@@ -725,7 +755,9 @@ void Engine::step(const py::object& optimizer, const py::object& given_params, c
   const int threads = pace.size_for(traffic);
   const bool timed = traffic >= worth_releasing_the_gil && !ranks;
   const auto begin = timed ? Clock::now() : Clock::time_point();
-  passes.provide(threads, caution_.survey());
+  const auto has_norms = [](const Kernel* kernel) { return kernel->course() == with_norms; };
+  const bool asks = ranks && std::any_of(rules_.kernels.begin(), rules_.kernels.end(), has_norms);
+  passes.provide(threads, caution_.survey() || asks);
   double norm = 0;
   if (caution_.survey()) {
     work_on(traffic, [&] { passes.survey(orders_, threads); });
@@ -743,37 +775,28 @@ void Engine::step(const py::object& optimizer, const py::object& given_params, c
     }
     if (!heed(norm, not_finite ? &not_finite : nullptr)) return;
   }
-  const bool in_numpy = kernel_ == &numpy_kernel;
-  const py::object pending = kernel_->workspace || in_numpy ? py::list() : py::object();
-  const auto ratio = [&](size_t i, double p_norm) {
-    const std::array<double, max_scalars>& scalars = orders_.groups[plan.tensors()[i].group].scalars;
-    py::tuple given(static_cast<size_t>(kernel_->scalars) - 1);
-    for (size_t k = 0; k < given.size(); ++k) given[k] = scalars[k];
-    const py::object& key = entries_[i].key;
-    const py::object state = fresh.state ? fresh.state : py::object(state_[0]);
-    return optimizer.attr("_ratio")(key, state[key], plan.workspace(i), p_norm, given, pending).cast<double>();
-  };
   for (ByRows& each : by_rows) settle(plan, each);
   moved_others_ = std::any_of(by_rows.begin(), by_rows.end(), [](const ByRows& each) { return each.next.has_value(); });
+  if (plan.takes(with_python)) ask_ratios(optimizer, plan, passes, threads);
   Rebound rebound(params);
-  if (in_numpy) {
+  const py::object pending = in_numpy_ ? py::list() : py::object();
+  if (in_numpy_) {
     const py::object state = fresh.state ? fresh.state : py::object(state_[0]);
     step_in_numpy(plan, optimizer, state, rebound, pending);
   } else if (plan.has_floats()) {
-    advance(plan, passes, Part::floats, *kernel_, orders_, 1, ratio, pending, Ranks());
+    advance(plan, passes, Part::floats, orders_, 1, Ranks(), false);
     for (size_t i = 0; i < entries_.size(); ++i)
       if (plan.tensors()[i].part == Part::floats)
         rebound.set(entries_[i], float_like(entries_[i].p_view, plan.float_result(i)));
   }
   lap("floats");
-  if (in_numpy) ranks.ready(orders_);
+  ranks.ready(orders_);
   for (Arrears& each : arrears) catch_up(each);
   for (ByRows& each : by_rows) step_rows(each);
-  if ((plan.has_arrays() || ranks) && !in_numpy)
-    advance(plan, passes, Part::arrays, *kernel_, orders_, threads, ratio, pending, ranks);
+  if ((plan.has_arrays() || ranks) && !in_numpy_) advance(plan, passes, Part::arrays, orders_, threads, ranks, asks);
   // From the first write on no Python code has run, which could raise, and none runs until all is done.
   copy_pending(pending);
-  if (plan.has_floats() && !in_numpy) plan.store_float_state();
+  if (plan.has_floats() && !in_numpy_) plan.store_float_state();
   fresh.made = false;
   if (fresh.state) state_[0] = std::exchange(fresh.state, {});
   if (caution_.survey()) last_grad_norm_ = norm;
@@ -828,7 +851,7 @@ void check(const py::object& params, const py::object& grads) {
 }
 
 void step_once(const std::string& rule, const py::tuple& scalars, const py::object& p, const py::object& g,
-               const std::vector<std::pair<std::string, py::object>>& slots, const py::object& ratio,
+               const std::vector<std::pair<std::string, py::object>>& slots, const py::object& ratios,
                const py::list& pending) {
   const Kernel& kernel = find_kernel(rule);
   const auto wanted = static_cast<size_t>(kernel.slots);
@@ -847,14 +870,19 @@ void step_once(const std::string& rule, const py::tuple& scalars, const py::obje
   if (kernel.factors && std::none_of(slots.begin(), slots.end(), is_whole)) state.operands.push_back({whole_slot, {}});
   for (const auto& [name, array] : slots)
     (state.operands.size() < wanted ? state.operands : state.others).push_back({name.c_str(), array});
-  Plan plan(kernel, false, entries, {state}, {}, [](size_t) { return Place{}; });
+  Plan plan({&kernel}, false, entries, {state}, {0}, [](size_t) { return Place{}; });
   plan.load_floats(entries);
   const int threads = team::Pace{}.size_for(plan.traffic());
-  Passes passes(kernels(), kernel, plan);
+  Passes passes(kernels(), plan);
   passes.provide(threads, false);
-  advance(
-      plan, passes, Part::arrays, kernel, orders, threads,
-      [&](size_t, double p_norm) { return ratio(p_norm).cast<double>(); }, pending, Ranks());
+  if (plan.takes(with_python)) {
+    work_on(plan.traffic(), [&] { passes.measure(Part::arrays, with_python, orders, threads); });
+    py::list workspaces;
+    workspaces.append(plan.workspace(0));
+    passes.set_ratio(0, ratios(scalars, workspaces).cast<std::vector<double>>().at(0));
+  }
+  check_pending(pending);
+  advance(plan, passes, Part::arrays, orders, threads, Ranks(), false);
   copy_pending(pending);
 }
 

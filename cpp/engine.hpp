@@ -27,7 +27,7 @@ class Engine {
 
   // One step. All checks and all allocation come before the first write, and so does every call of Python code. The
   // optimizer is asked:
-  //   _structure()         which state it keeps (see below), if this is the first one
+  //   _structures()        which rule each group has, and which state it keeps (see below), if that may have changed
   //   _orders()            what to do beside the rule, for each group, if that may have changed; where it is to clear
   //                        the gradients no two of them may share memory
   //   _scalars(lr, t)      the scalars of step t, with its `lr` or `_lr_at(t)`; and so each of its `_members`, which
@@ -38,12 +38,13 @@ class Engine {
   //   _place_of(name)      of one that has fewer bits than it is computed with, in itself or its state: its number and
   //                        its first element's place, by which random numbers go, and whether it is to have a master
   //   _workspace(name, p)  the array through which the two halves of a rule meet
-  //   _ratio(name, state, u, p_norm, scalars, pending)
-  //                        the ratio of a rule whose second half needs Python; `pending` is a list of pairs of arrays
-  //                        (kept, new) to which it adds: the new one is copied into the kept one when the step is taken
+  //   _ratios(scalars, workspaces)
+  //                        the ratios of a rule whose second half needs Python, for what its group has of parameters;
+  //                        and so each of its `_members`
   //   _step_in_numpy(p, g, state, group, lr, scale, shrink, pending)
-  //                        the whole step of a parameter, by a rule of the user's: all that it changes is `pending`,
-  //                        and a float's new value is returned
+  //                        the whole step of a parameter, by a rule of the user's; all that it changes is `pending`, a
+  //                        list of pairs of arrays (kept, new) to which it adds: the new one is copied into the kept
+  //                        one when the step is taken; and a float's new value is returned
   void update(const py::object& optimizer, const py::object& params, const py::object& grads,
               const py::object& grad_scale);
 
@@ -52,8 +53,8 @@ class Engine {
   //   survey(finite, sums) before the step: each gradient's sums of squares by blocks; returns the norm over all
   //                        gradients, and the name of the first that is not finite, or None
   //   ready(scalars)       nothing is written before that
-  //   norms(p, u)          of a rule in two halves: the sums of squares of its parameters and directions; returns a
-  //                        pair of norms for each
+  //   norms(p, u)          where any group has a rule of norms: the sums of squares of parameters and directions, of
+  //                        other rules any numbers; returns a pair of norms for each
   //   windows              ends of stretches of the row, in bytes
   //   before(i), after(i)  around the step of the i-th stretch
   void update_share(const py::object& optimizer, const py::object& params, const py::object& grads,
@@ -71,8 +72,8 @@ class Engine {
 
   // What follows is only called from within, or before other threads know of the optimizer.
 
-  // Which state is kept, known from the first update on: the kernel's name, the slots in the order in which it takes
-  // them, and whether the last of them is the average of the parameters.
+  // Which state a group's parameters have: the kernel's name, the slots in the order in which it takes them, and
+  // whether the last of them is the average of the parameters, as of all groups or none.
   using Structure = std::tuple<std::string, py::tuple, bool>;
 
   // Makes the steps that rows lack because gradients by rows did not name them: those of `rows`, pairs of a name and
@@ -86,8 +87,8 @@ class Engine {
   // Sets attributes of which `_orders` tells. No Python code runs between them, a signal's handler neither.
   void change(const py::object& optimizer, const py::dict& attributes);
   // Goes on from a saved step: sets the optimizer's attributes, and with them what belongs to them here.
-  void restore(const py::object& optimizer, const py::dict& attributes, const Structure& structure, int64_t t,
-               int64_t skipped_before, const py::dict& state);
+  void restore(const py::object& optimizer, const py::dict& attributes, int64_t t, int64_t skipped_before,
+               const py::dict& state);
   void forget_plans();  // the numbers of groups are about to change
 
   // What follows may be asked by any thread at any time.
@@ -122,16 +123,17 @@ class Engine {
   void step(const py::object& optimizer, const py::object& params, const py::object& grads, double grad_scale,
             const Ranks& ranks, Lap lap);
 
-  void learn(const Structure& structure);
+  void ask_structures(const py::object& optimizer);
   void ask_orders(const py::object& optimizer);
   void ask_scalars(const py::object& optimizer);
-  State state_of(const py::object& optimizer, const Entry& entry, py::dict& fresh) const;
+  void ask_ratios(const py::object& optimizer, const Plan& plan, Passes& passes, int threads);
+  State state_of(const py::object& optimizer, const Entry& entry, size_t group, py::dict& fresh) const;
   // A plan of the entries, and the state of all parameters with that which it has made; no object where there was none
   // to be made.
   class Visit;
   struct ByRows;
   Lag* lag_of(const py::object& key) const;
-  void refuse_rows(const Entry& entry) const;
+  static void refuse_rows(const Entry& entry, const Kernel& kernel);
   void refuse_to_clear() const;
   std::vector<ByRows> prepare_rows(const Plan& plan);
   std::vector<std::pair<size_t, Named>> prepare_filled(const Plan& plan) const;
@@ -148,15 +150,19 @@ class Engine {
                      const py::list& pending) const;
 
   const bool tensors_;
-  const Kernel* kernel_ = nullptr;
-  py::tuple slots_;
+  // By group.
+  struct Rules {
+    std::vector<const Kernel*> kernels;
+    std::vector<py::tuple> slots;
+  };
+  Rules rules_;
   // The last plans, the one of the last update first: one optimizer may serve several networks in turn. Each learns by
   // itself how many threads it is worth.
   struct Laid {
     Plan plan;
     Passes passes;  // over this plan, where it is
     team::Pace pace;
-    Laid(Plan made, const Kernel& kernel, const team::Pace& learned);
+    Laid(Plan made, const team::Pace& learned);
     Laid(const Laid&) = delete;
     Laid& operator=(const Laid&) = delete;
   };
@@ -166,7 +172,7 @@ class Engine {
   py::dict lag_numbers_;
   std::vector<std::unique_ptr<Lag>> lags_;
   std::optional<RowPasses> row_passes_;
-  bool averaged_ = false, moved_others_ = false;
+  bool in_numpy_ = false, averaged_ = false, moved_others_ = false;
   std::atomic<bool> made_{false};
   std::atomic<int64_t> t_{0}, skipped_{0};
   std::atomic<size_t> stepped_{0};
@@ -188,10 +194,10 @@ class Engine {
 void check(const py::object& params, const py::object& grads);
 
 // One step of a rule on one array, with state and scalars of the caller's; state is given as (name, array), first what
-// the kernel takes. `ratio` is asked as `_ratio` above is, with the norm of p, where the rule needs it; `pending` is
-// the list of what is copied when the step is taken.
+// the kernel takes. `ratios` is asked as `_ratios` above is, where the rule needs it; `pending` is the list of what is
+// copied when the step is taken.
 void step_once(const std::string& rule, const py::tuple& scalars, const py::object& p, const py::object& g,
-               const std::vector<std::pair<std::string, py::object>>& slots, const py::object& ratio,
+               const std::vector<std::pair<std::string, py::object>>& slots, const py::object& ratios,
                const py::list& pending);
 
 }  // namespace schuss

@@ -128,6 +128,10 @@ struct Factors {
   static constexpr size_t most_rows = 4;
 };
 
+// How the step of a rule goes: at once; or in two halves, with Python between them, or the norms of what the first has
+// made, or means over rows and columns. Of several they are bits.
+enum Course : unsigned { at_once = 1, with_python = 2, with_norms = 4, with_factors = 8 };
+
 struct Kernel {
   const char* rule;  // nullptr ends the table
   int scalars;       // how many the rule takes, max_scalars at most
@@ -147,6 +151,10 @@ struct Kernel {
   // How many of the slots have names of their own, and are there for each parameter.
   int named() const { return factors ? 0 : slots - workspace; }
   bool halves() const { return ways.f32.plain.measure != nullptr; }
+  Course course() const {
+    if (!halves()) return at_once;
+    return workspace ? with_python : factors ? with_factors : with_norms;
+  }
 };
 
 // What is asked of a block of n contiguous elements, each times a scale, before a step.

@@ -53,7 +53,7 @@ void Passes::lay_factors(int threads) {
 // columns of a single strip.
 template <class T>
 void Passes::sum_squares(const Tensor& tensor, const Share& share, const Orders& orders) {
-  const Factors<T>& factors = kernel_.factors->of<T>();
+  const Factors<T>& factors = tensor.kernel->factors->of<T>();
   const Factored& f = *tensor.factored;
   const Tiles tiles(f);
   const Laid& laid = laid_[share.i];
@@ -138,7 +138,7 @@ template <class T>
 void Passes::average(const Tensor& tensor, const Share& share, const Orders& orders, const Factor& of, size_t first,
                      size_t n, const double* sums, size_t count, T* parts) const {
   const double* const scalars = orders.groups[tensor.group].scalars.data();
-  const auto of_block = kernel_.factors->of<T>().average;
+  const auto of_block = tensor.kernel->factors->of<T>().average;
   if (!of.axes)
     return of_block(scalars, n, sums, static_cast<double>(count), reinterpret_cast<T*>(of.base) + first, parts);
   T* const staged = share.scratch->of<T>(0);
@@ -185,7 +185,7 @@ void Passes::each_matrix(const Tensor& tensor, const Share& share, const Block<T
 
 template <class T>
 void Passes::measure_factored(const Tensor& tensor, const Share& share, const Orders& orders, Mean& mean) {
-  const Factors<T>& factors = kernel_.factors->of<T>();
+  const Factors<T>& factors = tensor.kernel->factors->of<T>();
   const Group& group = orders.groups[tensor.group];
   const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
   T* const u = share.scratch->of<T>(max_operands);
@@ -206,7 +206,7 @@ void Passes::measure_factored(const Tensor& tensor, const Share& share, const Or
 
 template <class T>
 void Passes::step_factored(const Tensor& tensor, const Share& share, const Orders& orders) {
-  const Factors<T>& factors = kernel_.factors->of<T>();
+  const Factors<T>& factors = tensor.kernel->factors->of<T>();
   const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
   const Group& group = orders.groups[tensor.group];
   const Around before = orders.around(group), *const around = orders.plain(group) ? nullptr : &before;
@@ -225,7 +225,7 @@ void Passes::step_factored(const Tensor& tensor, const Share& share, const Order
     if (!at_once) {
       std::array<void*, max_operands> at;
       std::copy(block.at.begin(), block.at.end(), at.begin());
-      kernel_.ways.of<T>().of(carefully).follow(scalars.data(), afterwards, block.n, at[0], u, &at[3]);
+      tensor.kernel->ways.of<T>().of(carefully).follow(scalars.data(), afterwards, block.n, at[0], u, &at[3]);
     }
     if (orders.clears) std::fill_n(block.at[1], block.n, T(0));
     share.guide->note(met);

@@ -180,7 +180,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("add_scaled", &add_scaled, py::arg("d"), py::arg("x"), py::arg("factor"));
 
   m.def("step", &schuss::step_once, py::arg("rule"), py::arg("scalars"), py::arg("p"), py::arg("g"), py::arg("slots"),
-        py::arg("ratio"), py::arg("pending"));
+        py::arg("ratios"), py::arg("pending"));
 
   // A plain metaclass: Engine has no static properties, and its stub can then be checked.
   py::class_<schuss::Engine>(m, "Engine", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)),
@@ -191,8 +191,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("update_share", &schuss::Engine::update_share, py::arg("optimizer"), py::arg("params"), py::arg("grads"),
            py::arg("grad_scale"), py::arg("ranks"))
       .def("profile", &schuss::Engine::profile, py::arg("optimizer"), py::arg("params"), py::arg("grads"))
-      .def("restore", &schuss::Engine::restore, py::arg("optimizer"), py::arg("attributes"), py::arg("structure"),
-           py::arg("t"), py::arg("skipped"), py::arg("state"))
+      .def("restore", &schuss::Engine::restore, py::arg("optimizer"), py::arg("attributes"), py::arg("t"),
+           py::arg("skipped"), py::arg("state"))
       .def("change", &schuss::Engine::change, py::arg("optimizer"), py::arg("attributes"))
       .def("catch_up", py::overload_cast<const py::object&, const py::object&>(&schuss::Engine::catch_up),
            py::arg("params"), py::arg("rows"))

@@ -27,18 +27,21 @@ constexpr size_t backwards = 64 * block_elements;  // the pieces of the second h
 
 }  // namespace
 
-void Passes::provide(int threads, bool surveyed) {
+void Passes::provide(int threads, bool sums) {
   steps_.resize(plan_.blocks());
-  if ((plan_.staged() || kernel_.halves()) && scratch_.size() < static_cast<size_t>(threads))
+  const bool halves = plan_.takes(~unsigned{at_once});
+  if ((plan_.staged() || halves) && scratch_.size() < static_cast<size_t>(threads))
     scratch_.resize(static_cast<size_t>(threads));
-  if (!surveyed && !kernel_.halves()) return;
+  if (!sums && !halves) return;
   p_sums_.resize(plan_.blocks());
   u_sums_.resize(plan_.blocks());
   finite_.resize(plan_.blocks());
   measures_.resize(plan_.blocks());
   ratios_.resize(plan_.tensors().size(), 1);
-  if (kernel_.factors) lay_factors(threads);
-  if (!kernel_.ways.f32.plain.follow || kept_.size() >= static_cast<size_t>(threads)) return;
+  if (plan_.takes(with_factors)) lay_factors(threads);
+  const bool follows = std::any_of(plan_.tensors().begin(), plan_.tensors().end(),
+                                   [](const Tensor& tensor) { return tensor.kernel->ways.f32.plain.follow; });
+  if (!follows || kept_.size() >= static_cast<size_t>(threads)) return;
   kept_.resize(static_cast<size_t>(threads));
   // Shares are cut between blocks, and their directions begin on lines.
   const size_t bytes =
@@ -51,7 +54,7 @@ template <class Work>
 void Passes::each_worker(int threads, bool flush, Work work) {
   team::each_rank(threads, [&](int rank, int size) {
     const Flush mode(flush);
-    Guide guide(flush || !kernel_.ways.f32.careful.step ? Care::never : care());
+    Guide guide(flush || !kernels_.rules->ways.f32.careful.step ? Care::never : care());
     const size_t mine = static_cast<size_t>(rank);
     work(Worker{rank, size, &guide, scratch_.empty() ? nullptr : &scratch_[mine],
                 kept_.empty() ? nullptr : reinterpret_cast<char*>(kept_[mine].data())});
@@ -97,25 +100,25 @@ void Passes::fill_from(size_t i, const Named& named, size_t width, const char* v
 std::array<double, max_scalars> Passes::scalars_of(const Tensor& tensor, const Share& share,
                                                    const Orders& orders) const {
   std::array<double, max_scalars> scalars = orders.groups[tensor.group].scalars;
-  if (kernel_.halves()) scalars[static_cast<size_t>(kernel_.scalars) - 1] = share.ratio;
+  if (tensor.course != at_once) scalars[static_cast<size_t>(tensor.kernel->scalars) - 1] = share.ratio;
   return scalars;
 }
 
-void Passes::step(Part part, const Orders& orders, int threads, size_t low, size_t high) {
+void Passes::step(Part part, unsigned courses, const Orders& orders, int threads, size_t low, size_t high) {
   each_share(threads, orders.flush, low, high, [&](auto type, const Tensor& tensor, Share& share) {
-    if (tensor.part != part) return;
-    if (kernel_.halves()) share.ratio = ratios_[share.i];
+    if (tensor.part != part || !(tensor.course & courses)) return;
+    if (tensor.course != at_once) share.ratio = ratios_[share.i];
     step<decltype(type)>(tensor, share, orders);
   });
 }
 
 template <class T>
 void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders) {
-  const Ways& ways = kernel_.ways.of<T>();
+  const Ways& ways = tensor.kernel->ways.of<T>();
   const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
   const Group& group = orders.groups[tensor.group];
   const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
-  const size_t operands_of_rule = 2 + static_cast<size_t>(kernel_.slots);
+  const size_t operands_of_rule = 2 + static_cast<size_t>(tensor.kernel->slots);
   const bool streams = plan_.traffic() >= uncached;
   std::array<void*, max_operands> at;
   const auto run = [&](size_t first, size_t last, bool carefully) {
@@ -123,7 +126,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
     const size_t piece = orders.clears ? clearing * block_elements : last - first;
     for (; first < last; first += piece) {
       const size_t n = std::min(piece, last - first);
-      for (size_t o = 0; o < plan_.operands(); ++o) at[o] = tensor.base[o] + first * sizeof(T);
+      for (size_t o = 0; o < tensor.operands; ++o) at[o] = tensor.base[o] + first * sizeof(T);
       if (share.kept && !carefully) {
         const Around afterwards = orders.afterwards();
         ways.plain.follow(scalars.data(), orders.average < 0 ? nullptr : &afterwards, n, at[0],
@@ -155,7 +158,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
   };
   const Fused with = tensor.axes || tensor.filled ? Fused::none : tensor.coded->fused;
   if (with == Fused::none) return by_blocks(share);
-  const FusedStep fused = kernel_.fused[static_cast<size_t>(with)];
+  const FusedStep fused = tensor.kernel->fused[static_cast<size_t>(with)];
   Share whole = share;
   if (with == Fused::scaled || with == Fused::split_scaled) {
     Share rest = share;
@@ -164,7 +167,7 @@ void Passes::step(const Tensor& tensor, const Share& share, const Orders& orders
   }
   in_stretches_of_blocks(tensor, whole, by_blocks, [&](size_t first, size_t last) {
     std::array<Lying, max_operands> lying;
-    for (size_t o = 0; o < plan_.operands(); ++o)
+    for (size_t o = 0; o < tensor.operands; ++o)
       lying[o] = {tensor.base[o] + first * tensor.itemsize(o), tensor.coded->at(o, first)};
     const Whose whose{tensor.coded->place.number, 0, static_cast<uint64_t>(orders.t)};
     fused(scalars.data(), around, last - first, lying.data(), &whose, tensor.coded->place.first + first);
@@ -232,29 +235,18 @@ void Passes::in_stretches(const Tensor& tensor, const Share& share, Run run) {
   }
 }
 
-void Passes::measure(Part part, const Orders& orders, int threads) {
+void Passes::measure(Part part, unsigned courses, const Orders& orders, int threads) {
   each_share(threads, orders.flush, 0, plan_.bytes(), [&](auto type, const Tensor& tensor, const Share& share) {
-    if (tensor.part == part) measure<decltype(type)>(tensor, share, orders);
+    if (tensor.part == part && tensor.course & courses) measure<decltype(type)>(tensor, share, orders);
   });
 }
 
-std::vector<Passes::Norms> Passes::measured(Part part) const {
-  std::vector<Norms> norms;
-  for (size_t i = 0; i < plan_.tensors().size(); ++i)
-    norms.push_back(plan_.tensors()[i].part == part ? norms_of(i) : Norms{0, 0});
-  return norms;
-}
-
-Passes::Norms Passes::norms_of(size_t i) const {
-  const Tensor& tensor = plan_.tensors()[i];
-  return {std::sqrt(tree_sum(p_sums_.data() + tensor.first_block, tensor.blocks())),
-          std::sqrt(tree_sum(u_sums_.data() + tensor.first_block, tensor.blocks()))};
-}
-
 double Passes::ratio_of(size_t i, const Orders& orders) const {
-  const Norms norms = norms_of(i);
   const Tensor& tensor = plan_.tensors()[i];
-  return kernel_.ratio(orders.groups[tensor.group].scalars.data(), norms.p, norms.u, static_cast<double>(tensor.size));
+  const double p_norm = std::sqrt(tree_sum(p_sums(i), tensor.blocks()));
+  const double u_norm = std::sqrt(tree_sum(u_sums(i), tensor.blocks()));
+  return tensor.kernel->ratio(orders.groups[tensor.group].scalars.data(), p_norm, u_norm,
+                              static_cast<double>(tensor.size));
 }
 
 // The tensors [first, end) that make a turn.
@@ -276,7 +268,8 @@ void Passes::each_piece_backwards(const Share& share, Work work) {
 }
 
 // Each thread computes the ratios of the tensors that it has a share of: from the same sums, by the same tree.
-void Passes::halves(Part part, const Orders& orders, int threads) {
+void Passes::halves(Part part, unsigned courses, const Orders& orders, int threads) {
+  const bool factors = plan_.takes(courses & with_factors);
   each_worker(threads, orders.flush, [&](const Worker& worker) {
     for (size_t first = 0, last; first < plan_.tensors().size(); first = last) {
       last = end_of_turn(first, threads);
@@ -284,8 +277,8 @@ void Passes::halves(Part part, const Orders& orders, int threads) {
       const auto each = [&](auto work) {
         char* kept = high - low <= kept_bytes * static_cast<size_t>(worker.size) ? worker.kept : nullptr;
         share_out(worker, low, high, [&](auto type, const Tensor& tensor, Share& share) {
-          if (tensor.part != part || tensor.size == 0) return;
-          if (kept && !tensor.axes && !tensor.coded && !tensor.factored) {
+          if (tensor.part != part || !(tensor.course & courses) || tensor.size == 0) return;
+          if (kept && !tensor.axes && !tensor.coded && !tensor.factored && tensor.kernel->ways.f32.plain.follow) {
             share.kept = kept + past_line(tensor, share);
             kept += ((share.to - share.from) * tensor.itemsize() / line + 2) * line;
           }
@@ -302,7 +295,7 @@ void Passes::halves(Part part, const Orders& orders, int threads) {
         tensor.factored ? sum_squares<T>(tensor, share, orders) : measure<T>(tensor, share, orders);
       });
       team::meet(worker.size);
-      if (kernel_.factors) {
+      if (factors) {
         each_factored([&](auto type, const Tensor& tensor, const Share& share) {
           average_pieces<decltype(type)>(tensor, share, orders);
         });
@@ -321,7 +314,7 @@ void Passes::halves(Part part, const Orders& orders, int threads) {
         if (share.kept) return step<T>(tensor, share, orders);
         each_piece_backwards(share, [&](const Share& piece) { step<T>(tensor, piece, orders); });
       });
-      if (kernel_.factors) team::meet(worker.size);  // the next turn's parts lie where this one's do
+      if (factors) team::meet(worker.size);  // the next turn's parts lie where this one's do
     }
   });
 }
@@ -329,13 +322,13 @@ void Passes::halves(Part part, const Orders& orders, int threads) {
 template <class T>
 void Passes::measure(const Tensor& tensor, const Share& share, const Orders& orders) {
   const Queries<T>& queries = kernels_.queries.of<T>();
-  const Ways& ways = kernel_.ways.of<T>();
+  const Ways& ways = tensor.kernel->ways.of<T>();
   const std::array<double, max_scalars> scalars = scalars_of(tensor, share, orders);
   const Around around = orders.around(orders.groups[tensor.group]);
   std::array<void*, max_operands> at;
   const auto measure = [&](const Block<T>& block, size_t from, size_t to, T* u) {
     Met& met = measures_[block.index];
-    for (size_t o = 0; o < plan_.operands(); ++o) at[o] = block.at[o] + from;
+    for (size_t o = 0; o < tensor.operands; ++o) at[o] = block.at[o] + from;
     ways.of(share.guide->carefully(met)).measure(scalars.data(), &around, to - from, at[0], at[1], &at[2], u + from);
     share.guide->note(met);
   };
@@ -345,7 +338,7 @@ void Passes::measure(const Tensor& tensor, const Share& share, const Orders& ord
   };
   // State of fewer bits belongs to rules whose first half does not change it.
   unsigned written = state_alone;
-  for (size_t o = 0; o < plan_.operands(); ++o)
+  for (size_t o = 0; o < tensor.operands; ++o)
     if (tensor.code(o) != Code::none) written &= ~(1u << o);
   if (!share.kept)
     return each_block<T>(tensor, share, all, written, orders.t, [&](const Block<T>& block) {

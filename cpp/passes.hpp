@@ -49,11 +49,11 @@ constexpr size_t tile_columns = 4 * block_elements;
 
 class Passes {
  public:
-  Passes(const Kernels& kernels, const Kernel& kernel, const Plan& plan)
-      : kernels_(kernels), kernel_(kernel), plan_(plan) {}
+  Passes(const Kernels& kernels, const Plan& plan) : kernels_(kernels), plan_(plan) {}
 
   // All memory that so many threads need beside the arrays, so that a step that has begun cannot fail for want of it.
-  void provide(int threads, bool surveyed);
+  // sums: whether some of blocks are wanted, whatever the tensors' courses are.
+  void provide(int threads, bool sums);
 
   // The gradients' norm over all tensors, and the first whose gradient has an element that is not finite.
   struct Survey {
@@ -67,27 +67,20 @@ class Passes {
   std::pair<double*, char*> blank_survey(size_t i);
   Survey surveyed() const;
 
-  // The first half of a rule that has two; then the norms of each tensor's parameter and direction, zeros for what is
-  // not of this part.
-  struct Norms {
-    double p, u;
-  };
-  void measure(Part part, const Orders& orders, int threads);
-  std::vector<Norms> measured(Part part) const;
+  // What follows is done to the tensors of a part whose steps go one of these courses.
+  // The first half of rules that have two.
+  void measure(Part part, unsigned courses, const Orders& orders, int threads);
   void set_ratio(size_t i, double ratio) { ratios_[i] = ratio; }
-  // Both halves of a rule with a ratio of its own, some tensors after the other: as many as stay in the cache between.
-  void halves(Part part, const Orders& orders, int threads);
+  // Both halves of rules with ratios of their own, some tensors after the other: as many as stay in the cache between.
+  void halves(Part part, unsigned courses, const Orders& orders, int threads);
 
-  // What surveyed() and measured() are made from: of the i-th tensor's blocks the sums of squares, and whether they are
-  // finite.
+  // Of the i-th tensor's blocks: the sums of squares that were surveyed or measured, and whether they are finite.
   const double* p_sums(size_t i) const { return p_sums_.data() + plan_.tensors()[i].first_block; }
   const double* u_sums(size_t i) const { return u_sums_.data() + plan_.tensors()[i].first_block; }
   bool all_finite(size_t i) const;
 
-  // The step, or the second half of it: on all of the row, or on the bytes [low, high) of it, which begin and end where
-  // a block does.
-  void step(Part part, const Orders& orders, int threads) { step(part, orders, threads, 0, plan_.bytes()); }
-  void step(Part part, const Orders& orders, int threads, size_t low, size_t high);
+  // The step, or the second half of it: on the bytes [low, high) of the row, which begin and end where a block does.
+  void step(Part part, unsigned courses, const Orders& orders, int threads, size_t low, size_t high);
 
   // How many blocks met subnormal numbers in the last step.
   size_t met_subnormals() const { return static_cast<size_t>(std::count(steps_.begin(), steps_.end(), Met::some)); }
@@ -144,7 +137,6 @@ class Passes {
   void each_share(int threads, bool flush, size_t low, size_t high, Work work);
   static size_t past_line(const Tensor& tensor, const Share& share);
   size_t end_of_turn(size_t first, int threads) const;
-  Norms norms_of(size_t i) const;
   double ratio_of(size_t i, const Orders& orders) const;
   // Of a tensor with factors, in this order and with all threads between: the squares' sums; the averages of what has
   // been summed in pieces; the directions' norm; the step. They are in matrices.cpp.
@@ -191,7 +183,6 @@ class Passes {
   void survey(const Tensor& tensor, const Share& share, const Orders& orders);
 
   const Kernels& kernels_;
-  const Kernel& kernel_;
   const Plan& plan_;
   struct ByRows {
     const Named* named = nullptr;

@@ -44,9 +44,9 @@ Fused fused_of(const Kernel& kernel, size_t slots, const Coded& coded) {
 }
 
 // Bytes: all but the gradient both ways.
-size_t traffic_of(const Tensor& tensor, size_t operands) {
+size_t traffic_of(const Tensor& tensor) {
   size_t bytes = 0;
-  for (size_t o = 0; o < operands && !tensor.table; ++o) {
+  for (size_t o = 0; o < tensor.operands && !tensor.table; ++o) {
     if (o == 2 && tensor.factored) continue;
     bytes += (o == 1 ? 1 : 2) * tensor.size * tensor.itemsize(o);
     if (tensor.code(o) != Code::none && tensor.coded->beside[o])
@@ -57,11 +57,8 @@ size_t traffic_of(const Tensor& tensor, size_t operands) {
 
 }  // namespace
 
-Plan::Plan(const Kernel& kernel, bool averaged, const std::vector<Entry>& entries, const std::vector<State>& states,
-           const std::vector<size_t>& groups, const PlaceOf& place_of)
-    : kernel_(kernel),
-      slots_(static_cast<size_t>(kernel.slots) + averaged),
-      workspace_(kernel.workspace ? 1 + static_cast<size_t>(kernel.slots) : max_operands) {
+Plan::Plan(const std::vector<const Kernel*>& kernels, bool averaged, const std::vector<Entry>& entries,
+           const std::vector<State>& states, const std::vector<size_t>& groups, const PlaceOf& place_of) {
   std::vector<Claim> claims;
   size_t bytes = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
@@ -73,6 +70,7 @@ Plan::Plan(const Kernel& kernel, bool averaged, const std::vector<Entry>& entrie
     Row& row = *rows_.back();
     row.key = entry.key, row.hash = entry.key ? py::hash(entry.key) : 0, row.p = entry.p_view, row.g = entry.g_view;
     row.by_rows = entry.by_rows();
+    row.kernel = kernels[groups[i]], row.slots = static_cast<size_t>(row.kernel->slots) + averaged;
     row.state.reserve(states[i].operands.size() + states[i].others.size());  // claims point into it
     for (const auto* slots : {&states[i].operands, &states[i].others})
       for (const Slot& slot : *slots) {
@@ -85,11 +83,13 @@ Plan::Plan(const Kernel& kernel, bool averaged, const std::vector<Entry>& entrie
         if (slots == &states[i].operands) refuse_change(entry, name, row.state.back().view);
         claims.push_back({name, &row.state.back().view, slot.array});
       }
-    for (size_t slot = 0; slot < slots_; ++slot) watched_.push_back(row.state[slot].array);
+    for (size_t slot = 0; slot < row.slots; ++slot) watched_.push_back(row.state[slot].array);
+    watched_ends_.push_back(watched_.size());
     tensors_.push_back(flatten(entry, row, coded_of(entry, row, states[i], [&] { return place_of(i); }),
                                factored_of(entry, row, states[i])));
     Tensor& tensor = tensors_.back();
-    tensor.group = groups.empty() ? 0 : groups[i];
+    tensor.group = groups[i];
+    courses_ |= tensor.course;
     tensor.first_block = blocks_;
     (tensor.part == Part::floats ? floats_ : arrays_) = true;
     cells_ |= tensor.part == Part::floats || !entry.g_view.data;
@@ -97,7 +97,7 @@ Plan::Plan(const Kernel& kernel, bool averaged, const std::vector<Entry>& entrie
     staged_ |= tensor.axes || tensor.coded;
     blocks_ += tensor.blocks();
     ends_.push_back(bytes += tensor.bytes());
-    traffic_ += traffic_of(tensor, operands());
+    traffic_ += traffic_of(tensor);
   }
   // is_free() searches these by bisection; where extents interleave, a gradient that moves near them is looked at in
   // full.
@@ -113,7 +113,7 @@ std::unique_ptr<Coded> Plan::coded_of(const Entry& entry, const Row& row, const 
                                       const std::function<Place()>& place) const {
   const View& p = entry.p_view;
   bool plain = lies_plainly(p.format) && lies_plainly(entry.g_view.format) && state.others.empty();
-  for (size_t slot = 0; slot < slots_; ++slot) plain &= lies_plainly(row.state[slot].view.format);
+  for (size_t slot = 0; slot < row.slots; ++slot) plain &= lies_plainly(row.state[slot].view.format);
   if (plain) return nullptr;
   auto coded = std::make_unique<Coded>();
   const auto refuse = [&](const char* slot, const std::string& what) {
@@ -137,7 +137,7 @@ std::unique_ptr<Coded> Plan::coded_of(const Entry& entry, const Row& row, const 
   };
   coded->itemsize.fill(about(computed(p.format)).itemsize);
   bool any = false, numbered = false;
-  for (size_t slot = 0; slot < slots_; ++slot) {
+  for (size_t slot = 0; slot < row.slots; ++slot) {
     const View& view = row.state[slot].view;
     const Code code = code_of_state(view.format);
     coded->code[2 + slot] = code, coded->itemsize[2 + slot] = view.itemsize();
@@ -177,14 +177,14 @@ std::unique_ptr<Coded> Plan::coded_of(const Entry& entry, const Row& row, const 
                             "needs a new optimizer, and load_torch_state() its params");
   }
   coded->numbered = numbered || coded->code[0] != Code::none;
-  coded->fused = fused_of(kernel_, slots_, *coded);
+  coded->fused = fused_of(*row.kernel, row.slots, *coded);
   return coded;
 }
 
 // The row and the column of a parameter that is to have them.
 std::unique_ptr<Factored> Plan::factored_of(const Entry& entry, const Row& row, const State& state) const {
   const View& p = entry.p_view;
-  if (!kernel_.factors) return nullptr;
+  if (!row.kernel->factors) return nullptr;
   const int ndim = p.layout.ndim();
   const bool whole = static_cast<bool>(state.operands[0].array);
   const auto refuse = [&](const std::string& what) {
@@ -224,14 +224,27 @@ Tensor Plan::flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded,
                      std::unique_ptr<Factored> factored) const {
   const bool filled = row.by_rows && coded;
   std::vector<const View*> views{&entry.p_view, filled ? &entry.p_view : &entry.g_view};
-  for (size_t slot = 0; slot < slots_; ++slot) views.push_back(&row.state[slot].view);
+  for (size_t slot = 0; slot < row.slots; ++slot) views.push_back(&row.state[slot].view);
 
   const View& p = entry.p_view;
   const Part part = p.in_memory() ? Part::arrays : Part::floats;
-  Tensor tensor{p.size(),         computed(p.format),  part,   0, 0, {}, nullptr, {},
-                std::move(coded), std::move(factored), filled, {}};
+  Tensor tensor{p.size(),
+                computed(p.format),
+                part,
+                row.kernel,
+                row.kernel->course(),
+                2 + row.slots,
+                0,
+                0,
+                {},
+                nullptr,
+                {},
+                std::move(coded),
+                std::move(factored),
+                filled,
+                {}};
   for (size_t o = 0; o < views.size(); ++o) {
-    const bool in_cell = !views[o]->data || (part == Part::floats && has_cell(o));
+    const bool in_cell = !views[o]->data || (part == Part::floats && o != workspace_of(*row.kernel));
     tensor.base[o] = in_cell ? reinterpret_cast<char*>(&row.cell[o]) : views[o]->data;
   }
   if (row.by_rows && !filled) tensor.table = lay_rows(entry, row);
@@ -241,7 +254,7 @@ Tensor Plan::flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded,
   const py::ssize_t *const shape = p.layout.shape(), *const strides = p.layout.strides();
   for (int axis = 0; axis < p.layout.ndim(); ++axis)
     if (shape[axis] > 1) order.push_back(axis);
-  const bool by_place = kernel_.factors || (tensor.coded && tensor.coded->numbered);
+  const bool by_place = row.kernel->factors || (tensor.coded && tensor.coded->numbered);
   if (!by_place)
     std::stable_sort(order.begin(), order.end(),
                      [strides](int a, int b) { return std::abs(strides[a]) > std::abs(strides[b]); });
@@ -277,7 +290,9 @@ Tensor Plan::flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded,
 
 Table Plan::lay_rows(const Entry& entry, const Row& row) const {
   const size_t bytes = static_cast<size_t>(row_bytes(row.p));
-  Table table{row.p.format, static_cast<size_t>(row.p.layout.shape()[0]), bytes / row.p.itemsize(), operands(), {}, {}};
+  Table table{
+      row.p.format, row.kernel, static_cast<size_t>(row.p.layout.shape()[0]), bytes / row.p.itemsize(), 2 + row.slots,
+      {},           {}};
   for (size_t o = 0; o < table.operands; ++o) {
     if (o == 1) continue;  // the gradient, whose rows have places of their own
     const View& view = o == 0 ? row.p : row.state[o - 2].view;
@@ -312,10 +327,10 @@ bool Plan::has_name(const Row& row, py::handle key) const {
 // What the kernel writes is held by its memory's owner, and must still be open to writing; other state is looked at in
 // full, as it may own its memory.
 bool Plan::has_state(size_t i) const {
-  for (size_t slot = 0; slot < slots_; ++slot)
-    if (watched_[i * slots_ + slot] && !is_writeable(watched_[i * slots_ + slot])) return false;
+  for (size_t k = i ? watched_ends_[i - 1] : 0; k < watched_ends_[i]; ++k)
+    if (watched_[k] && !is_writeable(watched_[k])) return false;
   const std::vector<Kept>& state = rows_[i]->state;
-  for (size_t other = slots_; other < state.size(); ++other) {
+  for (size_t other = rows_[i]->slots; other < state.size(); ++other) {
     const auto& [array, memory, view] = state[other];
     if (!is_writeable(array) || view.place_of(array) != view.data) return false;
   }
@@ -392,7 +407,8 @@ void Plan::load_floats(const std::vector<Entry>& entries) {
     if (!entries[i].g_view.data || tensors_[i].part == Part::floats) load(entries[i].g_view, entries[i].g, row.cell[1]);
     if (tensors_[i].part == Part::arrays) continue;
     load(entries[i].p_view, entries[i].p, row.cell[0]);
-    for (size_t slot = 0; slot < slots_; ++slot) load(row.state[slot].view, row.state[slot].array, row.cell[2 + slot]);
+    for (size_t slot = 0; slot < row.slots; ++slot)
+      load(row.state[slot].view, row.state[slot].array, row.cell[2 + slot]);
   }
 }
 
@@ -405,9 +421,9 @@ double Plan::float_result(size_t i) const {
 
 void Plan::store_float_state() const {
   for (size_t i = 0; i < rows_.size(); ++i)
-    for (size_t o = 2; o < operands() && tensors_[i].part == Part::floats; ++o) {
+    for (size_t o = 2; o < tensors_[i].operands && tensors_[i].part == Part::floats; ++o) {
       const View& view = rows_[i]->state[o - 2].view;
-      if (has_cell(o)) std::memcpy(view.data, &rows_[i]->cell[o], view.itemsize());
+      if (o != workspace_of(*rows_[i]->kernel)) std::memcpy(view.data, &rows_[i]->cell[o], view.itemsize());
     }
 }
 

@@ -33,6 +33,7 @@ enum class Part : char { floats, arrays };
 // A parameter whose gradient comes by rows, and its state: where the rows lie.
 struct Table {
   Format format;
+  const Kernel* kernel;
   size_t rows, width;  // elements of a row
   size_t operands;
   std::array<char*, max_operands> base;
@@ -79,6 +80,9 @@ struct Tensor {
   size_t size;
   Format format;  // that it is computed in
   Part part;
+  const Kernel* kernel;
+  Course course;
+  size_t operands;
   size_t group, first_block;
   std::array<char*, max_operands> base;  // the first element of the walk
   std::unique_ptr<Axes> axes;            // nullptr: all operands are contiguous along one walk
@@ -97,12 +101,12 @@ struct Tensor {
 
 class Plan {
  public:
-  // Checks shapes, dtypes and overlaps, and lays out the work of a kernel. averaged: after the rule's slots the state
-  // has one more, for the running average of the parameter. states[i] is the state of entries[i], groups[i] the number
-  // of its group; no numbers mean that there is one group. place_of(i) is asked where something of an entry is coded.
+  // Checks shapes, dtypes and overlaps, and lays out the work. averaged: after the rule's slots the state has one more,
+  // for the running average of the parameter. states[i] is the state of entries[i], groups[i] the number of its group,
+  // and kernels those of the groups' rules. place_of(i) is asked where something of an entry is coded.
   using PlaceOf = std::function<Place(size_t)>;
-  Plan(const Kernel& kernel, bool averaged, const std::vector<Entry>& entries, const std::vector<State>& states,
-       const std::vector<size_t>& groups, const PlaceOf& place_of);
+  Plan(const std::vector<const Kernel*>& kernels, bool averaged, const std::vector<Entry>& entries,
+       const std::vector<State>& states, const std::vector<size_t>& groups, const PlaceOf& place_of);
 
   // Whether the plan serves an entry, its i-th, as it served the last one: same name, same memory, same layouts, state
   // that still can be written. Its gradient may have moved, as it does where each step makes a new one. knows() is for
@@ -116,7 +120,7 @@ class Plan {
   const std::vector<Tensor>& tensors() const { return tensors_; }
   const std::vector<size_t>& ends() const { return ends_; }  // running sum of the tensors' bytes
   size_t bytes() const { return ends_.empty() ? 0 : ends_.back(); }
-  size_t operands() const { return 2 + slots_; }
+  bool takes(unsigned courses) const { return courses_ & courses; }  // whether any tensor goes one of these
   size_t blocks() const { return blocks_; }
   bool staged() const { return staged_; }      // whether any tensor has axes, or operands to be decoded
   size_t traffic() const { return traffic_; }  // bytes read and written by one step
@@ -132,7 +136,7 @@ class Plan {
   void store_float_state() const;
 
   // What the first half of a rule hands to Python.
-  py::handle workspace(size_t i) const { return rows_[i]->state[workspace_ - 2].array; }
+  py::handle workspace(size_t i) const { return rows_[i]->state[workspace_of(*tensors_[i].kernel) - 2].array; }
 
   // For the garbage collector: each object that is held.
   int visit_all(visitproc visit, void* arg) const;
@@ -148,6 +152,8 @@ class Plan {
     py::ssize_t hash;
     View p, g;
     bool by_rows;
+    const Kernel* kernel;
+    size_t slots;                           // of the state, that are operands
     std::vector<Kept> state;                // operands, then others
     std::array<double, max_operands> cell;  // where p is a float
   };
@@ -155,22 +161,24 @@ class Plan {
   bool has_name(const Row& row, py::handle key) const;
   bool has_state(size_t i) const;
   bool is_free(const View& g) const;
-  bool has_cell(size_t operand) const { return operand != workspace_; }
+  // Which operand it is; max_operands where there is none.
+  static size_t workspace_of(const Kernel& kernel) {
+    return kernel.workspace ? 1 + static_cast<size_t>(kernel.slots) : max_operands;
+  }
   Tensor flatten(const Entry& entry, Row& row, std::unique_ptr<Coded> coded, std::unique_ptr<Factored> factored) const;
   std::unique_ptr<Factored> factored_of(const Entry& entry, const Row& row, const State& state) const;
   std::unique_ptr<Coded> coded_of(const Entry& entry, const Row& row, const State& state,
                                   const std::function<Place()>& place) const;
   Table lay_rows(const Entry& entry, const Row& row) const;
 
-  const Kernel& kernel_;
-  const size_t slots_;
-  const size_t workspace_;                  // which operand it is; max_operands where there is none
   std::vector<std::unique_ptr<Row>> rows_;  // unique_ptr: cells keep their address
   std::vector<Tensor> tensors_;
-  std::vector<py::handle> watched_;  // the state that the kernel writes, of all rows
+  std::vector<py::handle> watched_;   // the state that the kernels write, of all rows
+  std::vector<size_t> watched_ends_;  // by row
   std::vector<size_t> ends_;
   std::vector<Extent> written_;  // parameters and state, sorted
   size_t blocks_ = 0, traffic_ = 0;
+  unsigned courses_ = 0;
   bool floats_ = false, arrays_ = false, cells_ = false, staged_ = false, tables_ = false;
 };
 

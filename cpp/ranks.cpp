@@ -29,13 +29,13 @@ void Ranks::ready(const Orders& orders) const {
   given_.attr("ready")(scalars);
 }
 
-std::vector<Passes::Norms> Ranks::norms(const Plan& plan, const Passes& passes) const {
+std::vector<Norms> Ranks::norms(const Plan& plan, const Passes& passes) const {
   py::list p, u;
   for (size_t i = 0; i < plan.tensors().size(); ++i) {
     p.append(by_blocks(plan.tensors()[i], passes.p_sums(i)));
     u.append(by_blocks(plan.tensors()[i], passes.u_sums(i)));
   }
-  std::vector<Passes::Norms> found;
+  std::vector<Norms> found;
   for (const auto& [of_p, of_u] : given_.attr("norms")(p, u).cast<std::vector<std::pair<double, double>>>())
     found.push_back({of_p, of_u});
   if (found.size() != plan.tensors().size()) throw py::value_error("norms: expected a pair for each parameter");

@@ -7,6 +7,11 @@
 
 namespace schuss {
 
+// Of a parameter and its direction.
+struct Norms {
+  double p, u;
+};
+
 // Engine::update_share tells of its methods. Without an object a step is one process's alone, and nothing is asked.
 class Ranks {
  public:
@@ -17,7 +22,7 @@ class Ranks {
   // The norm over all gradients, and the name of the first that is not finite; no object where all are.
   std::pair<double, py::object> survey(const Plan& plan, const Passes& passes) const;
   void ready(const Orders& orders) const;
-  std::vector<Passes::Norms> norms(const Plan& plan, const Passes& passes) const;
+  std::vector<Norms> norms(const Plan& plan, const Passes& passes) const;
 
   // step(low, high) for each stretch of the row.
   template <class Step>

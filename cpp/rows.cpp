@@ -197,16 +197,16 @@ bool state_is_zero(const Table& table, size_t row) {
 
 // With state and gradient zero, and no L2 term, a parameter stands in a rule by itself and times the decay, and is
 // changed by what does not depend on it. So 0 and 1 tell for all but -0.
-bool RowPasses::moves_zero(const Step& step, Format format) const {
+bool RowPasses::moves_zero(const Step& step, const Table& table) {
   if (step.flush || step.around.l2 != 0) return true;
-  return with_type_of(format, [&](auto type) {
+  return with_type_of(table.format, [&](auto type) {
     using T = decltype(type);
     constexpr size_t n = 2;
     T p[n] = {0, 1}, zeros[max_operands][n] = {};
     std::array<void*, max_slots + 1> slots;
     for (size_t slot = 0; slot < slots.size(); ++slot) slots[slot] = zeros[slot];
-    kernel_.ways.of<T>().plain.step(step.scalars.data(), step.plain ? nullptr : &step.around, n, p,
-                                    zeros[max_operands - 1], slots.data());
+    table.kernel->ways.of<T>().plain.step(step.scalars.data(), step.plain ? nullptr : &step.around, n, p,
+                                          zeros[max_operands - 1], slots.data());
     T nothing[max_operands][n] = {};
     return p[0] != 0 || std::signbit(p[0]) || p[1] != 1 || std::memcmp(zeros, nothing, sizeof zeros) != 0;
   });
@@ -241,7 +241,7 @@ template size_t fill_block(const Named&, size_t, const char*, size_t, size_t, si
 
 void RowPasses::step(const Table& table, const Named& named, const char* values, const Step& step, int threads) {
   team::each_rank(provided(threads), [&](int rank, int size) {
-    Guide guide(step.flush || !kernel_.ways.f32.careful.step ? Care::never : care());
+    Guide guide(step.flush || !table.kernel->ways.f32.careful.step ? Care::never : care());
     Scratch& scratch = scratch_[static_cast<size_t>(rank)];
     Met met = Met::none;  // as the block before
     with_type_of(table.format, [&](auto type) {
@@ -256,7 +256,7 @@ void RowPasses::step(const Table& table, const Named& named, const char* values,
         }
         {
           const Flush mode(step.flush);  // from here on: repeated rows were added as NumPy adds
-          kernel_.ways.of<T>()
+          table.kernel->ways.of<T>()
               .of(guide.carefully(met))
               .step(step.scalars.data(), step.plain ? nullptr : &step.around, count * n, operands[0], operands[1],
                     &operands[2]);
@@ -282,11 +282,11 @@ void RowPasses::catch_up_sorted(const Lag& lag, size_t n_rows, Scratch& scratch)
     for (uint64_t made = lag.made_[rows[0]]; made < lag.count_;) {
       const bool flush = lag.step(made).flush;
       const Flush mode(flush);
-      Guide guide(flush || !kernel_.ways.f32.careful.step ? Care::never : care());
+      Guide guide(flush || !table.kernel->ways.f32.careful.step ? Care::never : care());
       for (; made < lag.count_ && lag.step(made).flush == flush; ++made) {
         while (active < count && lag.made_[rows[active]] <= made) ++active;
         const Step& step = lag.step(made);
-        kernel_.ways.of<T>()
+        table.kernel->ways.of<T>()
             .of(guide.carefully(met))
             .step(step.scalars.data(), step.plain ? nullptr : &step.around, active * n, operands[0], operands[1],
                   &operands[2]);

@@ -93,14 +93,14 @@ class Arrears {
 // The loops. The memory that the threads need is taken beforehand: a step that has begun cannot fail for want of it.
 class RowPasses {
  public:
-  RowPasses(const Kernels& kernels, const Kernel& kernel) : kernels_(kernels), kernel_(kernel) {}
+  explicit RowPasses(const Kernels& kernels) : kernels_(kernels) {}
   void provide(int threads);
 
   // The step on the rows named, with their values.
   void step(const Table& table, const Named& named, const char* values, const Step& step, int threads);
   void catch_up(const Arrears& arrears, int threads);  // whose steps have been counted
-  // Whether a step moves numbers of this format whose state is zero.
-  bool moves_zero(const Step& step, Format format) const;
+  // Whether a step moves numbers of a table whose state is zero.
+  static bool moves_zero(const Step& step, const Table& table);
   // For each block of the gradient as it would be dense, the sum of its squares, and whether all of it is finite; the
   // blocks without a named row are zero and finite already.
   void survey(const Table& table, const Named& named, const char* values, double scale, bool flush, double* sums,
@@ -122,7 +122,6 @@ class RowPasses {
   int provided(int threads) const;
 
   const Kernels& kernels_;
-  const Kernel& kernel_;
   std::vector<Scratch> scratch_;  // by thread
 };
 

@@ -61,6 +61,12 @@ PLAIN = ("float32", "float32", "float64")  # dtypes of arrays, by turns
 SMALL = ("bfloat16", "float16", "bfloat16", "float32")
 GIVEN = ("bfloat16", "float32", "float16")
 
+OTHERS = {
+    "b1": {"rule": "AdamW", "lr": 0.1},
+    "b2": {"rule": "Adafactor"},
+    "W3": {"rule": "LAMB"},
+    "scalar": {"rule": "RMSprop"},
+}
 DOUBLE = {name: {"state_dtype": "float32"} for name in ("scalar", "b2")}  # which are of float64
 
 
@@ -77,6 +83,8 @@ RULES = {
     "LARS": (lambda: schuss.LARS(clip_norm=2.0, ema=0.9), SHAPES),
     "Adafactor": (lambda: schuss.Adafactor(clip_norm=1.0), SHAPES),
     "Muon": (lambda: schuss.Muon(0.01), MATRICES),
+    "Muon and others": (lambda: schuss.Muon(0.01, clip_norm=1.0, ema=0.9, groups=OTHERS), SHAPES),
+    "AdamW and LAMB": (lambda: schuss.AdamW(0.01, groups={"W*": {"rule": "LAMB"}, "b*": {"rule": "SGD"}}), SHAPES),
     "NAdam": (lambda: schuss.NAdam(clip_value=0.5, maximize=True, ema=0.99), SHAPES),
     "ScheduleFreeAdamW": (lambda: schuss.ScheduleFreeAdamW(warmup=5, on_nonfinite="skip"), SHAPES),
     "Own": (lambda: Own(clip_norm=3.0, ema=0.9), SHAPES),

@@ -152,7 +152,7 @@ def test_an_assignment_that_is_interrupted_anywhere(change, start):
         options = {name: getattr(opt, name) for name in ("maximize", "clip_value", "weight_decay", "clip_norm")}
         fresh = schuss.Momentum(lr=opt.lr, groups=groups, **options)
         twins = {name: p.copy() for name, p in params.items()}
-        fresh._engine.restore(fresh, {}, fresh._structure(), 1, 0, opt._copied_state())
+        fresh._engine.restore(fresh, {}, 1, 0, opt._copied_state())
         opt.update(params, grads)
         fresh.update(twins, grads)
         for name, p in params.items():

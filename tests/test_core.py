@@ -36,7 +36,7 @@ def good():
             "p": np.ones(5),
             "g": np.ones(5),
             "slots": [("v", np.zeros(5))],
-            "ratio": None,
+            "ratios": None,
             "pending": [],
         },
     }

@@ -29,6 +29,7 @@ pytestmark = [
 ]
 LONG = "AdamW,Momentum,LAMB,Adafactor,Muon"
 RULES = "AdamW,Momentum,LAMB,LARS,Adafactor,Muon,NAdam,ScheduleFreeAdamW,Own,int8,bfloat16,Muon int8"
+SEVERAL = "Muon and others,AdamW and LAMB"
 SMALL = "16 bits,16 bits int8,16 bits LAMB,16 bits gradients,16 bits Muon"
 
 
@@ -59,7 +60,7 @@ def thoroughly(request) -> bool:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
 def test_the_same_bits_as_one_process(ranks, thoroughly):
     """Parameters and state after some steps, with the same eight parts for each number of ranks."""
-    run(ranks, "same_bits", f"{RULES},{SMALL}", 6, 8)
+    run(ranks, "same_bits", f"{RULES},{SEVERAL},{SMALL}", 6, 8)
     if thoroughly:
         run(ranks, "same_bits", LONG, 200, 8, seconds=600)
 
@@ -102,7 +103,7 @@ def test_interrupted_at_each_point_of_a_save(tmp_path):
     run(3, "interrupted_saves", tmp_path)
 
 
-@pytest.mark.parametrize("rule", ["Momentum", "LARS", "Muon"])
+@pytest.mark.parametrize("rule", ["Momentum", "LARS", "Muon", "Muon and others"])
 def test_raising_at_each_point_of_a_step(rule):
     run(3, "raising", rule)
 

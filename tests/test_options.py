@@ -261,8 +261,25 @@ def test_a_group_begins_from_all_other_arguments():
         opt.update(params, {"a": np.ones(1), "b": np.ones(1)})
     assert set(opt.state["a"]) == set(opt.state["b"]) == {"h", "a", "v", "ema"}
     assert params["a"][0] < params["b"][0] < 0
-    with pytest.raises(ValueError, match=r"groups\['b'\]: all parameters must have the same state slots"):
-        schuss.RMSprop(momentum=0.9, groups={"b": {"momentum": 0.0}})
+
+
+def test_groups_may_keep_other_state():
+    params = {"a": np.zeros(1), "b": np.zeros(1)}
+    opt = schuss.RMSprop(momentum=0.9, groups={"b": {"momentum": 0.0}})
+    for _ in range(2):
+        opt.update(params, {"a": np.ones(1), "b": np.ones(1)})
+    assert (set(opt.state["a"]), set(opt.state["b"])) == ({"h", "v"}, {"h"})
+    alone = {"b": np.zeros(1)}
+    other = schuss.RMSprop()
+    for _ in range(2):
+        other.update(alone, {"b": np.ones(1)})
+    assert_same_bits(params["b"], alone["b"])
+    with pytest.raises(ValueError, match=r"groups decides which state is kept: for 'b' it cannot change from that of "):
+        opt.groups = {}
+    with pytest.raises(ValueError, match=r"momentum decides which state is kept: it cannot change from 0\.9 to 0\.0"):
+        opt.momentum = 0.0
+    opt.groups = {"b": {"momentum": 0.0, "lr": 0.5}}
+    opt.update(params, {"a": np.ones(1), "b": np.ones(1)})
 
 
 def test_groups_of_lists_go_by_position():
@@ -395,7 +412,7 @@ def test_a_failure_between_the_halves_changes_nothing(monkeypatch):
     def fail(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(schuss.Muon, "_ratio", fail)
+    monkeypatch.setattr(schuss.Muon, "_ratios", fail)
     with pytest.raises(KeyboardInterrupt):
         opt.update(params, grads)
     assert opt.t == 1

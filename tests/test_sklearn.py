@@ -316,6 +316,17 @@ def test_arguments_of_scikit_learns_are_told_apart(given, message):
     assert set(signature(MLPClassifier).parameters) == set(MLPClassifier().get_params())
 
 
+def test_muon_with_another_rule_for_the_biases():
+    X, y = load_digits(return_X_y=True)
+    optimizer = schuss.Muon(0.02, groups={"b*": {"rule": "AdamW", "lr": 0.01}})
+    model = MLPClassifier((32,), optimizer=optimizer, max_iter=10, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X / 16, y)
+    assert set(model._stepper.state["W1"]) == {"m"}
+    assert set(model._stepper.state["b1"]) == {"m", "v"}
+    assert model.score(X / 16, y) > 0.97
+
+
 def test_an_optimizer_that_has_made_steps_is_refused():
     opt = schuss.Adam()
     opt.update({"W": np.ones(2)}, {"W": np.ones(2)})

@@ -28,7 +28,7 @@ def step(
     p: Any,
     g: Any,
     slots: Sequence[tuple[str, Any]],
-    ratio: Any,
+    ratios: Any,
     pending: list[Any],
 ) -> None: ...
 def bias_relu(y: Any, b: Any) -> None: ...
@@ -45,7 +45,6 @@ class Engine:
         self,
         optimizer: Any,
         attributes: dict[str, Any],
-        structure: tuple[str, tuple[str, ...], bool],
         t: int,
         skipped: int,
         state: dict[Any, dict[str, Any]],

@@ -12,7 +12,7 @@ from . import _core
 from .checks import number, shown
 from .elsewhere import unknown
 from .groups import NO_GROUPS, Groups
-from .options import GLOBAL, KEPT, OPTIONS, RANGES, LearningRate, checked_option, checked_rate
+from .options import GLOBAL, KEPT, OPTIONS, RANGES, SHARED, LearningRate, checked_option, checked_rate
 from .registry import OPTIMIZERS
 from .signatures import defaults_of, full_signature
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 LooksAt: TypeAlias = Literal["elements", "norms", "whole"]
+_WIDENING: tuple[LooksAt, ...] = ("elements", "norms", "whole")
 
 
 class Arguments:
@@ -35,6 +36,8 @@ class Arguments:
     _decoupled: ClassVar[bool] = False
     # What the step of an element depends on beside the element: nothing, norms of its array, or all of that.
     _looks_at: ClassVar[LooksAt] = "elements"
+    # Why a rule goes with no other in one optimizer, if it does not.
+    _alone: ClassVar[str | None] = None
     # Arguments of which one is given at a time; those that decide which state is kept; attributes in which a rule
     # remembers past steps.
     _alternatives: ClassVar[tuple[str, ...]] = ()
@@ -162,8 +165,8 @@ class Arguments:
                     f"{name} decides which state is kept: it cannot change from {old!r} to {value!r} now; "
                     "make a new optimizer"
                 )
-        if name in (*KEPT, "groups"):
-            self._refuse_other_bits(name, value)
+        if name in (*KEPT, *self._deciding, "groups"):
+            self._refuse_other_state(name, value)
         if name == "groups":
             members = tuple(self._member(pattern, given) for pattern, given in value.given.items())
             engine.forget_plans()
@@ -175,14 +178,20 @@ class Arguments:
         else:
             object.__setattr__(self, name, value)
 
-    def _refuse_other_bits(self, name: str, value: Any) -> None:
-        """Refuse to change how the numbers of parameters are kept that have state."""
+    def _refuse_other_state(self, name: str, value: Any) -> None:
+        """Refuse to change which state parameters have, or how its numbers are kept, where there is some."""
         old = (self, *self._members)
         groups: Groups = value if name == "groups" else self._groups
         twin = self if name == "groups" else self._twin({name: value})
         new = (twin, *(twin._member(pattern, given) for pattern, given in groups.given.items()))
         for parameter in self._engine.state:
             before, after = old[self._groups.number_of(parameter)], new[groups.number_of(parameter)]
+            if before._structure() != after._structure():
+                had, has = (f"{each._kernel()} ({', '.join(each._slots())})" for each in (before, after))
+                raise ValueError(
+                    f"{name} decides which state is kept: for {parameter!r} it cannot change from that of {had} to "
+                    f"that of {has} now; make a new optimizer"
+                )
             for each in KEPT:
                 a, b = getattr(before, each), getattr(after, each)
                 if a != b:
@@ -243,6 +252,16 @@ class Arguments:
         averaged = self.ema is not None
         return self._kernel(), self._slots() + (("ema",) if averaged else ()), averaged
 
+    def _structures(self) -> list[tuple[str, tuple[str, ...], bool]]:
+        return [each._structure() for each in (self, *self._members)]
+
+    def _member_of(self, name: Any) -> Any:
+        """The optimizer with the arguments of a parameter's group: one of the members, or itself."""
+        return (self, *self._members)[self._groups.number_of(name)]
+
+    def _widest_look(self) -> LooksAt:
+        return max((each._looks_at for each in (self, *self._members)), key=_WIDENING.index)
+
     def _twin(self, changed: Mapping[str, Any] = MappingProxyType({})) -> Self:
         """An optimizer with the same arguments but for some, which is asked what it would do: no engine, no groups."""
         twin = object.__new__(type(self))
@@ -259,22 +278,20 @@ class Arguments:
             object.__setattr__(twin, name, value)
         return twin
 
-    def _members_with(self, changed: Mapping[str, Any]) -> tuple[Self, ...]:
+    def _members_with(self, changed: Mapping[str, Any]) -> tuple[Arguments, ...]:
         """The groups' optimizers when some of this one's arguments have changed; they remember what they did."""
         twin = self._twin(changed)
         members = tuple(twin._member(pattern, given) for pattern, given in self._groups.given.items())
         if len(self._members) == len(members):  # they are none where all is made anew
             for member, old in zip(members, self._members, strict=True):
-                for name in self._remembering:
+                for name in member._remembering:
                     object.__setattr__(member, name, getattr(old, name))
         return members
 
-    def _member(self, pattern: str, given: Mapping[str, Any]) -> Self:
-        for name in given:
-            if name not in self._arguments:
-                raise TypeError(f"groups[{pattern!r}]: {unknown(type(self).__name__, self._arguments, name)}")
-            if name in GLOBAL:
-                raise ValueError(f"groups[{pattern!r}]: {name} concerns all parameters together")
+    def _member(self, pattern: str, given: Mapping[str, Any]) -> Arguments:
+        if "rule" in given:
+            return self._member_by_rule(pattern, given["rule"], {k: v for k, v in given.items() if k != "rule"})
+        self._check_names(pattern, given, type(self).__name__, (*self._arguments, "rule"))
         member = self._twin()
         if any(name in given for name in self._alternatives):
             for name in self._alternatives:
@@ -284,6 +301,37 @@ class Arguments:
                 object.__setattr__(member, name, member._checked(name, value))
         except (TypeError, ValueError) as error:
             raise type(error)(f"groups[{pattern!r}]: {error}") from None
-        if (member._kernel(), member._slots()) != (self._kernel(), self._slots()):
-            raise ValueError(f"groups[{pattern!r}]: all parameters must have the same state slots")
+        return member
+
+    @staticmethod
+    def _check_names(pattern: str, given: Mapping[str, Any], rule: str, arguments: tuple[str, ...]) -> None:
+        for name in given:
+            if name not in arguments:
+                raise TypeError(f"groups[{pattern!r}]: {unknown(rule, arguments, name)}")
+            if name in GLOBAL:
+                raise ValueError(f"groups[{pattern!r}]: {name} concerns all parameters together")
+
+    def _member_by_rule(self, pattern: str, rule: Any, given: Mapping[str, Any]) -> Arguments:
+        """An optimizer of another rule: with its own arguments, and those of this one's that all rules take."""
+        if not isinstance(rule, str) or rule not in OPTIMIZERS:
+            raise ValueError(
+                f"groups[{pattern!r}]: rule must be the name of a rule, one of {', '.join(sorted(OPTIMIZERS))}; "
+                f"got {shown(rule)}"
+            )
+        cls: type[Arguments] = OPTIMIZERS[rule]
+        for each in (type(self), cls):
+            reason = "its step is in NumPy" if each._in_numpy else each._alone
+            if reason is not None:
+                raise ValueError(
+                    f"groups[{pattern!r}]: {each.__name__} goes with no other rule in one optimizer, as {reason}; make "
+                    "an optimizer for each"
+                )
+        self._check_names(pattern, given, rule, cls._arguments)
+        shared = {name: getattr(self, name) for name in SHARED}
+        try:
+            member = cls(**{**shared, **given})._twin()
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"groups[{pattern!r}]: {error}") from None
+        for name in GLOBAL - {"groups"}:
+            object.__setattr__(member, name, getattr(self, name))
         return member

@@ -92,7 +92,12 @@ class Optimizer(Arguments):
     groups : mapping of pattern -> mapping of arguments, optional
         Other arguments for the parameters whose name matches the pattern (as in the module fnmatch, with case);
         the first pattern that matches counts. Options that concern all parameters together cannot differ:
-        ``clip_norm``, ``ema``, ``on_nonfinite``, ``flush_subnormals``, ``sparse`` and ``groups``.
+        ``clip_norm``, ``ema``, ``on_nonfinite``, ``flush_subnormals``, ``sparse`` and ``groups``. A group may have
+        another rule, by its name: ``{"*bias": {"rule": "AdamW", "lr": 3e-4}}``. Its rate, its weight decay and its
+        other arguments are then those of the group, or the rule's own defaults; ``maximize``, ``clip_value``,
+        ``state_dtype`` and ``master`` are the optimizer's where the group has none. Still it is one step in one pass:
+        ``clip_norm`` goes by all gradients, and where anything is wrong nothing has changed. Not with schedule-free
+        rules and rules of your own.
 
     Attributes
     ----------
@@ -489,7 +494,7 @@ class Optimizer(Arguments):
 
     def _place_of(self, name: Any) -> tuple[int, int, bool]:
         """A parameter's number and its first element's place, for random numbers; whether it is to have a master."""
-        member: Optimizer = (self, *self._members)[self._groups.number_of(name)]
+        member: Optimizer = self._member_of(name)
         return number_of(name), self._firsts.get(name, 0), member.master is not None
 
     def _like(self, state: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
@@ -501,7 +506,7 @@ class Optimizer(Arguments):
 
     def _workspace(self, name: Any, p: Any) -> NDArray[Any]:
         """What the first half of a rule whose second half needs Python hands over; it is no state."""
-        return zeros_like(p, len(self._slots()) + 1)
+        return zeros_like(p, len(self._member_of(name)._slots()) + 1)
 
     def _orders(self) -> Orders:
         """What a step does beside the rule; asked when an option has changed. For each group: L2, clip_value, sign."""
@@ -571,21 +576,12 @@ class Optimizer(Arguments):
 
     def _make_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         """The state of a parameter that has not been met: as its group has it."""
-        member: Optimizer = (self, *self._members)[self._groups.number_of(name)]
+        member: Optimizer = self._member_of(name)
         return member._kept_state(name, p)
 
-    def _ratio(
-        self,
-        name: Any,
-        state: Mapping[str, Any],
-        u: NDArray[Any],
-        p_norm: float,
-        scalars: tuple[float, ...],
-        pending: list[tuple[NDArray[Any], NDArray[Any]]],
-    ) -> float:
-        """Between the halves of a rule whose second half needs Python: its last scalar for this parameter.
+    def _ratios(self, scalars: tuple[float, ...], workspaces: list[NDArray[Any]]) -> list[float]:
+        """Between the halves of a rule whose second half needs Python: its last scalar for each of its parameters.
 
-        ``u`` is the workspace, and may be changed. State may not: ``pending`` takes pairs of a state array and of what
-        it becomes when the step is taken.
+        The workspaces, one of each parameter, may be changed; nothing else may.
         """
         raise NotImplementedError

@@ -91,14 +91,8 @@ def _step_with_workspace(
     """The step of a rule whose second half needs Python."""
     opt, t, lr = _asked(cls, t, lr, arguments)
     _check_state(opt, p, state)
-    u, scalars = opt._workspace(None, p), opt._scalars(lr, t)
-    pending: list[Any] = []
     own = [(slot, state[slot]) for slot in opt._slots()]
-
-    def ratio(p_norm: float) -> float:
-        return opt._ratio(None, state, u, p_norm, scalars, pending)
-
-    _core.step(opt._kernel(), scalars, p, g, [*own, ("u", u)], ratio, pending)
+    _core.step(opt._kernel(), opt._scalars(lr, t), p, g, [*own, ("u", opt._workspace(None, p))], opt._ratios, [])
 
 
 def _check_state(opt: Optimizer, p: Any, state: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ beside their own arguments, from weight decay to groups, is said at :class:`schu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from glob import escape
 from math import sqrt
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -1329,6 +1330,7 @@ class _ScheduleFree(Optimizer):
     """What the schedule-free rules share: the average, and the weight of a step in it."""
 
     copies: ClassVar[tuple[str, ...]] = ("z", "x")
+    _alone: ClassVar[str | None] = "it is evaluated at its averages, which no other rule has"
     _decoupled: ClassVar[bool] = True
     _remembering: ClassVar[tuple[str, ...]] = ("_weights",)
     warmup: int
@@ -1575,7 +1577,7 @@ class Muon(Optimizer):
 
     Notes
     -----
-    For matrices alone: hidden layers' weights. Give biases, embeddings and the last layer to another optimizer.
+    For matrices alone: hidden layers' weights. Give biases, embeddings and the last layer another rule, by ``groups``.
     State: ``m``. The same as ``torch.optim.Muon``, which computes the iterations in bfloat16; here they are in the
     parameter's own dtype, on BLAS.
 
@@ -1592,9 +1594,14 @@ class Muon(Optimizer):
     >>> params["W"].round(1)  # as much along the small gradient as along the large one
     array([[ 0. , -0.7],
            [ 0.7,  0. ]])
-    >>> opt.update({"b": np.zeros(3)}, {"b": np.ones(3)})
+    >>> params, grads = {"W": np.zeros((2, 2)), "b": np.zeros(2)}, {"W": np.eye(2), "b": np.ones(2)}
+    >>> schuss.Muon(lr=1.0).update(params, grads)
     Traceback (most recent call last):
-    ValueError: params['b']: Muon is for matrices, got shape (3,); give this parameter to another optimizer
+    ValueError: params['b']: Muon is for matrices, got shape (2,); give it another rule: groups={'b': {"rule": "AdamW"}}
+    >>> opt = schuss.Muon(lr=1.0, groups={"b": {"rule": "AdamW", "lr": 0.1}})
+    >>> opt.update(params, grads)
+    >>> params["b"].round(3)
+    array([-0.1, -0.1])
     """
 
     slots: ClassVar[tuple[str, ...]] = ("m",)
@@ -1628,9 +1635,10 @@ class Muon(Optimizer):
 
     def _new_state(self, name: Any, p: Any) -> dict[str, NDArray[Any]]:
         if np.ndim(p) != 2:
-            what = "p" if name is None else f"params[{name!r}]"
+            what, pattern = ("p", "...") if name is None else (f"params[{name!r}]", repr(escape(str(name))))
             raise ValueError(
-                f"{what}: Muon is for matrices, got shape {np.shape(p)}; give this parameter to another optimizer"
+                f"{what}: Muon is for matrices, got shape {np.shape(p)}; give it another rule: "
+                f'groups={{{pattern}: {{"rule": "AdamW"}}}}'
             )
         return super()._new_state(name, p)
 
@@ -1638,14 +1646,9 @@ class Muon(Optimizer):
         look = self.momentum if self.nesterov else 1.0
         return lr, 1 - self.momentum, look, 1 - lr * self.weight_decay, float(self.steps)
 
-    @np.errstate(all="ignore")  # as in the kernels of all other rules
-    def _ratio(
-        self, name: Any, state: Mapping[str, Any], u: NDArray[Any], p_norm: float, scalars: Scalars, pending: Any
-    ) -> float:
-        if u.size == 0:
-            return 1.0
-        orthogonalize(u, int(scalars[-1]))
-        return sqrt(max(1.0, u.shape[0] / u.shape[1]))
+    def _ratios(self, scalars: Scalars, workspaces: list[NDArray[Any]]) -> list[float]:
+        orthogonalize(workspaces, int(scalars[-1]))
+        return [sqrt(max(1.0, u.shape[0] / u.shape[1])) if u.size else 1.0 for u in workspaces]
 
 
 class Adafactor(Optimizer):

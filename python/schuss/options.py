@@ -49,6 +49,9 @@ KEPT = ("state_dtype", "master")
 # Those that concern all parameters together, and are no group's.
 GLOBAL = frozenset({"clip_norm", "ema", "on_nonfinite", "flush_subnormals", "sparse", "groups"})
 
+# Those that a group with a rule of its own has from the optimizer, where it does not say otherwise.
+SHARED = ("maximize", "clip_value", "state_dtype", "master")
+
 # Of those that are numbers: lowest, highest, whether the highest is excluded.
 RANGES: Mapping[str, tuple[float, float, bool]] = {
     "weight_decay": POSITIVE,

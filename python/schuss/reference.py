@@ -121,10 +121,17 @@ class Optimizer:
         """Return this optimizer with the arguments of the first group whose pattern the name matches."""
         for pattern, arguments in self.groups.items():
             if fnmatchcase(str(name), pattern):
-                group = copy(self)
+                group = self.by_rule(**arguments) if "rule" in arguments else copy(self)
                 vars(group).update(arguments, past=self.pasts.setdefault(pattern, []))
                 return group
         return self
+
+    def by_rule(self, rule: str, **arguments: Any) -> Any:
+        """Return an optimizer of another rule: with that one's arguments, and what all rules take from this one."""
+        shared = {name: getattr(self, name) for name in ("maximize", "clip_value", "state_dtype", "master")}
+        group = globals()[rule](**{**shared, **arguments})
+        group.t, group.ema = self.t, self.ema
+        return group
 
     def new_state(self, p: Any) -> dict[str, Any]:
         """The state of a parameter before its first step."""

@@ -221,8 +221,11 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
             raise TypeError(
                 f"optimizer must be one of ours, as schuss.Adam(lr=0.01), or its text, got {shown(self.optimizer)}"
             )
-        if isinstance(made, Muon):
-            raise ValueError("optimizer: Muon steps matrices alone, and a perceptron has biases; take another rule")
+        if isinstance(made, Muon) and not made.groups:
+            raise ValueError(
+                "optimizer: Muon steps matrices alone, and a perceptron has biases; give these another rule, as in "
+                'schuss.Muon(0.02, groups={"b*": {"rule": "AdamW"}})'
+            )
         if isinstance(self.schedule, str):
             made.lr = parse_schedule(self.schedule)
         elif callable(self.schedule):
@@ -437,9 +440,9 @@ class MLPClassifier(ClassifierMixin, _MultilayerPerceptron):  # type: ignore[mis
     activation : {"relu", "logistic", "tanh", "identity"}, default "relu"
         Of the hidden layers.
     optimizer : str or schuss.Optimizer, default "Adam"
-        The rule, with its arguments: ``schuss.AdamW(lr=0.01)``, or as text, ``"AdamW(lr=0.01)"``; any but Muon. An
-        instance is copied, and must have made no step. Where it keeps averages of the weights (``ema``, the
-        schedule-free rules), these are what is evaluated.
+        The rule, with its arguments: ``schuss.AdamW(lr=0.01)``, or as text, ``"AdamW(lr=0.01)"``; Muon with
+        another rule for the biases, ``groups={"b*": {"rule": "AdamW"}}``. An instance is copied, and must have made no
+        step. Where it keeps averages of the weights (``ema``, the schedule-free rules), these are what is evaluated.
     schedule : str or callable, optional
         The learning rate over steps (batches), in place of the optimizer's: ``schuss.schedules.Cosine(0.01, 2000)``, or
         as text; an epoch has ``ceil(n_samples / batch_size)`` of them. To a ``ReduceOnPlateau`` the loss of each epoch

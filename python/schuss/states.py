@@ -247,12 +247,14 @@ def _checked_state(opt: Optimizer, state: Any) -> dict[Any, dict[str, NDArray[An
                 raise ValueError(
                     f"the state {slot!r} of {name!r} must be an array of float32, float64 or fewer bits, got {what}"
                 )
-        full = opt._like(slots) if set(opt._structure()[1]) <= set(slots) else None
+        member: Optimizer = opt._member_of(name)
+        own = member._structure()[1]
+        full = member._like(slots) if set(own) <= set(slots) else None
         expected = {} if full is None else opt._make_state(name, full)
-        if not set(slots) == set(expected) >= set(opt._structure()[1]):
-            wanted = ", ".join(expected or opt._structure()[1]) or "none"
+        if not set(slots) == set(expected) >= set(own):
+            wanted = ", ".join(expected or own) or "none"
             raise ValueError(
-                f"the state of {name!r} has the slots {', '.join(slots)}; {type(opt).__name__} has {wanted}"
+                f"the state of {name!r} has the slots {', '.join(slots)}; {type(member).__name__} has {wanted}"
             )
         for slot, array in slots.items():
             if (array.shape, array.dtype) != (expected[slot].shape, expected[slot].dtype):
@@ -292,7 +294,7 @@ def go_on(
         member._remember(memory, t)
     names = {*made._arguments, *made._remembering, "_groups", "_members"} - {"groups"}
     attributes = {name: getattr(made, name, None) for name in names}
-    opt._engine.restore(opt, attributes, made._structure(), t, skipped, state)
+    opt._engine.restore(opt, attributes, t, skipped, state)
 
 
 def rebuilt(

@@ -87,10 +87,10 @@ class _Step:
         kernel, slots, _ = rule._structure()
         self._kept = kernel, (*slots, "ema") if averaged else slots, averaged
         self.engine = _core.Engine()
-        self.engine.restore(self, {}, self._kept, t, 0, {key: state} if state else {})
+        self.engine.restore(self, {}, t, 0, {key: state} if state else {})
 
-    def _structure(self) -> tuple[str, tuple[str, ...], bool]:
-        return self._kept
+    def _structures(self) -> list[tuple[str, tuple[str, ...], bool]]:
+        return [self._kept]
 
     def _orders(self) -> Orders:
         _, clip_value, sign = self.rule._order()
@@ -109,8 +109,8 @@ class _Step:
     def _workspace(self, key: Key, p: Any) -> NDArray[Any]:
         return self.rule._workspace(key, p)
 
-    def _ratio(self, *given: Any) -> float:
-        return self.rule._ratio(*given)
+    def _ratios(self, scalars: tuple[float, ...], workspaces: list[NDArray[Any]]) -> list[float]:
+        return self.rule._ratios(scalars, workspaces)
 
 
 class Optimizer(theirs.Optimizer):  # type: ignore[misc,name-defined]

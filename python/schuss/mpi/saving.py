@@ -44,7 +44,7 @@ def save(
             nothing = dict.fromkeys(params.keys()) if hasattr(params, "keys") else [None] * len(params)
             given = look_at(params, [nothing], before, ranks.size)
         if shares is None:
-            shares = Shares(() if given is None else given.tensors, ranks.size, whole=opt._looks_at == "whole")
+            shares = Shares(() if given is None else given.tensors, ranks.size, whole=opt._widest_look() == "whole")
         document["whole"] = shares.whole
         for tensor in shares.tensors:
             saved_name(tensor.name)

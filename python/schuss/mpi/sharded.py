@@ -373,7 +373,11 @@ class Sharded:
                 elif elements_of(slot) == 1:
                     whole = np.asarray(tensor.walked(whole), order="C")
                 found[tensor.name] = whole
-            if not found and self.optimizer.t and slot not in self.optimizer._structure()[1]:
+            if (
+                not found
+                and self.optimizer.t
+                and not any(slot in slots for _, slots, _ in self.optimizer._structures())
+            ):
                 names = sorted({name for slots in state.values() for name in slots})
                 there = ", ".join(names) or "none on this rank"
                 raise self._ranks.known(ValueError(f"no parameter has the state {shown(slot)}; there is {there}"))
@@ -474,7 +478,7 @@ class Sharded:
         opt._groups.numbers_of([], params)  # of all names, while an engine knows those of a share
         shares = self._shares
         if shares is None:  # or what is kept belongs to shares that the ranks did not agree on
-            shares = Shares(given.tensors, ranks.size, whole=opt._looks_at == "whole")
+            shares = Shares(given.tensors, ranks.size, whole=opt._widest_look() == "whole")
             self._ways.clear()
             self._sums.clear()
         place_rows(given, shares)
@@ -488,7 +492,7 @@ class Sharded:
         facts = [("what they do", "update()"), ("grad_scale", repr(grad_scale)), *facts_of(given, opt)]
         if self._given is None:
             facts += sums_of(given)
-        at_once = opt.clip_norm is not None or opt.on_nonfinite != "propagate" or opt._looks_at != "elements"
+        at_once = opt.clip_norm is not None or opt.on_nonfinite != "propagate" or opt._widest_look() != "elements"
         step = Step(
             *(ranks, shares, given, lines, pieces, self._way(given, shares)),
             parts=self.my_parts,
@@ -501,7 +505,7 @@ class Sharded:
         """Refuse what cannot be with fewer bits: elements without a place in the whole, rows, and what has 64."""
         opt = self.optimizer
         for tensor, kind, p in zip(given.tensors, given.kinds, given.params, strict=True):
-            member: Optimizer = (opt, *opt._members)[opt._groups.number_of(tensor.name)]
+            member: Optimizer = opt._member_of(tensor.name)
             few, small = member.state_dtype != "float32", is_16_bits(p.dtype)
             if (few or (small and member.master is None)) and not tensor.straight:
                 what = f'state_dtype="{member.state_dtype}"' if few else "master=None"

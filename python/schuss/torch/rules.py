@@ -7,7 +7,6 @@ from math import sqrt
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .. import optimizers as ours
@@ -118,15 +117,11 @@ class Muon(ours.Muon):
     def _kernel(self) -> str:
         return "Muon"
 
-    @np.errstate(all="ignore")
-    def _ratio(
-        self, name: Any, state: Mapping[str, Any], u: NDArray[Any], p_norm: float, scalars: Scalars, pending: Any
-    ) -> float:
-        if u.size == 0:
-            return 1.0
-        orthogonalize(u, self.steps, self._coefficients, self._least)
-        rows, columns = u.shape
-        return 0.2 * sqrt(max(rows, columns)) if self._like_adamw else sqrt(max(1.0, rows / columns))
+    def _ratios(self, scalars: Scalars, workspaces: list[NDArray[Any]]) -> list[float]:
+        orthogonalize(workspaces, self.steps, self._coefficients, self._least)
+        if self._like_adamw:
+            return [0.2 * sqrt(max(u.shape)) for u in workspaces]
+        return [sqrt(max(1.0, u.shape[0] / u.shape[1])) if u.size else 1.0 for u in workspaces]
 
 
 def options_of(group: Group) -> dict[str, Any]:

@@ -73,11 +73,14 @@ def load_torch_state(
             raise ValueError(f"parameter {index} has made {int(theirs['step'])} steps, not t={t}")
         if names[index] in found:
             raise ValueError(f"names has {names[index]!r} twice")
-        member: Optimizer = (opt, *opt._members)[opt._groups.number_of(names[index])]
+        member: Optimizer = opt._member_of(names[index])
+        its_kind = type(member).__name__
+        if its_kind not in _TORCH:
+            raise ValueError(f"{its_kind}, the rule of {names[index]!r}, has no state that could come from PyTorch")
         lr = member._lr_at(max(t, 1))
         slots: dict[str, NDArray[Any]] = {}
-        for slot in opt._slots():
-            name, lacks_lr = _TORCH[kind][slot]
+        for slot in member._slots():
+            name, lacks_lr = _TORCH[its_kind][slot]
             if theirs.get(name) is None:
                 raise ValueError(f"parameter {index} has no {name!r}, from which {slot!r} would come")
             array = _array_of(theirs[name])

@@ -78,6 +78,9 @@ class Cohort:
     def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
         return self.rule._scalars(lr, self.t + 1)
 
+    def _ratios(self, scalars: tuple[float, ...], workspaces: list[NDArray[Any]]) -> list[float]:
+        return self.rule._ratios(scalars, workspaces)
+
 
 class Part:
     """The parameters whose rules have the same kernel and slots, and the engine that steps them.
@@ -122,9 +125,7 @@ class Part:
         self.engine: _core.Engine = _core.Engine(True)
         # The random numbers by which we round go by the updates; a loaded group tells how many there were.
         self._random = rule.state_dtype != "float32" or rule.master is None
-        self.engine.restore(
-            self, {}, self._structure(), max([*ts, *(group.get("updates", 0) for group in groups)]), 0, {}
-        )
+        self.engine.restore(self, {}, max([*ts, *(group.get("updates", 0) for group in groups)]), 0, {})
 
     def _steps_made(self, p: Any) -> int:
         state = self._state.get(p, {})
@@ -291,8 +292,8 @@ class Part:
     def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
         return self.cohorts[0]._scalars(lr, t)
 
-    def _structure(self) -> tuple[str, tuple[str, ...], bool]:
-        return self.cohorts[0].rule._structure()
+    def _structures(self) -> list[tuple[str, tuple[str, ...], bool]]:
+        return [cohort.rule._structure() for cohort in self.cohorts]
 
     def _orders(self) -> Orders:
         whole = self._whole
@@ -313,8 +314,8 @@ class Part:
     def _workspace(self, place: int, p: Any) -> NDArray[Any]:
         return self._cohort_of[place].rule._workspace(place, array_of(p))
 
-    def _ratio(self, place: int, *given: Any) -> float:
-        return self._cohort_of[place].rule._ratio(place, *given)
+    def _ratios(self, scalars: tuple[float, ...], workspaces: list[NDArray[Any]]) -> list[float]:
+        return self.cohorts[0]._ratios(scalars, workspaces)
 
     def _make_state(self, place: int, p: Any) -> dict[str, NDArray[Any]]:
         """The state of a parameter that the engine has not met: what PyTorch's dict has of it, else new."""
