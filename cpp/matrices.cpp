@@ -57,7 +57,7 @@ void Passes::sum_squares(const Tensor& tensor, const Share& share, const Orders&
   const Factored& f = *tensor.factored;
   const Tiles tiles(f);
   const Laid& laid = laid_[share.i];
-  T* const parts = reinterpret_cast<T*>(parts_.data());
+  T *const row_parts = parts_at<T>(laid.row_parts), *const column_parts = parts_at<T>(laid.column_parts);
   const Group& group = orders.groups[tensor.group];
   const Around surroundings = orders.around(group), *const around = orders.plain(group) ? nullptr : &surroundings;
   const bool plain = !tensor.axes && tensor.code(1) == Code::none;
@@ -84,12 +84,11 @@ void Passes::sum_squares(const Tensor& tensor, const Share& share, const Orders&
       }
       if (tiles.chunks == 1 && (done + n == block_elements || row + n == bottom))
         average(tensor, share, orders, f.row, first - done, done + n, share.scratch->row_sums, f.columns,
-                parts + laid.row_parts + first - done);
+                row_parts + first - done);
     }
     if (tiles.strips == 1) {
       const size_t first = matrix * f.columns + left;
-      average(tensor, share, orders, f.column, first, width, share.scratch->column_sums, f.rows,
-              parts + laid.column_parts + first);
+      average(tensor, share, orders, f.column, first, width, share.scratch->column_sums, f.rows, column_parts + first);
     }
   }
 }
@@ -100,7 +99,7 @@ void Passes::average_pieces(const Tensor& tensor, const Share& share, const Orde
   const Factored& f = *tensor.factored;
   const Tiles tiles(f);
   const Laid& laid = laid_[share.i];
-  T* const parts = reinterpret_cast<T*>(parts_.data());
+  T *const row_parts = parts_at<T>(laid.row_parts), *const column_parts = parts_at<T>(laid.column_parts);
   double* const sums = share.scratch->row_sums;
   const auto each_of = [&](size_t count, auto work) {
     const size_t end = share.to * count / tensor.size;
@@ -111,7 +110,7 @@ void Passes::average_pieces(const Tensor& tensor, const Share& share, const Orde
     each_of(f.matrices * f.rows, [&](size_t first, size_t n) {
       for (size_t i = 0; i < n; ++i)
         sums[i] = tree_sum(&sums_[laid.row_sums + (first + i) * tiles.chunks], tiles.chunks);
-      average(tensor, share, orders, f.row, first, n, sums, f.columns, parts + laid.row_parts + first);
+      average(tensor, share, orders, f.row, first, n, sums, f.columns, row_parts + first);
       return n;
     });
   if (tiles.strips > 1)
@@ -128,7 +127,7 @@ void Passes::average_pieces(const Tensor& tensor, const Share& share, const Orde
         }
         if (left % 2) std::copy_n(strips + (left - 1) * f.columns, n, strips + left / 2 * f.columns);
       }
-      average(tensor, share, orders, f.column, first, n, strips, f.rows, parts + laid.column_parts + first);
+      average(tensor, share, orders, f.column, first, n, strips, f.rows, column_parts + first);
       return n;
     });
 }
@@ -168,17 +167,16 @@ double Passes::mean_of_rows(const Tensor& tensor, const Share& share, size_t mat
 // work(piece, first) for the pieces of a block that are each of one matrix, the first of whose elements is so far in
 // it.
 template <class T, class Work>
-void Passes::each_matrix(const Tensor& tensor, const Share& share, const Block<T>& block, Mean& mean, Work work) const {
+void Passes::each_matrix(const Tensor& tensor, const Share& share, const Block<T>& block, Mean& mean, Work work) {
   const Factored& f = *tensor.factored;
   const Laid& laid = laid_[share.i];
-  const T* const parts = reinterpret_cast<const T*>(parts_.data());
+  const T *const row_parts = parts_at<T>(laid.row_parts), *const column_parts = parts_at<T>(laid.column_parts);
   const size_t size = f.rows * f.columns, from = (block.index - tensor.first_block) * block_elements;
   for (size_t done = 0, n; done < block.n; done += n) {
     const size_t matrix = (from + done) / size, first = (from + done) % size;
     n = std::min(block.n - done, size - first);
     if (mean.matrix != matrix) mean = {matrix, mean_of_rows<T>(tensor, share, matrix)};
-    work(Piece<T>{n, first, f.columns, parts + laid.row_parts + matrix * f.rows,
-                  parts + laid.column_parts + matrix * f.columns, mean.value},
+    work(Piece<T>{n, first, f.columns, row_parts + matrix * f.rows, column_parts + matrix * f.columns, mean.value},
          done);
   }
 }

@@ -160,7 +160,7 @@ class Passes {
   template <class T>
   double mean_of_rows(const Tensor& tensor, const Share& share, size_t matrix) const;
   template <class T, class Work>
-  void each_matrix(const Tensor& tensor, const Share& share, const Block<T>& block, Mean& mean, Work work) const;
+  void each_matrix(const Tensor& tensor, const Share& share, const Block<T>& block, Mean& mean, Work work);
   template <class T, class Work>
   void each_block(const Tensor& tensor, const Share& share, unsigned read, unsigned written, int64_t t,
                   Work work) const;
@@ -199,6 +199,10 @@ class Passes {
   struct Laid {
     size_t row_sums, column_sums, row_parts, column_parts;
   };
+  template <class T>
+  T* parts_at(size_t place) {  // each has the room of a double, whatever its type
+    return reinterpret_cast<T*>(reinterpret_cast<double*>(parts_.data()) + place);
+  }
   int laid_for_ = 0;          // threads
   std::vector<Laid> laid_;    // by tensor
   std::vector<double> sums_;  // of squares, of rows and columns in pieces

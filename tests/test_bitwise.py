@@ -433,6 +433,26 @@ MATRICES = {
 }
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_matrices_of_both_dtypes_side_by_side(threads):
+    """What Adafactor knows of rows and columns lies side by side, too."""
+    schuss.set_num_threads(threads, grain=1)
+    rng = np.random.default_rng(0)
+    shapes = [(4, 4), (3, 5), (64, 130), (2, 2), (2, 3, 4), (8, 8), (300, 70)]
+    for first in (0, 1):
+        kinds = [np.float64 if (i + first) % 2 else np.float32 for i in range(len(shapes))]
+        params = [rng.normal(size=shape).astype(kind) for shape, kind in zip(shapes, kinds, strict=True)]
+        theirs, opt, ref = [p.copy() for p in params], schuss.Adafactor(0.1), reference.Adafactor(0.1)
+        for _ in range(3):
+            grads = [rng.normal(size=p.shape).astype(p.dtype) for p in params]
+            opt.update(params, grads)
+            ref.update(theirs, grads)
+        for i, p in enumerate(theirs):
+            assert_same_bits(params[i], p, f"{shapes[i]}")
+            for slot, array in ref.state[i].items():
+                assert_same_bits(opt.state[i][slot], array, f"{shapes[i]} {slot}")
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "clip_value": 0.5, "ema": 0.9, "clip_norm": 10.0}])
 @pytest.mark.parametrize("rule", ["Muon", "LAMB", "LARS"])

@@ -265,6 +265,50 @@ def test_an_interrupt_between_the_halves_changes_nothing(monkeypatch):
     assert opt.t == 3
 
 
+def test_groups_that_take_the_place_of_saved_ones():
+    """What they remember goes by the pattern, not by the place; SGD keeps nothing, and may come and go."""
+    made = schuss.NAdam(groups={"b": {"rule": "SGD"}, "V": {"rule": "NAdam", "beta1": 0.8}})
+    params = numbers(0, np.float32)
+    stepped(made, params, 3)
+    groups = {"V": {"rule": "NAdam", "beta1": 0.8}, "b": {"rule": "SGD", "lr": 0.5}, "c": {"lr": 0.01}}
+    opt, others = schuss.NAdam(), twins(params)
+    opt.load_state_dict(made.state_dict(), groups=groups)
+    made.groups = groups
+    stepped(made, params, 2, first=3)
+    stepped(opt, others, 2, first=3)
+    same(params, others)
+    saved = schuss.SGD(groups={"b": {"lr": 0.5}}).state_dict()
+    schuss.SGD().load_state_dict(saved, groups={})
+    with pytest.raises(ValueError, match="the memory must be a list of one for the optimizer and each of 1 groups"):
+        schuss.SGD().load_state_dict({**saved, "memory": [{}]})
+
+
+def test_fewer_bits_by_all_arguments_of_a_group():
+    """In whatever order they are given."""
+    for given in ({"state_dtype": "int8", "centered": False}, {"centered": False, "state_dtype": "int8"}):
+        schuss.RMSprop(centered=True, groups={"b": given})
+    for given in ({"centered": True}, {"rule": "RMSprop", "centered": True}):
+        with pytest.raises(ValueError, match=r"groups\['b'\]: RMSprop cannot have state_dtype=\"int8\": h - a a"):
+            schuss.RMSprop(state_dtype="int8", groups={"b": given})
+    with pytest.raises(ValueError, match=r"params\['b'\]: RMSprop cannot have state_dtype=\"int8\": h - a a"):
+        schuss.RMSprop(state_dtype="int8", centered=True).update({"b": np.ones(3, "f4")}, {"b": np.ones(3, "f4")})
+
+
+def test_a_groups_rate():
+    """It is named where it is wrong, and is nobody else's to change."""
+    opt = schuss.Adam(groups={"b": {"rule": "SGD", "lr": lambda t: -1}})
+    with pytest.raises(ValueError, match=r"groups\['b'\]: lr\(1\) must be finite and at least 0, got -1"):
+        opt.update({"b": np.ones(3)}, {"b": np.ones(3)})
+    rate = np.array(0.5)
+    opt = schuss.SGD(groups={"b": {"lr": rate}, "c": {"rule": "SGD", "lr": rate}})
+    rate[...] = 0.9
+    params = {"b": np.ones(1), "c": np.ones(1)}
+    copy.copy(opt).update(params, twins(params))
+    assert (params["b"][0], params["c"][0]) == (0.5, 0.5)
+    with pytest.raises(ValueError, match="groups must have each pattern once, got 1, '1'"):
+        schuss.SGD(groups={1: {"lr": 0.1}, "1": {"lr": 0.2}})
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_matrices_of_one_shape_go_together(order, dtype):
     """As each by itself, bit for bit: how many there are is nobody's business, as over ranks each has but some."""

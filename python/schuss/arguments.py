@@ -51,6 +51,7 @@ class Arguments:
     _in_numpy: ClassVar[bool] = False
     _shared: bool = False  # whether its state is that of one rank's share
     _firsts: Mapping[Any, int] = MappingProxyType({})  # and where in each parameter that begins
+    _rate_name: str = "lr"  # which an error shows
     _now: int | None = None  # the step that is being taken, where a rule's step() asks
 
     # Of a rule, and of classes of the user that inherit from it: that whose name is the kernel's, and its arguments.
@@ -227,6 +228,11 @@ class Arguments:
         if reason is not None:
             raise ValueError(f'{type(self).__name__} cannot have state_dtype="{dtype}": {reason}; leave it float32')
 
+    def _refuse_state_of_fewer_bits(self) -> None:
+        """The same of the state that there is to be: by all arguments, of which one may come after another."""
+        if self.state_dtype != "float32" and self._slots():
+            self._refuse_fewer_bits(self.state_dtype)
+
     def __repr__(self) -> str:
         given = ((name, getattr(self, name, None)) for name in self._arguments)
         default = defaults_of(self._rule)
@@ -290,15 +296,23 @@ class Arguments:
 
     def _member(self, pattern: str, given: Mapping[str, Any]) -> Arguments:
         if "rule" in given:
-            return self._member_by_rule(pattern, given["rule"], {k: v for k, v in given.items() if k != "rule"})
+            others = {name: value for name, value in given.items() if name != "rule"}
+            member = self._member_by_rule(pattern, given["rule"], others)
+        else:
+            member = self._member_of_the_same(pattern, given)
+        object.__setattr__(member, "_rate_name", f"groups[{pattern!r}]: lr")
+        return member
+
+    def _member_of_the_same(self, pattern: str, given: Mapping[str, Any]) -> Arguments:
         self._check_names(pattern, given, type(self).__name__, (*self._arguments, "rule"))
         member = self._twin()
         if any(name in given for name in self._alternatives):
             for name in self._alternatives:
                 object.__setattr__(member, name, None)
         try:
-            for name, value in given.items():
+            for name, value in sorted(given.items(), key=lambda item: item[0] in KEPT):  # which hang on the others
                 object.__setattr__(member, name, member._checked(name, value))
+            member._refuse_state_of_fewer_bits()
         except (TypeError, ValueError) as error:
             raise type(error)(f"groups[{pattern!r}]: {error}") from None
         return member
@@ -313,12 +327,12 @@ class Arguments:
 
     def _member_by_rule(self, pattern: str, rule: Any, given: Mapping[str, Any]) -> Arguments:
         """An optimizer of another rule: with its own arguments, and those of this one's that all rules take."""
-        if not isinstance(rule, str) or rule not in OPTIMIZERS:
+        if not isinstance(rule, str) or str(rule) not in OPTIMIZERS:
             raise ValueError(
                 f"groups[{pattern!r}]: rule must be the name of a rule, one of {', '.join(sorted(OPTIMIZERS))}; "
                 f"got {shown(rule)}"
             )
-        cls: type[Arguments] = OPTIMIZERS[rule]
+        cls: type[Arguments] = OPTIMIZERS[str(rule)]
         for each in (type(self), cls):
             reason = "its step is in NumPy" if each._in_numpy else each._alone
             if reason is not None:
@@ -326,10 +340,11 @@ class Arguments:
                     f"groups[{pattern!r}]: {each.__name__} goes with no other rule in one optimizer, as {reason}; make "
                     "an optimizer for each"
                 )
-        self._check_names(pattern, given, rule, cls._arguments)
+        self._check_names(pattern, given, cls.__name__, cls._arguments)
         shared = {name: getattr(self, name) for name in SHARED}
         try:
             member = cls(**{**shared, **given})._twin()
+            member._refuse_state_of_fewer_bits()
         except (TypeError, ValueError) as error:
             raise type(error)(f"groups[{pattern!r}]: {error}") from None
         for name in GLOBAL - {"groups"}:

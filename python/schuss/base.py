@@ -450,7 +450,7 @@ class Optimizer(Arguments):
     def _lr_at(self, t: int) -> float:
         if not callable(self.lr):
             return self.lr
-        return rate_at(self.lr, t)
+        return rate_at(self.lr, t, self._rate_name)
 
     def _scalars(self, lr: float, t: int) -> tuple[float, ...]:
         """The members of the rule in cpp/rules.hpp at step t, in their order; the rate of one that is in NumPy."""
@@ -477,7 +477,10 @@ class Optimizer(Arguments):
                     f"the state {slot!r} of params[{name!r}] is {array.dtype}; your own rule keeps float32, float64"
                 )
         if self.state_dtype != "float32" and self._slots():
-            self._refuse_fewer_bits(self.state_dtype)
+            try:
+                self._refuse_state_of_fewer_bits()
+            except ValueError as error:
+                raise ValueError(f"params[{name!r}]: {error}") from None
             if not isinstance(p, np.ndarray) or computed(dtype) != np.float32:
                 what = f"{dtype}, and so is its state" if isinstance(p, np.ndarray) else f"{shown(p)}, and no array"
                 raise ValueError(

@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from .checks import shown
 from .options import Params
 
@@ -28,7 +30,11 @@ class Groups:
     def __init__(self, given: Any) -> None:
         if not isinstance(given, Mapping) or not all(isinstance(each, Mapping) for each in given.values()):
             raise TypeError(f"groups must be a dict of pattern -> dict of arguments, got {shown(given)}")
-        frozen = {str(pattern): MappingProxyType(dict(each)) for pattern, each in given.items()}
+        frozen = {
+            str(pattern): MappingProxyType({k: _kept(v) for k, v in each.items()}) for pattern, each in given.items()
+        }
+        if len(frozen) < len(given):
+            raise ValueError(f"groups must have each pattern once, got {', '.join(map(shown, given))}")
         self.given: Mapping[str, Mapping[str, Any]] = MappingProxyType(frozen)
         self._known = False  # whether each pattern has been seen to match a name
 
@@ -49,6 +55,11 @@ class Groups:
                     raise ValueError(f"groups[{pattern!r}] matches no parameter; there are {', '.join(everything)}")
             self._known = True
         return [self.number_of(name) for name in names]
+
+
+def _kept(value: Any) -> Any:
+    """A number instead of an array of no axes, which its owner may change."""
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
 NO_GROUPS = Groups({})

@@ -141,13 +141,13 @@ def _score(what: str, value: Any) -> float | None:
     return found
 
 
-def rate_at(schedule: Callable[[int], Any], t: int) -> float:
+def rate_at(schedule: Callable[[int], Any], t: int, name: str = "lr") -> float:
     """Return the rate of step ``t``, 1 at the first update, by any schedule: it is called as its makers count."""
     step = t if isinstance(schedule, Schedule) or not _counts_from_zero(schedule) else t - 1
     rate = schedule(step)
     if type(rate) is float and 0 <= rate < inf:  # as almost always, and without a name that no message needs
         return rate
-    return number(f"lr({step})", rate, 0, inf, False)
+    return number(f"{name}({step})", rate, 0, inf, False)
 
 
 def _counts_from_zero(schedule: Any) -> bool:

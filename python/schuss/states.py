@@ -217,10 +217,29 @@ def made_from(
                 _decode(value, plateaus)
         opt = made_of(cls, decoded)
         state = _checked_state(opt, saved["state"])
-        go_on(opt, opt, saved["memory"], saved["t"], saved["skipped"], state)
+        go_on(opt, opt, _memories_of(opt, saved, "groups" in given), saved["t"], saved["skipped"], state)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(f"the state of {name} cannot be restored: {error}") from error
     return opt
+
+
+def _memories_of(opt: Optimizer, saved: Mapping[str, Any], regrouped: bool) -> list[Any]:
+    """What the optimizer and its groups are to remember; of groups that take the place of the saved ones by pattern."""
+    memory, encoded = saved["memory"], saved["arguments"]["groups"]
+    pairs = encoded["mapping"] if encoded else []
+    if not isinstance(memory, list) or len(memory) != 1 + len(pairs):
+        raise ValueError(f"the memory must be a list of one for the optimizer and each of {len(pairs)} groups")
+    if not regrouped:
+        return memory
+    known = {
+        (pattern, dict(given["mapping"]).get("rule")): each
+        for (pattern, given), each in zip(pairs, memory[1:], strict=True)
+    }
+    others = [
+        known.get((name, given.get("rule")), None if "rule" in given else memory[0])
+        for name, given in opt.groups.items()
+    ]
+    return [memory[0], *others]
 
 
 def _of_format_1(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,7 +310,8 @@ def go_on(
 ) -> None:
     """Make of ``opt`` what is ``made``, which may be the same, after ``t`` steps: all of it at once."""
     for member, memory in zip((made, *made._members), memories, strict=True):
-        member._remember(memory, t)
+        if memory is not None:
+            member._remember(memory, t)
     names = {*made._arguments, *made._remembering, "_groups", "_members"} - {"groups"}
     attributes = {name: getattr(made, name, None) for name in names}
     opt._engine.restore(opt, attributes, t, skipped, state)
