@@ -224,7 +224,6 @@ template <class T>
 struct Gradual {
   using Vector = typename Lanes<T>::Vector;
   using Bits = typename Lanes<T>::Bits;
-  static constexpr size_t size = sizeof(Vector) / sizeof(T);
 
   Vector x;
   bool scalar;         // of a step: the same in all lanes
@@ -315,28 +314,46 @@ bool operator>(Gradual<T> a, int b) {
   return a.x[0] > static_cast<T>(b);
 }
 
-// work(v) on the vectors of some arrays, one after the other; those with a bit in `written` are stored again. The last
-// vector may be one of few elements, and zeros.
+// Of a work that takes N* its N, the kind of numbers.
+template <class Work, class N>
+N number_of(void (Work::*)(N*) const);
+template <class Work>
+using NumberOf = decltype(number_of(&Work::operator()));
+
+// work(v) on the vectors that begin at i of some arrays; those with a bit in `written` are stored again.
 template <unsigned written, class T, size_t... o, class Work>
-void each_vector(std::index_sequence<o...>, size_t n, T* const* at, Work work) {
-  using L = Lanes<T>;
-  using Vector = typename L::Vector;
-  constexpr size_t size = Gradual<T>::size;
+void on_vectors(std::index_sequence<o...>, size_t i, T* const* at, const Work& work) {
   struct Unaligned {
-    Vector v;
+    typename Lanes<T>::Vector v;
   } __attribute__((packed, may_alias));
-  Gradual<T> v[sizeof...(o)];
-  size_t i = 0;
-  for (; i + size <= n; i += size) {
-    ((v[o] = reinterpret_cast<const Unaligned*>(at[o] + i)->v), ...);
-    work(v);
-    ((written >> o & 1 ? (void)(reinterpret_cast<Unaligned*>(at[o] + i)->v = v[o].x) : void()), ...);
-  }
-  if (i == n) return;
+  NumberOf<Work> v[sizeof...(o)];
+  ((v[o] = reinterpret_cast<const Unaligned*>(at[o] + i)->v), ...);
+  work(v);
+  ((written >> o & 1 ? (void)(reinterpret_cast<Unaligned*>(at[o] + i)->v = v[o].x) : void()), ...);
+}
+
+// The same on those of less than a vector, up to the n-th, with zeros after them.
+template <unsigned written, class T, size_t... o, class Work>
+void on_rest(std::index_sequence<o...>, size_t i, size_t n, T* const* at, const Work& work) {
+  using L = Lanes<T>;
+  NumberOf<Work> v[sizeof...(o)];
   const auto some = L::first(n - i);
   ((v[o] = L::load(at[o] + i, some)), ...);
   work(v);
   ((written >> o & 1 ? L::store(at[o] + i, some, v[o].x) : void()), ...);
+}
+
+// One work after the other, each on the next vectors.
+template <unsigned written, class T, class Operands, class Work, class... Others>
+void each_vector(Operands operands, size_t n, T* const* at, const Work& work, const Others&... others) {
+  constexpr size_t size = sizeof(typename Lanes<T>::Vector) / sizeof(T);
+  size_t i = 0;
+  for (; i + (1 + sizeof...(Others)) * size <= n; i += size) {
+    on_vectors<written>(operands, i, at, work);
+    (on_vectors<written>(operands, i += size, at, others), ...);
+  }
+  for (; i + size <= n; i += size) on_vectors<written>(operands, i, at, work);
+  if (i < n) on_rest<written>(operands, i, n, at, work);
 }
 
 }  // namespace

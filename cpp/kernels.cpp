@@ -18,11 +18,9 @@ constexpr Ways ways() {
   ways.plain.stream = stream<Rule<T>, T>;
   if constexpr (halves && follows<Rule<T>>) ways.plain.follow = sweep<Follow<Rule<T>>, T>;
 #ifdef SCHUSS_GRADUAL
-  using Gradually = Careful<Rule, T, std::make_index_sequence<static_cast<size_t>(Rule<T>::slots)>>;
-  ways.careful.step = Gradually::sweep;
-  if constexpr (halves) ways.careful.measure = Gradually::measure;
-  if constexpr (halves && follows<Rule<T>>)
-    ways.careful.follow = Careful<Following<Rule>::template By, T, std::index_sequence<>>::sweep;
+  ways.careful.step = Careful<Rule, T>::sweep;
+  if constexpr (halves) ways.careful.measure = Careful<Rule, T>::measure;
+  if constexpr (halves && follows<Rule<T>>) ways.careful.follow = Careful<Following<Rule>::template By, T>::sweep;
 #endif
   return ways;
 }
@@ -49,6 +47,15 @@ template <template <class> class Rule, int squares = -1>
 constexpr Kernel resting(const char* name) {
   Kernel k = kernel<Rule, squares>(name);
   k.rests = Rule<float>::rests;
+  return k;
+}
+
+// A rule of few arrays with a root for each element: what waits for memory does not wait for roots.
+template <template <class> class Rule>
+constexpr Kernel rooted(Kernel k) {
+#ifdef SCHUSS_ESTIMATES
+  k.ways.f64.plain.step = sweep_by_turns<Rule>;
+#endif
   return k;
 }
 
@@ -87,30 +94,30 @@ constexpr Kernel rules[] = {
     resting<SGD>("SGD"),
     kernel<Momentum, 0b0>("Momentum"),
     kernel<Nesterov, 0b0>("Nesterov"),
-    resting<AdaGrad, 0b1>("AdaGrad"),
-    kernel<RMSprop, 0b1>("RMSprop"),
-    kernel<RMSpropCentered>("RMSpropCentered"),
-    kernel<RMSpropMomentum, 0b01>("RMSpropMomentum"),
-    kernel<RMSpropCenteredMomentum>("RMSpropCenteredMomentum"),
-    kernel<Adam, 0b10>("Adam"),
-    kernel<AdamW, 0b10>("AdamW"),
-    kernel<AMSGrad>("AMSGrad"),
+    rooted<AdaGrad>(resting<AdaGrad, 0b1>("AdaGrad")),
+    rooted<RMSprop>(kernel<RMSprop, 0b1>("RMSprop")),
+    rooted<RMSpropCentered>(kernel<RMSpropCentered>("RMSpropCentered")),
+    rooted<RMSpropMomentum>(kernel<RMSpropMomentum, 0b01>("RMSpropMomentum")),
+    rooted<RMSpropCenteredMomentum>(kernel<RMSpropCenteredMomentum>("RMSpropCenteredMomentum")),
+    rooted<Adam>(kernel<Adam, 0b10>("Adam")),
+    rooted<AdamW>(kernel<AdamW, 0b10>("AdamW")),
+    rooted<AMSGrad>(kernel<AMSGrad>("AMSGrad")),
     kernel<Adamax, 0b10>("Adamax"),
-    kernel<NAdam, 0b10>("NAdam"),
-    kernel<RAdam, 0b10>("RAdam"),
-    kernel<AdaDelta, 0b11>("AdaDelta"),
+    rooted<NAdam>(kernel<NAdam, 0b10>("NAdam")),
+    rooted<RAdam>(kernel<RAdam, 0b10>("RAdam")),
+    rooted<AdaDelta>(kernel<AdaDelta, 0b11>("AdaDelta")),
     kernel<Lion, 0b0>("Lion"),
     kernel<Adan, 0b0100>("Adan"),
     kernel<ScheduleFreeSGD>("ScheduleFreeSGD"),
     kernel<ScheduleFreeAdamW>("ScheduleFreeAdamW"),
     form<HeavyBall>("HeavyBall"),
-    form<RMSpropHeavyBall>("RMSpropHeavyBall"),
-    form<RMSpropCenteredHeavyBall>("RMSpropCenteredHeavyBall"),
+    rooted<RMSpropHeavyBall>(form<RMSpropHeavyBall>("RMSpropHeavyBall")),
+    rooted<RMSpropCenteredHeavyBall>(form<RMSpropCenteredHeavyBall>("RMSpropCenteredHeavyBall")),
     form<ASGD>("ASGD"),
     form<Rprop>("Rprop"),
-    form<Decoupled<AMSGrad>::Of>("AMSGradW"),
-    form<Decoupled<NAdam>::Of>("NAdamW"),
-    form<Decoupled<RAdam>::Of>("RAdamW"),
+    rooted<Decoupled<AMSGrad>::Of>(form<Decoupled<AMSGrad>::Of>("AMSGradW")),
+    rooted<Decoupled<NAdam>::Of>(form<Decoupled<NAdam>::Of>("NAdamW")),
+    rooted<Decoupled<RAdam>::Of>(form<Decoupled<RAdam>::Of>("RAdamW")),
     halves<LAMB>("LAMB", LAMB<double>::ratio_of),
     halves<LARS>("LARS", LARS<double>::ratio_of),
     halves<Muon>("Muon"),
@@ -124,7 +131,18 @@ constexpr Codec codecs[] = {
     codec<Blocks<Unsigned8>>, codec<Mastered<Float16>>,        codec<Mastered<BFloat16>>,        codec<Elements<Split>>,
 };
 
-constexpr Kernels kernels = {rules, codecs, hash, {queries<float>, queries<double>}, {traffic<float>, traffic<double>}};
+constexpr Kernels kernels = {
+    rules,
+    codecs,
+    hash,
+    {queries<float>, queries<double>},
+    {traffic<float>, traffic<double>},
+#ifdef SCHUSS_ESTIMATES
+    &roots_by_products,
+#else
+    nullptr,
+#endif
+};
 
 }  // namespace
 

@@ -181,6 +181,7 @@ struct Kernels {
   void (*hash)(size_t n, const Whose* whose, uint64_t place, uint32_t* to);
   ByType<Queries<float>, Queries<double>> queries;
   ByType<Traffic, Traffic> traffic;
+  bool* roots_by_products;  // whether every second root of doubles is made so (roots.hpp); nullptr where none can be
 };
 
 // Each is kernels.cpp, compiled for that ISA. Which of them exist is decided in CMakeLists.txt. Where they look ahead

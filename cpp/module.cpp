@@ -8,6 +8,7 @@
 #include "entries.hpp"
 #include "isa.hpp"
 #include "layers.hpp"
+#include "roots.hpp"
 #include "stream.hpp"
 #include "subnormals.hpp"
 #include "team.hpp"
@@ -173,6 +174,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("learn_rows", &schuss::learn_rows, py::arg("type"));
   m.def("care", [] { return static_cast<int>(schuss::care()); });
   m.def("set_care", &schuss::set_care, py::arg("care"));
+  m.attr("can_make_roots_by_products") = schuss::can_make_roots_by_products();
+  schuss::set_roots_by_products(std::nullopt);
+  m.def("roots_by_products", &schuss::roots_by_products);
+  m.def("set_roots_by_products", &schuss::set_roots_by_products, py::arg("wanted"));
   m.def("stream", &stream_over, py::arg("p"), py::arg("g"), py::arg("slots"), py::arg("threads"), py::arg("repeats"));
   m.def("bias_relu", &bias_relu, py::arg("y"), py::arg("b"));
   m.def("relu_backward", &relu_backward, py::arg("d"), py::arg("y"), py::arg("db"));

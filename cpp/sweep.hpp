@@ -7,6 +7,7 @@
 
 #include <utility>
 
+#include "estimates.hpp"
 #include "gradual.hpp"
 #include "kernels.hpp"
 #include "queries.hpp"
@@ -205,45 +206,79 @@ struct Following {
 #define SCHUSS_FLATTEN [[gnu::flatten]]
 #endif
 
-// The same by vectors of gradual numbers, to the same bits.
-template <template <class> class Rule, class T, class Slots>
-struct Careful;
+// The same by vectors of other numbers, to the same bits: some of each kind by turns.
+template <template <class> class Rule, class T, class Slots, class... Numbers>
+struct ByVectors;
 
-template <template <class> class Rule, class T, size_t... slot>
-struct Careful<Rule, T, std::index_sequence<slot...>> {
-  using N = Gradual<T>;
+template <template <class> class Rule, class T, size_t... slot, class... Numbers>
+struct ByVectors<Rule, T, std::index_sequence<slot...>, Numbers...> {
   static constexpr size_t slots = sizeof...(slot);
   static constexpr unsigned all_but_gradient = ~2u, all_but_p_and_gradient = ~3u;
 
+  // What is done to a vector of each operand.
+  template <class N>
+  struct Alone {
+    Rule<N> rule;
+    explicit Alone(const double* scalars) : rule(round_scalars<Rule<N>, T, N>(scalars)) {}
+    void operator()(N* v) const { rule(v[0], v[1], v[2 + slot]...); }
+  };
+  template <class N>
+  struct Prepared : Alone<N> {
+    Prepare<T, N> prepare;
+    Prepared(const double* scalars, const Around& around) : Alone<N>(scalars), prepare(around) {}
+    void operator()(N* v) const { this->rule(v[0], prepare(v[1], v[0]), v[2 + slot]...); }
+  };
+  template <class N>
+  struct Averaged : Prepared<N> {
+    N left, added;
+    Averaged(const double* scalars, const Around& around)
+        : Prepared<N>(scalars, around),
+          left(static_cast<T>(around.average)),
+          added(static_cast<T>(1 - around.average)) {}
+    void operator()(N* v) const {
+      Prepared<N>::operator()(v);
+      v[2 + slots] = left * v[2 + slots] + added * v[0];
+    }
+  };
+  template <class N>
+  struct Measured : Prepared<N> {
+    using Prepared<N>::Prepared;
+    void operator()(N* v) const { v[2 + slots] = this->rule.measure(v[0], this->prepare(v[1], v[0]), v[2 + slot]...); }
+  };
+
   SCHUSS_FLATTEN static void sweep(const double* scalars, const Around* around, size_t n, void* p, const void* g,
                                    void* const* s) {
-    const auto rule = round_scalars<Rule<N>, T, N>(scalars);
     T* const at[] = {static_cast<T*>(p), static_cast<T*>(const_cast<void*>(g)), static_cast<T*>(s[slot])...};
     constexpr std::make_index_sequence<2 + slots> operands;
-    if (!around) return each_vector<all_but_gradient>(operands, n, at, [&](N* v) { rule(v[0], v[1], v[2 + slot]...); });
-    const Prepare<T, N> prepare(*around);
+    if (!around) return each_vector<all_but_gradient>(operands, n, at, Alone<Numbers>(scalars)...);
     if (around->average < 0)
-      return each_vector<all_but_gradient>(operands, n, at,
-                                           [&](N* v) { rule(v[0], prepare(v[1], v[0]), v[2 + slot]...); });
-    const N left = static_cast<T>(around->average), added = static_cast<T>(1 - around->average);
+      return each_vector<all_but_gradient>(operands, n, at, Prepared<Numbers>(scalars, *around)...);
     T* const with_mean[] = {at[0], at[1], at[2 + slot]..., static_cast<T*>(s[slots])};
-    each_vector<all_but_gradient>(std::make_index_sequence<3 + slots>(), n, with_mean, [&](N* v) {
-      rule(v[0], prepare(v[1], v[0]), v[2 + slot]...);
-      v[2 + slots] = left * v[2 + slots] + added * v[0];
-    });
+    constexpr std::make_index_sequence<3 + slots> and_mean;
+    each_vector<all_but_gradient>(and_mean, n, with_mean, Averaged<Numbers>(scalars, *around)...);
   }
 
   SCHUSS_FLATTEN static void measure(const double* scalars, const Around* around, size_t n, const void* p,
                                      const void* g, void* const* s, void* u) {
-    const auto rule = round_scalars<Rule<N>, T, N>(scalars);
-    const Prepare<T, N> prepare(*around);
     T* const at[] = {static_cast<T*>(const_cast<void*>(p)), static_cast<T*>(const_cast<void*>(g)),
                      static_cast<T*>(s[slot])..., static_cast<T*>(u)};
-    each_vector<all_but_p_and_gradient>(std::make_index_sequence<3 + slots>(), n, at, [&](N* v) {
-      v[2 + slots] = rule.measure(v[0], prepare(v[1], v[0]), v[2 + slot]...);
-    });
+    constexpr std::make_index_sequence<3 + slots> operands;
+    each_vector<all_but_p_and_gradient>(operands, n, at, Measured<Numbers>(scalars, *around)...);
   }
 };
+
+template <template <class> class Rule, class T>
+using Careful = ByVectors<Rule, T, std::make_index_sequence<static_cast<size_t>(Rule<T>::slots)>, Gradual<T>>;
+
+#ifdef SCHUSS_ESTIMATES
+// A rule of roots of doubles: every second vector's by products, where that is faster.
+template <template <class> class Rule>
+void sweep_by_turns(const double* scalars, const Around* around, size_t n, void* p, const void* g, void* const* s) {
+  using Slots = std::make_index_sequence<static_cast<size_t>(Rule<double>::slots)>;
+  if (!roots_by_products) return sweep<Rule<double>, double>(scalars, around, n, p, g, s);
+  ByVectors<Rule, double, Slots, Eight<false>, Eight<true>>::sweep(scalars, around, n, p, g, s);
+}
+#endif
 
 #endif
 

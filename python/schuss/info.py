@@ -37,7 +37,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         Ready for JSON. ``isa`` is what runs now, ``isas_available`` what ``SCHUSS_ISA`` may ask for;
-        ``slow_on_subnormals`` was measured: there subnormal numbers go another way, to the same bits;
+        ``slow_on_subnormals`` was measured: there subnormal numbers go another way, to the same bits; so
+        was ``roots_by_products``: every second root of doubles in a cache is made by multiplications, to the same bits;
         ``threads_from`` says where the number came from; an absent extra is None.
 
     Examples
@@ -54,6 +55,7 @@ def info() -> dict[str, Any]:
         "isa": _core.isa,
         "isas_available": list(_core.isas_available),
         "slow_on_subnormals": _core.care() != 0,
+        "roots_by_products": _core.roots_by_products(),
         "threads": threads.get_num_threads(),
         "threads_from": threads.source(),
         "openmp": _core.openmp,
