@@ -22,7 +22,11 @@ std::atomic<size_t> fewest_bytes{0};
 // Traffic below which a team was never faster, and above which the work is the memory's and a team never slower:
 // measured with Adam on 2 cores of a Zen 5. There the region alone takes 2 us, and 40 us if the threads sleep.
 constexpr size_t always_alone = size_t{256} << 10, always_team = size_t{512} << 20;
-constexpr unsigned first_interval = 16, last_interval = 1024;
+
+// A trial of the team ends after so many calls and nanoseconds, one of the caller alone after so many calls; the next
+// one begins after that many, which double with each that was in vain. The first calls after a turn tell nothing.
+constexpr unsigned unsettled = 2, trial_calls = 4, first_calls = 16, most_rounds = 6;
+constexpr int64_t trial_time = 20'000'000;
 
 // After fork() the child has none of the parent's OpenMP threads, but libgomp still waits for them. So a
 // child of a process that has run a team stays serial. Only flags are touched here: it is a signal-safe place.
@@ -94,24 +98,12 @@ int Pace::choose(size_t bytes) {
   if (fewest_bytes) return static_cast<int>(std::clamp<size_t>(bytes / fewest_bytes, 1, static_cast<size_t>(allowed)));
   if (allowed == 1 || bytes >= always_team) return allowed;
   if (bytes != bytes_) {
-    *this = Pace{};
+    *this = Pace{};  // the team first, so that new memory lies where it will be used
     bytes_ = bytes;
-    probe_at_ = 4;
-    probe_interval_ = first_interval;
   }
   timed_ = true;
-  const bool before = teamed_;
-  if (calls_ < 4) {
-    teamed_ = calls_ < 2;  // the team first, so that new memory lies where it will be used
-  } else {
-    const bool probing = calls_ >= probe_at_;
-    teamed_ = probing ? !team_faster_ : team_faster_;
-    if (calls_ == probe_at_ + 1) {
-      probe_at_ += probe_interval_;
-      probe_interval_ = std::min(2 * probe_interval_, last_interval);
-    }
-  }
-  settled_ = calls_ > 0 && teamed_ == before;  // a first call wakes the others up, or fetches from their caches
+  const unsigned due = expected_[!teamed_] == 0 ? trial_calls : first_calls << rounds_;
+  if (!trying_ && calls_ >= due && (due == trial_calls || spent_ >= trial_time << rounds_)) turn(true);
   ++calls_;
   return teamed_ ? allowed : 1;
 #else
@@ -120,15 +112,34 @@ int Pace::choose(size_t bytes) {
 #endif
 }
 
-// Follows a faster time at once and a slower one by an eighth, as it may be another process's doing.
+void Pace::turn(bool trying) {
+  teamed_ = !teamed_;
+  trying_ = trying;
+  calls_ = 0;
+  spent_ = 0;
+}
+
+// Follows a faster time at once and a slower one by an eighth, of what is expected at most, as it may be another
+// process's doing: a call that the system has held up for a millisecond says nothing about the next one.
 void Pace::took(int64_t nanoseconds) {
-  if (!timed_ || !settled_) return;
+  if (!timed_) return;
+  spent_ += nanoseconds;
+  if (calls_ <= unsettled) return;
   const auto time = static_cast<double>(nanoseconds);
   double& expected = expected_[teamed_];
-  expected = expected == 0 || time < expected ? time : expected + (time - expected) / 8;
-  const bool faster = expected_[1] < expected_[0];
-  if (faster != team_faster_) probe_interval_ = first_interval;
-  team_faster_ = faster;
+  const double other = expected_[!teamed_];
+  expected = expected == 0 || time < expected ? time : expected + std::min(time - expected, expected) / 8;
+  if (other == 0) return;
+  if (trying_ && expected < other) {
+    trying_ = false;
+    rounds_ = 0;
+  } else if (trying_ && calls_ >= trial_calls && (!teamed_ || spent_ >= trial_time)) {
+    turn(false);
+    rounds_ = std::min(rounds_ + 1, most_rounds);
+  } else if (!trying_ && expected > other) {
+    turn(false);
+    rounds_ = 0;
+  }
 }
 
 void run(int size, Body body, void* context) {

@@ -25,7 +25,9 @@ std::string openmp();
 // Between updates the other threads fall asleep, or NumPy's BLAS keeps their cores busy: then waking them costs
 // more than a small update takes. Where updates follow one another they are awake, and pay. Which of the two it is
 // shows only in the time taken. So middling work is timed both ways, the faster way is kept, and the other one is
-// tried again, for two calls, after 16, 32, ... 1,024 more. The result does not depend on the choice, bit for bit.
+// tried again, less and less often. A trial of the team has patience: the first calls tell how long the arrays' way
+// from one core's cache to the other's takes, and a thread that was woken may share the caller's core until the system
+// moves it, after 3 to 16 ms. The result does not depend on the choice, bit for bit.
 class Pace {
  public:
   int size_for(size_t bytes);
@@ -34,12 +36,15 @@ class Pace {
 
  private:
   int choose(size_t bytes);
+  void turn(bool trying);
 
   int last_size_ = 1;
   size_t bytes_ = 0;
   double expected_[2] = {0, 0};  // nanoseconds, alone and in the team; 0: not known
-  bool timed_ = false, settled_ = false, teamed_ = false, team_faster_ = false;
-  unsigned calls_ = 0, probe_at_ = 0, probe_interval_ = 0;
+  bool timed_ = false, teamed_ = true, trying_ = false;
+  unsigned calls_ = 0;   // since the last turn from one way to the other,
+  int64_t spent_ = 0;    // and nanoseconds
+  unsigned rounds_ = 0;  // trials without success, one after the other
 };
 
 // How many forks lie between this process and the one that loaded the library.
