@@ -77,4 +77,7 @@ if checked != len(WIDTH):
     wrong.append(f"{checked} objects found, {len(WIDTH)} expected")
 if wrong:
     sys.exit("\n".join(wrong))
-print(f"{checked} ISAs: vectorised; nothing fused or approximate but in the careful way and roots by products; one entry point each")
+print(
+    f"{checked} ISAs: vectorised; nothing fused or approximate but in the careful way and in roots by products; "
+    "one entry point each"
+)

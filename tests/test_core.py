@@ -92,6 +92,8 @@ def test_all_functions_that_take_arrays_are_here():
     functions = {name for name, value in vars(_core).items() if inspect.isroutine(value)}
     assert functions == {name.split(" ")[0] for name in good()} | {
         *(
+            "set_roots_by_products",
+            "roots_by_products",
             "set_threads",
             "threads",
             "set_grain",

@@ -295,11 +295,11 @@ class Arguments:
         return members
 
     def _member(self, pattern: str, given: Mapping[str, Any]) -> Arguments:
-        if "rule" in given:
-            others = {name: value for name, value in given.items() if name != "rule"}
-            member = self._member_by_rule(pattern, given["rule"], others)
+        others = {name: value for name, value in given.items() if name != "rule"}
+        if given.get("rule", self._rule.__name__) == self._rule.__name__:
+            member: Arguments = self._member_of_the_same(pattern, others)
         else:
-            member = self._member_of_the_same(pattern, given)
+            member = self._member_by_rule(pattern, given["rule"], others)
         object.__setattr__(member, "_rate_name", f"groups[{pattern!r}]: lr")
         return member
 
@@ -329,8 +329,8 @@ class Arguments:
         """An optimizer of another rule: with its own arguments, and those of this one's that all rules take."""
         if not isinstance(rule, str) or str(rule) not in OPTIMIZERS:
             raise ValueError(
-                f"groups[{pattern!r}]: rule must be the name of a rule, one of {', '.join(sorted(OPTIMIZERS))}; "
-                f"got {shown(rule)}"
+                f'groups[{pattern!r}]: rule must be the name of a rule, as in {{"rule": "AdamW", "lr": 0.001}}, one of '
+                f"{', '.join(sorted(OPTIMIZERS))}; got {shown(rule)}"
             )
         cls: type[Arguments] = OPTIMIZERS[str(rule)]
         for each in (type(self), cls):

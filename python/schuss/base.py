@@ -90,11 +90,12 @@ class Optimizer(Arguments):
         you have written counts: a float32 master is given up; of a remainder there stays what is less than half a unit
         of the parameter's last place. PyTorch and Optax step a parameter of 16 bits by itself, rounded to the nearest.
     groups : mapping of pattern -> mapping of arguments, optional
-        Other arguments for the parameters whose name matches the pattern (as in the module fnmatch, with case);
-        the first pattern that matches counts. Options that concern all parameters together cannot differ:
-        ``clip_norm``, ``ema``, ``on_nonfinite``, ``flush_subnormals``, ``sparse`` and ``groups``. A group may have
-        another rule, by its name: ``{"*bias": {"rule": "AdamW", "lr": 3e-4}}``. Its rate, its weight decay and its
-        other arguments are then those of the group, or the rule's own defaults; ``maximize``, ``clip_value``,
+        Other arguments for the parameters whose name matches the pattern (as in the module fnmatch, with case; in a
+        list by number, as text); the first pattern that matches counts. Options that concern all parameters together
+        cannot differ: ``clip_norm``, ``ema``, ``on_nonfinite``, ``flush_subnormals``, ``sparse`` and ``groups``. To
+        change a group assign all of them, ``opt.groups = {**opt.groups, "*bias": {...}}``. A group may have
+        another rule, by its name: ``{"*bias": {"rule": "AdamW", "lr": 3e-4}}``. Its rate or schedule, its weight decay
+        and its other arguments are then those of the group, or the rule's own defaults; ``maximize``, ``clip_value``,
         ``state_dtype`` and ``master`` are the optimizer's where the group has none. Still it is one step in one pass:
         ``clip_norm`` goes by all gradients, and where anything is wrong nothing has changed. Not with schedule-free
         rules and rules of your own.

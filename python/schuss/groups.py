@@ -47,12 +47,18 @@ class Groups:
         return next((i for i, pattern in patterns if fnmatchcase(str(name), pattern)), 0)
 
     def numbers_of(self, names: Sequence[Any], params: Params) -> list[int]:
-        """The numbers of these names' groups. A pattern that matches none of ``params`` is an error, the first time."""
+        """The numbers of these names' groups. A group that none of ``params`` is of is an error, the first time."""
         if not self._known:
             everything = [str(name) for name in (params.keys() if hasattr(params, "keys") else range(len(params)))]
-            for pattern in self.given:
+            found = {self.number_of(name) for name in everything}
+            for i, pattern in enumerate(self.given, 1):
                 if not any(fnmatchcase(name, pattern) for name in everything):
                     raise ValueError(f"groups[{pattern!r}] matches no parameter; there are {', '.join(everything)}")
+                if i not in found:
+                    raise ValueError(
+                        f"groups[{pattern!r}] is of no parameter, as patterns before it match all that it does; the "
+                        "first that matches counts: give it an earlier place"
+                    )
             self._known = True
         return [self.number_of(name) for name in names]
 

@@ -1577,7 +1577,8 @@ class Muon(Optimizer):
 
     Notes
     -----
-    For matrices alone: hidden layers' weights. Give biases, embeddings and the last layer another rule, by ``groups``.
+    For matrices alone: hidden layers' weights. Give biases, embeddings and the last layer another rule, by
+    ``groups``; each with a rate or schedule of its own, as those of different rules are of different size.
     State: ``m``. The same as ``torch.optim.Muon``, which computes the iterations in bfloat16; here they are in the
     parameter's own dtype, on BLAS.
 
@@ -1598,7 +1599,8 @@ class Muon(Optimizer):
     >>> schuss.Muon(lr=1.0).update(params, grads)
     Traceback (most recent call last):
     ValueError: params['b']: Muon is for matrices, got shape (2,); give it another rule: groups={'b': {"rule": "AdamW"}}
-    >>> opt = schuss.Muon(lr=1.0, groups={"b": {"rule": "AdamW", "lr": 0.1}})
+    >>> adamw = {"rule": "AdamW", "lr": schuss.schedules.Cosine(0.1, steps=400)}
+    >>> opt = schuss.Muon(schuss.schedules.Cosine(1.0, steps=400), groups={"b": adamw})  # and "embedding", "head*"
     >>> opt.update(params, grads)
     >>> params["b"].round(3)
     array([-0.1, -0.1])

@@ -121,7 +121,8 @@ class Optimizer:
         """Return this optimizer with the arguments of the first group whose pattern the name matches."""
         for pattern, arguments in self.groups.items():
             if fnmatchcase(str(name), pattern):
-                group = self.by_rule(**arguments) if "rule" in arguments else copy(self)
+                same = arguments.get("rule", type(self).__name__) == type(self).__name__
+                group = copy(self) if same else self.by_rule(**arguments)
                 vars(group).update(arguments, past=self.pasts.setdefault(pattern, []))
                 return group
         return self

@@ -223,8 +223,8 @@ class _MultilayerPerceptron(BaseEstimator):  # type: ignore[misc]
             )
         if isinstance(made, Muon) and not made.groups:
             raise ValueError(
-                "optimizer: Muon steps matrices alone, and a perceptron has biases; give these another rule, as in "
-                'schuss.Muon(0.02, groups={"b*": {"rule": "AdamW"}})'
+                "optimizer: Muon steps matrices alone, and a perceptron has biases; give these another rule, and the "
+                'last layer, of 3, too: schuss.Muon(0.02, groups={"b*": adamw, "W3": adamw}), adamw = {"rule": "AdamW"}'
             )
         if isinstance(self.schedule, str):
             made.lr = parse_schedule(self.schedule)
@@ -440,13 +440,14 @@ class MLPClassifier(ClassifierMixin, _MultilayerPerceptron):  # type: ignore[mis
     activation : {"relu", "logistic", "tanh", "identity"}, default "relu"
         Of the hidden layers.
     optimizer : str or schuss.Optimizer, default "Adam"
-        The rule, with its arguments: ``schuss.AdamW(lr=0.01)``, or as text, ``"AdamW(lr=0.01)"``; Muon with
-        another rule for the biases, ``groups={"b*": {"rule": "AdamW"}}``. An instance is copied, and must have made no
-        step. Where it keeps averages of the weights (``ema``, the schedule-free rules), these are what is evaluated.
+        The rule, with its arguments: ``schuss.AdamW(lr=0.01)``, or as text, ``"AdamW(lr=0.01)"``; Muon with another
+        rule for the biases, ``groups={"b*": {"rule": "AdamW"}}``. Parameters are called W1, b1, W2, ... from the input
+        on. An instance is copied, and must have made no step. Where it keeps averages of the weights (``ema``, the
+        schedule-free rules), these are what is evaluated.
     schedule : str or callable, optional
         The learning rate over steps (batches), in place of the optimizer's: ``schuss.schedules.Cosine(0.01, 2000)``, or
-        as text; an epoch has ``ceil(n_samples / batch_size)`` of them. To a ``ReduceOnPlateau`` the loss of each epoch
-        is reported.
+        as text; an epoch has ``ceil(n_samples / batch_size)`` of them. A group with a rate of its own keeps that.
+        To a ``ReduceOnPlateau`` the loss of each epoch is reported.
     alpha : float, default 0.0001
         L2: the loss has ``alpha * sum(W ** 2) / (2 n)`` added for a batch of n examples.
     batch_size : int or "auto", default "auto"
