@@ -187,6 +187,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("step", &schuss::step_once, py::arg("rule"), py::arg("scalars"), py::arg("p"), py::arg("g"), py::arg("slots"),
         py::arg("ratios"), py::arg("pending"));
 
+  // For the tests, which tell it how long calls take.
+  py::class_<team::Pace>(m, "Pace", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
+      .def(py::init<>())
+      .def("size_for", &team::Pace::size_for, py::arg("bytes"))
+      .def("took", &team::Pace::took, py::arg("nanoseconds"));
+
   // A plain metaclass: Engine has no static properties, and its stub can then be checked.
   py::class_<schuss::Engine>(m, "Engine", py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)),
                              py::custom_type_setup(collectable))

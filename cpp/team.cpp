@@ -117,10 +117,12 @@ void Pace::turn(bool trying) {
   trying_ = trying;
   calls_ = 0;
   spent_ = 0;
+  if (trying) expected_[teamed_] = 0;  // what it once was says nothing about now
 }
 
 // Follows a faster time at once and a slower one by an eighth, of what is expected at most, as it may be another
-// process's doing: a call that the system has held up for a millisecond says nothing about the next one.
+// process's doing: a call that the system has held up for a millisecond says nothing about the next one. After a turn
+// to the team slower ones do not count for the time of a trial.
 void Pace::took(int64_t nanoseconds) {
   if (!timed_) return;
   spent_ += nanoseconds;
@@ -128,12 +130,16 @@ void Pace::took(int64_t nanoseconds) {
   const auto time = static_cast<double>(nanoseconds);
   double& expected = expected_[teamed_];
   const double other = expected_[!teamed_];
-  expected = expected == 0 || time < expected ? time : expected + std::min(time - expected, expected) / 8;
+  const bool patient = teamed_ && spent_ < trial_time;
+  if (expected == 0 || time < expected)
+    expected = time;
+  else if (!patient)
+    expected += std::min(time - expected, expected) / 8;
   if (other == 0) return;
   if (trying_ && expected < other) {
     trying_ = false;
     rounds_ = 0;
-  } else if (trying_ && calls_ >= trial_calls && (!teamed_ || spent_ >= trial_time)) {
+  } else if (trying_ && calls_ >= trial_calls && !patient) {
     turn(false);
     rounds_ = std::min(rounds_ + 1, most_rounds);
   } else if (!trying_ && expected > other) {

@@ -415,3 +415,51 @@ def test_an_import_with_an_unreadable_number():
     environment["OMP_NUM_THREADS"] = "99999999999"
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.stdout.strip() in ("CPU affinity", "cgroup CPU quota"), done.stderr
+
+
+def paced(calls, time_of, bytes=1 << 22):
+    """How many threads a pace takes for so many calls, of which ``time_of(threads, since, call)`` are the nanoseconds.
+
+    ``since`` are those since the last change of threads.
+    """
+    schuss.set_num_threads(2)
+    pace, sizes, since = _core.Pace(), [], 0
+    for call in range(calls):
+        sizes.append(pace.size_for(bytes))
+        if call and sizes[-1] != sizes[-2]:
+            since = 0
+        time = time_of(sizes[-1], since, call)
+        pace.took(time)
+        since += time
+    return sizes
+
+
+@needs_openmp
+def test_the_faster_way_is_kept():
+    for alone, team in ((290_000, 142_000), (31_000, 17_000), (30_000, 60_000), (5_000, 50_000)):
+        sizes = paced(100_000, lambda size, since, call, alone=alone, team=team: alone if size == 1 else team)
+        slower = 1 if team < alone else 2
+        assert sizes[50_000:].count(slower) < 0.02 * 50_000, (alone, team)
+
+
+@needs_openmp
+def test_a_thread_that_was_woken_shares_a_core_at_first():
+    """For 16 ms a step takes longer in the team than alone."""
+    sizes = paced(4_000, lambda size, since, call: 290_000 if size == 1 else 450_000 if since < 16e6 else 142_000)
+    assert sizes[1_000:].count(1) < 50
+
+
+@needs_openmp
+def test_a_call_that_was_held_up_says_little():
+    sizes = paced(
+        9_000, lambda size, since, call: 2_600_000 if call % 1_000 == 500 else 31_000 if size == 1 else 17_000
+    )
+    assert sizes[100:].count(1) < 100
+
+
+@needs_openmp
+def test_it_turns_where_the_times_do():
+    """NumPy's BLAS keeps the other cores busy from some call on."""
+    sizes = paced(3_000, lambda size, since, call: 31_000 if size == 1 else 17_000 if call < 1_000 else 60_000)
+    assert sizes[900:1_000].count(1) < 20
+    assert sizes[1_050:1_200].count(2) < 20
