@@ -595,6 +595,28 @@ void copy_pending(const py::object& pending) {
   for (const py::handle pair : pending) copy_into(PyTuple_GET_ITEM(pair.ptr(), 0), PyTuple_GET_ITEM(pair.ptr(), 1));
 }
 
+// Of the rules whose second half needs Python: ratios_of(group) is asked, as cpp/engine.hpp has it. Nothing but their
+// workspaces has been written before.
+template <class RatiosOf>
+void ask_ratios(const Plan& plan, Passes& passes, const Orders& orders, int threads, const RatiosOf& ratios_of) {
+  work_on(plan.traffic(), [&] { passes.measure(Part::arrays, with_python, orders, threads); });
+  for (size_t group = 0; group < orders.groups.size(); ++group) {
+    py::list workspaces;
+    std::vector<size_t> whose;
+    for (size_t i = 0; i < plan.tensors().size(); ++i) {
+      if (plan.tensors()[i].group != group || plan.tensors()[i].course != with_python) continue;
+      workspaces.append(plan.workspace(i));
+      whose.push_back(i);
+    }
+    if (whose.empty()) continue;
+    py::tuple scalars(static_cast<size_t>(plan.tensors()[whose[0]].kernel->scalars) - 1);
+    for (size_t k = 0; k < scalars.size(); ++k) scalars[k] = orders.groups[group].scalars[k];
+    const auto ratios = ratios_of(group)(scalars, workspaces).template cast<std::vector<double>>();
+    if (ratios.size() != whose.size()) throw py::value_error("_ratios: expected one for each workspace");
+    for (size_t k = 0; k < whose.size(); ++k) passes.set_ratio(whose[k], ratios[k]);
+  }
+}
+
 // The step of a part of the parameters, whose ratios from Python are known. `asks` tells whether any rank has norms to
 // be added up: all of them ask then, or none does.
 void advance(const Plan& plan, Passes& passes, Part part, const Orders& orders, int threads, const Ranks& ranks,
@@ -635,37 +657,6 @@ void Engine::step_in_numpy(const Plan& plan, const py::object& optimizer, const 
   check_pending(pending);
   for (size_t i = 0; i < entries_.size(); ++i)
     if (plan.tensors()[i].part == Part::floats) rebound.set(entries_[i], results[i]);
-}
-
-namespace {
-
-py::tuple scalars_of(const Kernel& kernel, const Group& group) {
-  py::tuple scalars(static_cast<size_t>(kernel.scalars) - 1);
-  for (size_t k = 0; k < scalars.size(); ++k) scalars[k] = group.scalars[k];
-  return scalars;
-}
-
-}  // namespace
-
-// Of the rules whose second half needs Python. Nothing but their workspaces has been written before.
-void Engine::ask_ratios(const py::object& optimizer, const Plan& plan, Passes& passes, int threads) {
-  work_on(plan.traffic(), [&] { passes.measure(Part::arrays, with_python, orders_, threads); });
-  const py::tuple members = optimizer.attr(members_name_);
-  for (size_t group = 0; group < rules_.kernels.size(); ++group) {
-    py::list workspaces;
-    std::vector<size_t> whose;
-    for (size_t i = 0; i < plan.tensors().size(); ++i) {
-      if (plan.tensors()[i].group != group || plan.tensors()[i].course != with_python) continue;
-      workspaces.append(plan.workspace(i));
-      whose.push_back(i);
-    }
-    if (whose.empty()) continue;
-    const py::object rule = group == 0 ? optimizer : py::object(members[group - 1]);
-    const py::tuple scalars = scalars_of(*rules_.kernels[group], orders_.groups[group]);
-    const auto ratios = rule.attr("_ratios")(scalars, workspaces).cast<std::vector<double>>();
-    if (ratios.size() != whose.size()) throw py::value_error("_ratios: expected one for each workspace");
-    for (size_t k = 0; k < whose.size(); ++k) passes.set_ratio(whose[k], ratios[k]);
-  }
 }
 
 template <class Lap>
@@ -777,7 +768,11 @@ void Engine::step(const py::object& optimizer, const py::object& given_params, c
   }
   for (ByRows& each : by_rows) settle(plan, each);
   moved_others_ = std::any_of(by_rows.begin(), by_rows.end(), [](const ByRows& each) { return each.next.has_value(); });
-  if (plan.takes(with_python)) ask_ratios(optimizer, plan, passes, threads);
+  if (plan.takes(with_python)) {
+    const py::tuple members = optimizer.attr(members_name_);
+    ask_ratios(plan, passes, orders_, threads,
+               [&](size_t group) { return (group == 0 ? optimizer : py::object(members[group - 1])).attr("_ratios"); });
+  }
   Rebound rebound(params);
   const py::object pending = in_numpy_ ? py::list() : py::object();
   if (in_numpy_) {
@@ -875,12 +870,7 @@ void step_once(const std::string& rule, const py::tuple& scalars, const py::obje
   const int threads = team::Pace{}.size_for(plan.traffic());
   Passes passes(kernels(), plan);
   passes.provide(threads, false);
-  if (plan.takes(with_python)) {
-    work_on(plan.traffic(), [&] { passes.measure(Part::arrays, with_python, orders, threads); });
-    py::list workspaces;
-    workspaces.append(plan.workspace(0));
-    passes.set_ratio(0, ratios(scalars, workspaces).cast<std::vector<double>>().at(0));
-  }
+  if (plan.takes(with_python)) ask_ratios(plan, passes, orders, threads, [&](size_t) { return ratios; });
   check_pending(pending);
   advance(plan, passes, Part::arrays, orders, threads, Ranks(), false);
   copy_pending(pending);

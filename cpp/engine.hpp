@@ -126,7 +126,6 @@ class Engine {
   void ask_structures(const py::object& optimizer);
   void ask_orders(const py::object& optimizer);
   void ask_scalars(const py::object& optimizer);
-  void ask_ratios(const py::object& optimizer, const Plan& plan, Passes& passes, int threads);
   State state_of(const py::object& optimizer, const Entry& entry, size_t group, py::dict& fresh) const;
   // A plan of the entries, and the state of all parameters with that which it has made; no object where there was none
   // to be made.

@@ -7,7 +7,7 @@
 #pragma once
 #if defined(__AVX512F__) && defined(__GNUC__)
 #define SCHUSS_ESTIMATES
-#include <immintrin.h>
+#include "gradual.hpp"
 
 namespace {
 
@@ -16,41 +16,32 @@ bool roots_by_products = false;
 
 template <bool by_products>
 struct Eight {
-  __m512d x;
+  using Vector = Lanes<double>::Vector;
+  Vector x;
   Eight() = default;
-  Eight(__m512d v) : x(v) {}
-  Eight(double each) : x(_mm512_set1_pd(each)) {}
+  Eight(Vector v) : x(v) {}
+  Eight(double each) : x(Tiny<double>::all(each)) {}
 };
 
 // From y = 1 / sqrt(x) to 14 bits, r = sqrt(x) and h = 1 / (2 sqrt(x)) to 28 and 56. Then x - r r is exact, and the
 // last step correctly rounded: Markstein, IA-64 and elementary functions, 2000, chapter 9. Zeros are their own roots;
 // what is subnormal, near to the largest number, negative, infinite or NaN is left to the processor.
 inline __m512d root_by_products(__m512d x) {
-  constexpr __mmask8 all = 0xff;
-  constexpr long long least = 123ll << 52, most = 2023ll << 52;
-  const __m512d one = _mm512_set1_pd(1), half = _mm512_set1_pd(0.5);
-  const __m512i above = _mm512_sub_epi64(_mm512_castpd_si512(x), _mm512_set1_epi64(least));
-  const __mmask8 safe = _mm512_cmplt_epu64_mask(above, _mm512_set1_epi64(most - least));
-  const __mmask8 zero = _mm512_cmp_pd_mask(x, _mm512_setzero_pd(), _CMP_EQ_OQ);
-  if (static_cast<__mmask8>(safe | zero) != all) return _mm512_maskz_sqrt_pd(all, x);
-  const __m512d s = _mm512_mask_blend_pd(zero, x, one), y = _mm512_maskz_rsqrt14_pd(all, s);
-  __m512d r = s * y, h = half * y;
+  using L = Lanes<double>;
+  using Of = Tiny<double>;
+  constexpr auto least = Of::bits_of(-900), most = Of::bits_of(1000);
+  const L::Mask safe = L::below((L::Bits)x - least, Of::all(most - least)), zero = L::equal(x, L::Vector{});
+  if (static_cast<L::Mask>(safe | zero) != L::all) return L::root(x);
+  const L::Vector s = L::choose(zero, Of::power(0), x), y = _mm512_maskz_rsqrt14_pd(L::all, s), half = Of::power(-1);
+  L::Vector r = s * y, h = half * y;
   for (int step = 0; step < 2; ++step) {
-    const __m512d rest = _mm512_fnmadd_pd(r, h, half);
-    r = _mm512_fmadd_pd(r, rest, r);
-    h = _mm512_fmadd_pd(h, rest, h);
+    const L::Vector rest = L::fused(-r, h, half);
+    r = L::fused(r, rest, r);
+    h = L::fused(h, rest, h);
   }
-  return _mm512_mask_blend_pd(zero, _mm512_fmadd_pd(_mm512_fnmadd_pd(r, r, s), h, r), x);
+  return L::choose(zero, x, L::fused(L::fused(-r, r, s), h, r));
 }
 
-template <bool by>
-Eight<by> operator+(Eight<by> a, Eight<by> b) {
-  return a.x + b.x;
-}
-template <bool by>
-Eight<by> operator-(Eight<by> a, Eight<by> b) {
-  return a.x - b.x;
-}
 template <bool by>
 Eight<by> operator*(Eight<by> a, Eight<by> b) {
   return a.x * b.x;
@@ -60,16 +51,8 @@ Eight<by> operator/(Eight<by> a, Eight<by> b) {
   return a.x / b.x;
 }
 template <bool by>
-Eight<by>& operator+=(Eight<by>& a, Eight<by> b) {
-  return a = a + b;
-}
-template <bool by>
-Eight<by>& operator-=(Eight<by>& a, Eight<by> b) {
-  return a = a - b;
-}
-template <bool by>
 Eight<by> root(Eight<by> a) {
-  return by ? root_by_products(a.x) : _mm512_maskz_sqrt_pd(0xff, a.x);
+  return by ? root_by_products(a.x) : Lanes<double>::root(a.x);
 }
 template <bool by>
 Eight<by> larger(Eight<by> a, Eight<by> b) {

@@ -240,14 +240,24 @@ struct Gradual {
       : x(v), scalar(each), first(Of::all(tiny.first)), window(Of::all(tiny.size)) {}
 };
 
-template <class T>
-Gradual<T> operator+(Gradual<T> a, Gradual<T> b) {
+// Of each kind of numbers that is a vector.
+template <class N, class = typename N::Vector>
+N operator+(N a, N b) {
   return a.x + b.x;
 }
-template <class T>
-Gradual<T> operator-(Gradual<T> a, Gradual<T> b) {
+template <class N, class = typename N::Vector>
+N operator-(N a, N b) {
   return a.x - b.x;
 }
+template <class N, class = typename N::Vector>
+N& operator+=(N& a, N b) {
+  return a = a + b;
+}
+template <class N, class = typename N::Vector>
+N& operator-=(N& a, N b) {
+  return a = a - b;
+}
+
 template <class T>
 Gradual<T> operator*(Gradual<T> a, Gradual<T> b) {
   using Of = Tiny<T>;
@@ -268,14 +278,6 @@ Gradual<T> root(Gradual<T> a) {
   constexpr auto window = Of::least_normal - 1;
   if (Of::any_within((typename Of::Bits)a.x, Of::all(decltype(window)(1)), Of::all(window))) return Of::root(a.x);
   return Lanes<T>::root(a.x);
-}
-template <class T>
-Gradual<T>& operator+=(Gradual<T>& a, Gradual<T> b) {
-  return a = a + b;
-}
-template <class T>
-Gradual<T>& operator-=(Gradual<T>& a, Gradual<T> b) {
-  return a = a - b;
 }
 
 template <class T>

@@ -39,9 +39,10 @@ void Passes::provide(int threads, bool sums) {
   measures_.resize(plan_.blocks());
   ratios_.resize(plan_.tensors().size(), 1);
   if (plan_.takes(with_factors)) lay_factors(threads);
+  if (kept_.size() >= static_cast<size_t>(threads)) return;
   const bool follows = std::any_of(plan_.tensors().begin(), plan_.tensors().end(),
                                    [](const Tensor& tensor) { return tensor.kernel->ways.f32.plain.follow; });
-  if (!follows || kept_.size() >= static_cast<size_t>(threads)) return;
+  if (!follows) return;
   kept_.resize(static_cast<size_t>(threads));
   // Shares are cut between blocks, and their directions begin on lines.
   const size_t bytes =

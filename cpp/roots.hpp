@@ -6,7 +6,7 @@ namespace schuss {
 
 bool can_make_roots_by_products();  // of the kernels that are used
 bool roots_by_products();
-void set_roots_by_products(
-    std::optional<bool> wanted);  // nothing: what is faster here. For all threads, between steps.
+// For all threads, between steps; nothing: what is faster here.
+void set_roots_by_products(std::optional<bool> wanted);
 
 }  // namespace schuss

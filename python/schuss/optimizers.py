@@ -21,6 +21,7 @@ from .dtypes import computed
 from .memory import zeros_like
 from .options import L2Options, LearningRate, Options
 from .orthogonal import orthogonalize
+from .reference import NEWTON_SCHULZ
 from .registry import OPTIMIZERS as OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -1611,6 +1612,10 @@ class Muon(Optimizer):
     _decoupled: ClassVar[bool] = True
     _looks_at: ClassVar[LooksAt] = "whole"
 
+    # Of the iteration; what a matrix's norm counts at least.
+    _coefficients: tuple[float, float, float] = NEWTON_SCHULZ
+    _least: float = 1e-7
+
     momentum: float
     nesterov: bool
     steps: int
@@ -1649,7 +1654,7 @@ class Muon(Optimizer):
         return lr, 1 - self.momentum, look, 1 - lr * self.weight_decay, float(self.steps)
 
     def _ratios(self, scalars: Scalars, workspaces: list[NDArray[Any]]) -> list[float]:
-        orthogonalize(workspaces, int(scalars[-1]))
+        orthogonalize(workspaces, int(scalars[-1]), self._coefficients, self._least)
         return [sqrt(max(1.0, u.shape[0] / u.shape[1])) if u.size else 1.0 for u in workspaces]
 
 

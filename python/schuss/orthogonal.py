@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .reference import NEWTON_SCHULZ
-
 __all__ = ["orthogonalize"]
 
 _TOGETHER = 1 << 18  # bytes; there are four such arrays
@@ -23,8 +21,8 @@ _TOGETHER = 1 << 18  # bytes; there are four such arrays
 def orthogonalize(
     matrices: Sequence[NDArray[Any]],
     steps: int,
-    coefficients: tuple[float, float, float] = NEWTON_SCHULZ,
-    least: float = 1e-7,
+    coefficients: tuple[float, float, float],
+    least: float,
 ) -> None:
     """Bring the singular values of matrices near 1, in place; the norm of each counts at least ``least``."""
     one, three, five = coefficients

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from .. import optimizers as ours
 from ..base import Optimizer
 from ..optimizers import Scalars
-from ..orthogonal import orthogonalize
-from ..reference import NEWTON_SCHULZ
 
 Group = MutableMapping[str, Any]
 Names = Mapping[str, str]  # slot -> what PyTorch calls it
@@ -110,18 +108,14 @@ class Rprop(ours.SGD):
 class Muon(ours.Muon):
     """Muon with PyTorch's choices: the iteration's coefficients, and how the rate goes by a matrix's shape."""
 
-    _coefficients: tuple[float, float, float] = NEWTON_SCHULZ
-    _least: float = 1e-7
     _like_adamw: bool = False
 
     def _kernel(self) -> str:
         return "Muon"
 
     def _ratios(self, scalars: Scalars, workspaces: list[NDArray[Any]]) -> list[float]:
-        orthogonalize(workspaces, self.steps, self._coefficients, self._least)
-        if self._like_adamw:
-            return [0.2 * sqrt(max(u.shape)) for u in workspaces]
-        return [sqrt(max(1.0, u.shape[0] / u.shape[1])) if u.size else 1.0 for u in workspaces]
+        ratios = super()._ratios(scalars, workspaces)
+        return [0.2 * sqrt(max(u.shape)) for u in workspaces] if self._like_adamw else ratios
 
 
 def options_of(group: Group) -> dict[str, Any]:
